@@ -1,0 +1,1 @@
+"""The context layer between an LLM application and its data."""

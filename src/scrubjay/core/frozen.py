@@ -1,0 +1,72 @@
+"""Read-only lists and dicts that still compare, print and serialise as lists and dicts.
+
+What a cache hands out must not be a way to change what it holds, and copying deeply at each read costs more than the
+read. So values are frozen once, when they are decoded, and shared.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _refuse(self: object, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG001
+    raise TypeError("this is a read-only value from Scrubjay; copy it first: list(x), dict(x) or copy.deepcopy(x)")
+
+
+class FrozenList(list[T]):
+    """A list that cannot be changed."""
+
+    __slots__ = ()
+
+    append = extend = insert = remove = pop = clear = sort = reverse = _refuse
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+
+    def __copy__(self) -> list[T]:
+        return list(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
+        return [thaw(item) for item in self]
+
+    def __reduce__(self) -> tuple[type[FrozenList[T]], tuple[list[T]]]:
+        return type(self), (list(self),)
+
+
+class FrozenDict(dict[K, V]):
+    """A dict that cannot be changed."""
+
+    __slots__ = ()
+
+    clear = pop = popitem = setdefault = update = _refuse
+    __setitem__ = __delitem__ = __ior__ = _refuse
+
+    def __copy__(self) -> dict[K, V]:
+        return dict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+        return {key: thaw(value) for key, value in self.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+
+def freeze(value: Any) -> Any:
+    """Return `value` (decoded JSON) with every list and dict in it read-only."""
+    kind = type(value)
+    if kind is dict:
+        return FrozenDict({key: freeze(item) for key, item in value.items()})
+    if kind is list:
+        return FrozenList([freeze(item) for item in value])
+    return value
+
+
+def thaw(value: Any) -> Any:
+    """Return a copy of `value` that can be changed freely."""
+    if isinstance(value, dict):
+        return {key: thaw(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [thaw(item) for item in value]
+    return value

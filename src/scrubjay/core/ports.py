@@ -1,0 +1,474 @@
+"""The ports: what the core asks of a store, a cache server, a tokenizer and a summarizer.
+
+Everything that is cached has one of three shapes, and one encoded form (`Loaded`) that the store gives and the cache
+holds, so that a reader cannot tell, nor needs to know, where its bytes came from:
+
+=======  ============================  ==================================
+shape    payload                       kinds
+=======  ============================  ==================================
+VALUE    bytes (one JSON text)         contexts, newest summaries
+HASH     dict of field to JSON text    memory, state, agents, a tool output, summaries of a date, metrics
+LIST     list of JSON texts            chat, index of tool outputs
+=======  ============================  ==================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Any, Protocol
+
+from scrubjay.core.keys import HotKey, Kind
+from scrubjay.core.scope import Scope
+
+Payload = bytes | dict[bytes, bytes] | list[bytes]
+
+
+class Shape(StrEnum):
+    """How a cached thing is laid out in Valkey."""
+
+    VALUE = "v"
+    HASH = "h"
+    LIST = "l"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A cached thing in its encoded form.
+
+    Attributes:
+        version: The head's version that it shows; 0 if nothing was ever written.
+        payload: The items; its form follows the shape.
+        count: How many items.
+        whole: Whether these are all there are (a list is cut at its old end, a value at its last records).
+        ttl_ms: The time to live to cache it with, in milliseconds; 0 for none.
+    """
+
+    version: int
+    payload: Payload
+    count: int
+    whole: bool = True
+    ttl_ms: int = 0
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What to load: a kind, its owner, its name within the kind, and the most items wanted."""
+
+    kind: Kind
+    scope: Scope
+    name: str = ""
+    limit: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A committed write.
+
+    Attributes:
+        version: The head's version after it.
+        previous: The head's version before it; 0 if there was none.
+        outbox_id: The outbox row to confirm once the caches have been told.
+    """
+
+    version: int
+    previous: int
+    outbox_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to append: `raw` is its JSON, `body` the same decoded."""
+
+    id: str
+    role: str
+    raw: bytes
+    body: Mapping[str, Any]
+    tokens: int
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The result of an append: one encoded list item per message, in order.
+
+    `written` is None where every message was there before (the same idempotency keys).
+    """
+
+    items: list[bytes]
+    written: Written | None
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """A session was used; `metrics` are those of its last assembly, as JSON fields."""
+
+    scope: Scope
+    session: str
+    at_ms: int
+    metrics: dict[bytes, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedKeys:
+    """What an erasure removed: rows by table, and the names by kind that make up the cache keys to delete."""
+
+    rows: dict[str, int]
+    names: list[tuple[Scope, Kind, str, int]]
+    outbox_id: str
+
+
+class Store(Protocol):
+    """The system of record.
+
+    Every call takes a scope and can touch no other. Calls raise `StoreUnavailable` when the store cannot be reached.
+    Every write bumps a head, writes its outbox row, and is one transaction.
+    """
+
+    @property
+    def incarnation(self) -> str:
+        """The id of this store's life; it changes when a database is restored."""
+        ...
+
+    async def close(self) -> None:
+        """Release all connections."""
+        ...
+
+    async def ping(self) -> None:
+        """Raise `StoreUnavailable` unless the store answers."""
+        ...
+
+    async def load(self, loads: Sequence[Load]) -> list[Loaded]:
+        """Load several things of one tenant, each with its head's version as of one statement."""
+        ...
+
+    # contexts
+    async def context_put(
+        self, scope: Scope, type_: str, id: str, content: bytes, metadata: bytes, *, mode: PutMode, expected: int | None
+    ) -> tuple[bytes, Written]:
+        """Write one record and return it encoded.
+
+        Raises:
+            NotFound: `mode` is UPDATE and there is none.
+            VersionConflict: `mode` is CREATE and there is one, or `expected` is not its version.
+        """
+        ...
+
+    async def context_get(self, scope: Scope, type_: str, id: str) -> bytes | None:
+        """Return one record encoded, or None."""
+        ...
+
+    async def context_delete(self, scope: Scope, type_: str, id: str) -> Written | None:
+        """Delete one record; None if there was none."""
+        ...
+
+    # user memory
+    async def memory_put(self, scope: Scope, fields: Mapping[str, bytes], *, most: int) -> Written:
+        """Set facts. Raises `TooLarge` if the user would have more than `most`."""
+        ...
+
+    async def memory_delete(self, scope: Scope, key: str) -> Written | None:
+        """Delete a fact; None if there was none."""
+        ...
+
+    # session state
+    async def state_put(
+        self, scope: Scope, session: str, fields: Mapping[str, bytes], *, ttl_ms: int | None, most: int
+    ) -> tuple[Written, bool, int]:
+        """Set fields; return the write, whether expired fields were cleared first, and the TTL of the hash in ms."""
+        ...
+
+    async def state_delete(self, scope: Scope, session: str, key: str) -> tuple[Written, int] | None:
+        """Delete a field; None if there was none, otherwise the write and the hash's TTL in ms."""
+        ...
+
+    # chat
+    async def chat_append(self, scope: Scope, session: str, messages: Sequence[NewMessage]) -> Appended:
+        """Append messages in order, each id once.
+
+        Raises:
+            ToolResultWithoutCall: A tool message answers no open call of the session.
+        """
+        ...
+
+    async def chat_count(self, scope: Scope, session: str) -> int:
+        """Return how many messages the chat has."""
+        ...
+
+    async def chat_prune(self, scope: Scope, session: str, keep: int) -> tuple[int, int, Written | None]:
+        """Keep at least the newest `keep` messages, never parting a tool call from its results.
+
+        Returns:
+            How many were cut, how many remain, and the write (None if nothing was cut).
+        """
+        ...
+
+    async def chat_clear(self, scope: Scope, session: str) -> tuple[int, Written | None]:
+        """Delete all messages; return how many, and the write."""
+        ...
+
+    # tool outputs
+    async def tool_put(self, scope: Scope, session: str, step: int | None, fields: Mapping[str, bytes]) -> ToolWritten:
+        """Record one tool output; without a step it gets the next one of its session."""
+        ...
+
+    # summaries
+    async def session_close(self, scope: Scope, session: str, summary: str, tokens: int) -> tuple[bytes, str, Written]:
+        """Write the session's summary and mark it closed; return it encoded, its date, and the write."""
+        ...
+
+    async def session_info(self, scope: Scope, session: str) -> dict[str, Any] | None:
+        """Return what is known of a session, or None if it was never used."""
+        ...
+
+    # agents (of a tenant)
+    async def agent_put(
+        self, scope: Scope, agent: str, fields: Mapping[str, bytes], *, expected: int | None
+    ) -> Written:
+        """Replace an agent's configuration. Raises `VersionConflict` if `expected` is not its version."""
+        ...
+
+    async def agent_delete(self, scope: Scope, agent: str) -> Written | None:
+        """Delete an agent's configuration; None if there was none."""
+        ...
+
+    async def agents(self, scope: Scope, limit: int) -> list[str]:
+        """Return the ids of a tenant's agents in order."""
+        ...
+
+    # listings, activity, the outbox, erasure
+    async def users(self, scope: Scope, limit: int) -> list[str]:
+        """Return the ids of a tenant's users in order."""
+        ...
+
+    async def sessions(self, scope: Scope, limit: int) -> list[dict[str, Any]]:
+        """Return a user's sessions, the most recently used first."""
+        ...
+
+    async def record_activity(self, activities: Sequence[Activity]) -> None:
+        """Note when sessions were last used, and the metrics of their last assemblies."""
+        ...
+
+    async def confirm(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
+        """Mark outbox rows `(tenant, id)` as done."""
+        ...
+
+    async def tenants(self, limit: int) -> list[str]:
+        """Return the ids of all tenants in order (for operators)."""
+        ...
+
+    async def counts(self) -> dict[str, int]:
+        """Return rows by table (for operators)."""
+        ...
+
+    async def erase(self, scope: Scope) -> ErasedKeys:
+        """Delete everything of a user, or of a whole tenant, and keep a receipt without content."""
+        ...
+
+    async def export(self, scope: Scope) -> dict[str, Any]:
+        """Return everything of one user."""
+        ...
+
+
+class PutMode(StrEnum):
+    """What a write of a context expects."""
+
+    SET = "set"
+    CREATE = "create"
+    UPDATE = "update"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolWritten:
+    """A recorded tool output: its step, fields, encoded index item, and whether the step was new."""
+
+    step: int
+    fields: dict[bytes, bytes]
+    item: bytes
+    new: bool
+    written: Written
+
+
+# --- the cache server (L2) -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A read of one cached thing.
+
+    Attributes:
+        key: Where it lives.
+        shape: How it is laid out.
+        last: LIST: the most items wanted, from the new end; 0 for all.
+        fields: HASH: the fields wanted; empty for all.
+        slide: Whether a hit renews the time to live.
+    """
+
+    key: HotKey
+    shape: Shape
+    last: int = 0
+    fields: tuple[bytes, ...] = ()
+    slide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A cached thing was there, whole as its header says."""
+
+    loaded: Loaded
+
+
+class MissReason(StrEnum):
+    """Why a read missed."""
+
+    ABSENT = "absent"
+    OUTDATED = "outdated"
+    CORRUPT = "corrupt"
+    UNAVAILABLE = "unavailable"
+    NOT_CACHED = "not_cached"
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A cached thing was not there.
+
+    Attributes:
+        reason: Why.
+        lease: The right to fill it; None if somebody else holds it, or if there is no server.
+        generation: The owner's generation when the lease was granted.
+    """
+
+    reason: MissReason
+    lease: str | None = None
+    generation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A fill: it takes effect only while its lease lives. The load must have begun after the lease was granted."""
+
+    key: HotKey
+    shape: Shape
+    loaded: Loaded
+    lease: str
+    generation: str
+
+
+class Op(IntEnum):
+    """How a committed write changes a cached thing that is complete and exactly one version behind."""
+
+    DROP = 0
+    PUT = 1
+    DELETE = 2
+    REPLACE = 3
+    APPEND = 4
+    TRIM = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A committed write on its way to the cache.
+
+    It is applied only to an entry whose version is `previous`. An entry that shows `version` or a later one has it
+    already; any other is deleted, never patched. Whatever happens, the lease is revoked.
+
+    Attributes:
+        op: PUT and REPLACE take `fields`, DELETE takes `fields`' keys, APPEND takes `items`, TRIM takes `keep`.
+        keep: APPEND and TRIM: the most items that stay.
+        ttl_ms: The new time to live in milliseconds; 0 for none.
+    """
+
+    key: HotKey
+    op: Op
+    version: int = 0
+    previous: int = 0
+    fields: Mapping[bytes, bytes] | None = None
+    items: Sequence[bytes] = ()
+    keep: int = 0
+    ttl_ms: int = 0
+
+
+class HotTier(Protocol):
+    """A cache server that all processes share.
+
+    No call raises because of the server: a read that cannot be answered is a miss with the reason `unavailable`, a
+    change that cannot be made returns False and is counted. One call is one round trip per slot, however many things
+    it names.
+    """
+
+    async def read(self, reads: Sequence[Read]) -> list[Hit | Miss]:
+        """Read several things; each miss that nobody else is filling comes with a lease."""
+        ...
+
+    async def fill(self, fills: Sequence[Fill]) -> list[bool]:
+        """Fill what was loaded; False where the lease had been revoked or had run out."""
+        ...
+
+    async def apply(self, mutations: Sequence[Mutation]) -> bool:
+        """Apply committed writes; False if the server could not be told."""
+        ...
+
+    async def rotate(self, generation_key: str) -> bool:
+        """Give a new random generation to an owner: everything cached for it is a miss from now on."""
+        ...
+
+    async def erase(self, keys: Sequence[HotKey], generation_keys: Sequence[str]) -> bool:
+        """Delete keys and their leases, and rotate generations; False if the server could not be told."""
+        ...
+
+    async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
+        """Put an item at the head of a bounded list."""
+        ...
+
+    async def recent(self, key: str, count: int) -> list[bytes] | None:
+        """Return the newest items of a bounded list; None if the server cannot be reached."""
+        ...
+
+    async def ping(self) -> float | None:
+        """Return the round trip in milliseconds; None if the server cannot be reached."""
+        ...
+
+    async def info(self) -> dict[str, Any] | None:
+        """Return the server's own account of itself; None if it cannot be reached."""
+        ...
+
+    async def close(self) -> None:
+        """Release all connections."""
+        ...
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+class Tokenizer(Protocol):
+    """Counts tokens."""
+
+    @property
+    def name(self) -> str:
+        """What counted; stored beside every count."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """False for an estimate."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of `text`."""
+        ...
+
+
+class Summarizer(Protocol):
+    """Turns a conversation into a short text."""
+
+    async def summarize(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int) -> str:
+        """Return a summary of at most `max_tokens`; empty if there is nothing to say."""
+        ...
+
+
+TokenCounter = Callable[[str], int]

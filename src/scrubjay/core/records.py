@@ -1,0 +1,110 @@
+"""What the handles return: read-only dicts that serialise as JSON, with the fields also as attributes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from scrubjay.core.frozen import FrozenDict
+
+
+class Record(FrozenDict[str, Any]):
+    """A read-only dict."""
+
+    __slots__ = ()
+
+
+class ContextRecord(Record):
+    """One context: `id`, `type`, `content`, `metadata`, `version`, `created_at` and `updated_at` (ISO 8601, UTC)."""
+
+    __slots__ = ()
+
+    @property
+    def id(self) -> str:
+        """The id, unique within its user and type."""
+        return str(self["id"])
+
+    @property
+    def content(self) -> Any:
+        """The content as it was written."""
+        return self["content"]
+
+    @property
+    def version(self) -> int:
+        """The version that `update(expected_version=…)` compares."""
+        return int(self["version"])
+
+
+class Message(FrozenDict[str, Any]):
+    """A chat message as it was appended (OpenAI chat format).
+
+    It compares, prints and serialises as that dict alone; what the store added stands in attributes.
+
+    Attributes:
+        seq: Its place within the session: ascending, assigned by the store, not necessarily without gaps.
+        id: Its unique id within the session: the idempotency key, or a random one.
+        created_at_ms: When it was appended, in milliseconds since the Unix epoch.
+        tokens: Its tokens as counted when it was written, without message overhead.
+        encoding: The name of the tokenizer that counted them.
+    """
+
+    __slots__ = ("created_at_ms", "encoding", "id", "seq", "tokens")
+
+    seq: int
+    id: str
+    created_at_ms: int
+    tokens: int
+    encoding: str
+
+    @classmethod
+    def make(cls, body: dict[str, Any], seq: int, id: str, created_at_ms: int, tokens: int, encoding: str) -> Message:
+        """Return a message with its attributes set; `body` must already be frozen inside."""
+        message = cls(body)
+        message.seq, message.id, message.created_at_ms = seq, id, created_at_ms
+        message.tokens, message.encoding = tokens, encoding
+        return message
+
+
+class ToolOutput(Record):
+    """One tool output: `step`, `name`, `arguments`, `output`, `tool_call_id`, `error`, `recorded_at`."""
+
+    __slots__ = ()
+
+    @property
+    def step(self) -> int:
+        """The step, unique within the session."""
+        return int(self["step"])
+
+    @property
+    def output(self) -> Any:
+        """What the tool returned."""
+        return self["output"]
+
+
+class Summary(Record):
+    """A session's summary: `session_id`, `summary`, `timestamp` (ISO 8601, UTC), `date` (`YYYY-MM-DD`, UTC)."""
+
+    __slots__ = ()
+
+    @property
+    def text(self) -> str:
+        """The summary."""
+        return str(self["summary"])
+
+
+class AgentConfig(FrozenDict[str, Any]):
+    """An agent's configuration as it was set; `version` grows with each change."""
+
+    __slots__ = ("version",)
+
+    version: int
+
+
+def iso(at_ms: int) -> str:
+    """Return a time (milliseconds since the Unix epoch) in ISO 8601, UTC, to the millisecond."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def date_of(at_ms: int) -> str:
+    """Return the date (UTC) of a time in milliseconds since the Unix epoch."""
+    return iso(at_ms)[:10]
