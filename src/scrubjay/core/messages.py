@@ -161,7 +161,7 @@ def check_tool_results(history: Iterable[Mapping[str, Any]], new: Sequence[Mappi
             call_id = message["tool_call_id"]
             if call_id not in pending:
                 raise ToolResultWithoutCall(
-                    f"no open tool call {call_id!r:.80} in this session: append the assistant message that makes it first,"
+                    f"no open tool call {call_id!r:.80} in this session: append the message that makes it first,"
                     " and each result once"
                 )
             pending.discard(call_id)

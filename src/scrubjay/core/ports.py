@@ -83,9 +83,10 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to append: `raw` is its JSON, `body` the same decoded."""
+    """A message to append: `raw` is its JSON, `body` the same decoded; `keyed` if the caller chose `id`."""
 
     id: str
+    keyed: bool
     role: str
     raw: bytes
     body: Mapping[str, Any]
@@ -149,9 +150,17 @@ class Store(Protocol):
 
     # contexts
     async def context_put(
-        self, scope: Scope, type_: str, id: str, content: bytes, metadata: bytes, *, mode: PutMode, expected: int | None
+        self,
+        scope: Scope,
+        type_: str,
+        id: str,
+        content: bytes,
+        metadata: bytes | None,
+        *,
+        mode: PutMode,
+        expected: int | None,
     ) -> tuple[bytes, Written]:
-        """Write one record and return it encoded.
+        """Write one record and return it encoded; `metadata` None keeps what it had.
 
         Raises:
             NotFound: `mode` is UPDATE and there is none.
@@ -200,11 +209,11 @@ class Store(Protocol):
         """Return how many messages the chat has."""
         ...
 
-    async def chat_prune(self, scope: Scope, session: str, keep: int) -> tuple[int, int, Written | None]:
+    async def chat_prune(self, scope: Scope, session: str, keep: int) -> tuple[int, Written | None]:
         """Keep at least the newest `keep` messages, never parting a tool call from its results.
 
         Returns:
-            How many were cut, how many remain, and the write (None if nothing was cut).
+            How many were cut, and the write (None if nothing was cut).
         """
         ...
 
@@ -213,13 +222,19 @@ class Store(Protocol):
         ...
 
     # tool outputs
-    async def tool_put(self, scope: Scope, session: str, step: int | None, fields: Mapping[str, bytes]) -> ToolWritten:
+    async def tool_put(
+        self, scope: Scope, session: str, step: int | None, fields: Mapping[bytes, bytes]
+    ) -> ToolWritten:
         """Record one tool output; without a step it gets the next one of its session."""
         ...
 
     # summaries
-    async def session_close(self, scope: Scope, session: str, summary: str, tokens: int) -> tuple[bytes, str, Written]:
-        """Write the session's summary and mark it closed; return it encoded, its date, and the write."""
+    async def session_close(self, scope: Scope, session: str, summary: bytes, tokens: int) -> Closed:
+        """Write the session's summary and mark it closed. Closing what is closed and unchanged changes nothing."""
+        ...
+
+    async def session_summary(self, scope: Scope, session: str) -> bytes | None:
+        """Return a session's summary encoded, or None."""
         ...
 
     async def session_info(self, scope: Scope, session: str) -> dict[str, Any] | None:
@@ -228,7 +243,7 @@ class Store(Protocol):
 
     # agents (of a tenant)
     async def agent_put(
-        self, scope: Scope, agent: str, fields: Mapping[str, bytes], *, expected: int | None
+        self, scope: Scope, agent: str, fields: Mapping[bytes, bytes], *, expected: int | None
     ) -> Written:
         """Replace an agent's configuration. Raises `VersionConflict` if `expected` is not its version."""
         ...
@@ -273,6 +288,15 @@ class Store(Protocol):
     async def export(self, scope: Scope) -> dict[str, Any]:
         """Return everything of one user."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed session: its summary encoded, the dates whose summaries changed, and the write."""
+
+    item: bytes
+    dates: tuple[str, ...]
+    written: Written
 
 
 class PutMode(StrEnum):

@@ -1,0 +1,52 @@
+"""What a driver does: run a query as one transaction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeVar
+
+from scrubjay.core.scope import Scope
+from scrubjay.store.sql import Query
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """As whom a transaction runs.
+
+    Attributes:
+        scope: The owner whose rows it may touch; None only for a worker.
+        role: `app` sees one scope; `worker` (relay, sweeper, operator's counts) sees all.
+        read_only: Whether it only reads.
+        whole_tenant: Whether it may touch all users of its scope's tenant.
+    """
+
+    scope: Scope | None
+    role: Literal["app", "worker"] = "app"
+    read_only: bool = False
+    whole_tenant: bool = False
+
+
+class Driver(ABC):
+    """Runs queries on one engine."""
+
+    engine: ClassVar[Literal["postgresql", "sqlite"]]
+
+    @abstractmethod
+    async def run(self, query: Callable[[], Query[T]], access: Access) -> T:
+        """Run a query as one transaction and return its result; an error rolls it back.
+
+        Args:
+            query: Makes the generator; called once, in the thread that runs it.
+            access: As whom.
+
+        Raises:
+            StoreUnavailable: The engine does not answer in time, or refuses.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release all connections."""

@@ -1,0 +1,115 @@
+"""Opening a store from its URL."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from scrubjay.core.clock import Clock
+from scrubjay.core.errors import InvalidUrl, MissingDependency
+from scrubjay.core.policy import Policies
+from scrubjay.store.migrate import check_postgres, migrate_postgres, migrate_sqlite, sqlite_incarnation
+from scrubjay.store.sqlite import SqliteDriver
+from scrubjay.store.sqlstore import SqlStore
+
+_FORMS = "postgresql://user:password@host/database or sqlite:///path/to/file.db"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUrl:
+    """A store URL, read.
+
+    Attributes:
+        engine: `postgresql` or `sqlite`.
+        url: The whole URL (it may hold a password: never print it).
+        path: The file of a SQLite store.
+        synchronous: How SQLite syncs commits (`full` or `normal`).
+    """
+
+    engine: str
+    url: str
+    path: Path = Path()
+    synchronous: str = "full"
+
+
+def parse_store_url(url: str) -> StoreUrl:
+    """Read a store URL: `postgresql://…`, or `sqlite:///relative`, `sqlite:////absolute` (`?synchronous=normal`).
+
+    Raises:
+        InvalidUrl: It is none of these.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise InvalidUrl(f"the store URL cannot be read ({error}); use {_FORMS}") from error
+    if parts.scheme in {"postgresql", "postgres"}:
+        if not parts.hostname and "host=" not in parts.query:
+            raise InvalidUrl(f"the store URL names no host; use {_FORMS}")
+        return StoreUrl("postgresql", url)
+    if parts.scheme != "sqlite":
+        raise InvalidUrl(f"the store URL has the unknown scheme {parts.scheme!r:.40}; use {_FORMS}")
+    path = unquote(parts.path.removeprefix("/"))
+    if parts.netloc or not path:
+        raise InvalidUrl("a SQLite URL is sqlite:/// and a path: sqlite:///data.db or sqlite:////var/lib/data.db")
+    query = parse_qs(parts.query)
+    synchronous = query.pop("synchronous", ["full"])[0]
+    if query or synchronous not in {"full", "normal", "off"}:
+        raise InvalidUrl("a SQLite URL takes only ?synchronous=full, normal or off")
+    return StoreUrl("sqlite", url, Path(path), synchronous)
+
+
+async def open_store(url: str, *, clock: Clock, policies: Policies, timeout_s: float, max_connections: int) -> SqlStore:
+    """Open a store. A SQLite file is created and migrated; a PostgreSQL database must have been migrated.
+
+    Args:
+        url: See `parse_store_url`.
+        clock: The time of writes.
+        policies: Times to live and limits.
+        timeout_s: The longest that one transaction may take, in seconds.
+        max_connections: The most connections to PostgreSQL.
+
+    Raises:
+        InvalidUrl: The URL is wrong.
+        StoreUnavailable: The database cannot be reached.
+        SchemaMismatch: It has not been migrated.
+    """
+    parsed = parse_store_url(url)
+    if parsed.engine == "sqlite":
+        await asyncio.to_thread(migrate_sqlite, parsed.path, timeout_s=timeout_s)
+        incarnation = await asyncio.to_thread(sqlite_incarnation, parsed.path, timeout_s)
+        driver = SqliteDriver(parsed.path, timeout_s=timeout_s, synchronous=parsed.synchronous)
+        return SqlStore(driver, incarnation, clock, policies)
+    _need_psycopg()
+    from scrubjay.store.postgres import PostgresDriver  # noqa: PLC0415 - psycopg is an optional dependency
+
+    incarnation = await asyncio.to_thread(check_postgres, parsed.url)
+    postgres = PostgresDriver(parsed.url, timeout_s=timeout_s, max_size=max_connections)
+    await postgres.open()
+    return SqlStore(postgres, incarnation, clock, policies)
+
+
+def migrate(url: str, *, new_incarnation: bool = False) -> tuple[str | None, str]:
+    """Bring the schema of a store up to date; return the revision before and after.
+
+    Args:
+        url: See `parse_store_url`.
+        new_incarnation: Say that the database was restored from a backup: nothing cached before counts any more.
+
+    Raises:
+        InvalidUrl: The URL is wrong.
+        StoreUnavailable: The database cannot be reached, or refuses.
+    """
+    parsed = parse_store_url(url)
+    if parsed.engine == "sqlite":
+        return migrate_sqlite(parsed.path, new_incarnation=new_incarnation)
+    _need_psycopg()
+    return migrate_postgres(parsed.url, new_incarnation=new_incarnation)
+
+
+def _need_psycopg() -> None:
+    if not importlib.util.find_spec("psycopg") or not importlib.util.find_spec("psycopg_pool"):
+        raise MissingDependency("a PostgreSQL store needs psycopg: pip install 'scrubjay[postgres]'")

@@ -1,0 +1,135 @@
+"""What crosses kinds: listings, the outbox, erasure, export."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from secrets import token_hex
+from typing import Any
+
+import orjson
+from sqlalchemy import Table
+
+from scrubjay.core.keys import Kind
+from scrubjay.core.ports import ErasedKeys
+from scrubjay.core.records import iso
+from scrubjay.core.scope import Scope
+from scrubjay.store.queries.heads import as_bytes, scoped
+from scrubjay.store.sql import Batch, Call, Query, Statement
+from scrubjay.store.tables import TENANT_TABLES, USER_TABLES, metadata
+
+_USERS = Statement("""
+    SELECT DISTINCT user_id FROM heads WHERE tenant_id = :tenant AND user_id <> '' ORDER BY user_id LIMIT :limit
+""")
+_TENANTS = Statement("SELECT DISTINCT tenant_id FROM heads ORDER BY tenant_id LIMIT :limit")
+_CONFIRM = Statement("UPDATE outbox SET done_at = :now WHERE tenant_id = :tenant AND id = :id AND done_at IS NULL")
+_PURGE = Statement("DELETE FROM outbox WHERE done_at < :before")
+_ENQUEUE_ERASURE = Statement("""
+    INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
+    VALUES (:tenant, :id, :user, 'erasure', '', 0, :now)
+""")
+_RECEIPT = Statement("""
+    INSERT INTO erasures (tenant_id, id, subject, rows, erased_at) VALUES (:tenant, :id, :subject, :rows, :now)
+""")
+
+
+def users(scope: Scope, limit: int) -> Query[list[str]]:
+    """Return the ids of a tenant's users in order."""
+    (rows,) = yield Batch([(_USERS, {"tenant": scope.tenant, "limit": limit})], last=True)
+    return [row[0] for row in rows]
+
+
+def tenants(limit: int) -> Query[list[str]]:
+    """Return the ids of all tenants in order."""
+    (rows,) = yield Batch([(_TENANTS, {"limit": limit})], last=True)
+    return [row[0] for row in rows]
+
+
+def counts() -> Query[dict[str, int]]:
+    """Return rows by table."""
+    tables = [str(table.name) for table in metadata.sorted_tables if table.name != "meta"]
+    calls: list[Call] = [(Statement(f"SELECT count(*) FROM {name}"), {}) for name in tables]  # noqa: S608 - our tables
+    answers = yield Batch(calls, last=True)
+    return {name: rows[0][0] for name, rows in zip(tables, answers, strict=True)}
+
+
+def confirm(ids: Sequence[tuple[str, str]], *, now_ms: int, purge_before_ms: int | None) -> Query[None]:
+    """Mark outbox rows as done; delete those that were done before a time."""
+    calls: list[Call] = [(_CONFIRM, {"tenant": tenant, "id": id_, "now": now_ms}) for tenant, id_ in ids]
+    if purge_before_ms is not None:
+        calls.append((_PURGE, {"before": purge_before_ms}))
+    yield Batch(calls, last=True)
+
+
+def _where(table: Table, scope: Scope) -> str:
+    by_user = "user_id" in table.columns and not scope.is_tenant
+    return "tenant_id = :tenant" + (" AND user_id = :user" if by_user else "")
+
+
+def _names(table: str, columns: str, where: str) -> Statement:
+    return Statement(f"SELECT {columns} FROM {table} WHERE {where}")  # noqa: S608 - constants
+
+
+def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
+    """Delete all rows of a user or a tenant; keep a receipt and an outbox row."""
+    owner = scoped(scope)
+    where = "tenant_id = :tenant" + ("" if scope.is_tenant else " AND user_id = :user")
+    heads, steps, dates, sessions = yield Batch(
+        [
+            (_names("heads", "user_id, kind, name", where), owner),
+            (_names("tool_outputs", "user_id, session_id, step", where), owner),
+            (_names("summaries", "DISTINCT user_id, date", where), owner),
+            (_names("sessions", "user_id, session_id", where), owner),
+        ]
+    )
+    tenant = scope.tenant
+    names = [(Scope(tenant, user), Kind(kind), name, 0) for user, kind, name in heads if kind != "summary"]
+    names += [(Scope(tenant, user), Kind.TOOL, session, step) for user, session, step in steps]
+    names += [(Scope(tenant, user), Kind.SUMMARY, date, 0) for user, date in dates]
+    names += [(Scope(tenant, user), Kind.METRICS, session, 0) for user, session in sessions]
+    users = dict.fromkeys(user for rows in (heads, steps, dates, sessions) for user, *_ in rows)
+    names += [(Scope(tenant, user), Kind.SUMMARY, "recent", 0) for user in users if user]
+    tables = TENANT_TABLES if scope.is_tenant else USER_TABLES
+    deletes: list[Call] = [
+        (Statement(f"DELETE FROM {table.name} WHERE {_where(table, scope)} RETURNING 1"), owner)  # noqa: S608
+        for table in (*tables, metadata.tables["outbox"])
+    ]
+    answers = yield Batch(deletes)
+    rows = {str(table.name): len(gone) for table, gone in zip(tables, answers, strict=False) if gone}
+    outbox_id = f"{now_ms:012x}{token_hex(10)}"
+    subject = hashlib.blake2b(scope.user.encode(), key=salt.encode()[:64], digest_size=16).hexdigest()
+    receipt = {**owner, "id": outbox_id, "subject": subject, "rows": orjson.dumps(rows).decode(), "now": now_ms}
+    yield Batch([(_RECEIPT, receipt), (_ENQUEUE_ERASURE, receipt)], last=True)
+    return ErasedKeys(rows, names, outbox_id)
+
+
+def export(scope: Scope) -> Query[dict[str, Any]]:
+    """Return everything of one user, by table; internal columns apart."""
+    owner = scoped(scope)
+    tables = [table for table in USER_TABLES if table.name != "heads"]
+    calls: list[Call] = []
+    for table in tables:
+        columns = ", ".join(column.name for column in table.columns if column.name not in _INTERNAL)
+        order = ", ".join(column.name for column in table.primary_key.columns)
+        where = f"{_where(table, scope)} ORDER BY {order}"
+        calls.append((_names(table.name, columns, where), owner))
+    answers = yield Batch(calls, last=True)
+    return {
+        str(table.name): [_exported(table, row) for row in rows] for table, rows in zip(tables, answers, strict=True)
+    }
+
+
+_INTERNAL = frozenset({"tenant_id", "user_id", "position", "calls", "chat_version"})
+
+
+def _exported(table: Table, row: Sequence[Any]) -> dict[str, Any]:
+    columns = [column for column in table.columns if column.name not in _INTERNAL]
+    out: dict[str, Any] = {}
+    for column, value in zip(columns, row, strict=True):
+        if value is not None and column.info.get("json"):
+            out[column.name] = orjson.loads(as_bytes(value))
+        elif value is not None and column.name.endswith("_at"):
+            out[column.name] = iso(value)
+        else:
+            out[column.name] = value
+    return out

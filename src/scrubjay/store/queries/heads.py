@@ -1,0 +1,83 @@
+"""Heads and the outbox: what every write does besides its own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from secrets import token_hex
+
+from scrubjay.core.keys import Kind
+from scrubjay.core.ports import Written
+from scrubjay.core.scope import Scope
+from scrubjay.store.sql import Call, Params, Rows, Statement
+
+# A head starts at a time in microseconds, not at 1: should an erasure have deleted it, the new one is still above every
+# version of the old one. It stays below 2^53, so that Lua and JavaScript hold it exactly.
+_BUMP = Statement("""
+    INSERT INTO heads (tenant_id, user_id, kind, name, version) VALUES (:tenant, :user, :kind, :name, :initial)
+    ON CONFLICT (tenant_id, user_id, kind, name) DO UPDATE SET version = heads.version + 1
+    RETURNING version
+""")
+_ENQUEUE = Statement("""
+    INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
+    SELECT tenant_id, :outbox_id, user_id, kind, name, version, :now FROM heads
+    WHERE tenant_id = :tenant AND user_id = :user AND kind = :kind AND name = :name
+""")
+# The head's row lock is taken first in every write, so that two writers of one thing wait and never deadlock.
+_LOCK = Statement("""
+    UPDATE heads SET version = version WHERE tenant_id = :tenant AND user_id = :user AND kind = :kind AND name = :name
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Bump:
+    """A head to bump in a write's transaction, with its outbox row."""
+
+    params: Params
+    outbox_id: str
+    initial: int
+
+    @classmethod
+    def of(cls, scope: Scope, kind: Kind, name: str, now_ms: int) -> Bump:
+        """Return the bump of one thing's head."""
+        outbox_id = f"{now_ms:012x}{token_hex(10)}"
+        initial = now_ms * 1000
+        params = {
+            "tenant": scope.tenant,
+            "user": scope.user,
+            "kind": str(kind),
+            "name": name,
+            "initial": initial,
+            "outbox_id": outbox_id,
+            "now": now_ms,
+        }
+        return cls(params, outbox_id, initial)
+
+    def calls(self) -> list[Call]:
+        """Return the two statements; the first one's rows go to `written`."""
+        return [(_BUMP, self.params), (_ENQUEUE, self.params)]
+
+    def lock(self) -> Call:
+        """Return the statement that only takes the lock, for a write that may turn out to change nothing."""
+        return _LOCK, self.params
+
+    def written(self, rows: Rows) -> Written:
+        """Return what was committed."""
+        version = int(rows[0][0])
+        return Written(version, 0 if version == self.initial else version - 1, self.outbox_id)
+
+
+def as_bytes(value: str | bytes) -> bytes:
+    """Return a JSON column's text as bytes (SQLite gives text, PostgreSQL bytes)."""
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def scoped(scope: Scope, **more: object) -> dict[str, object]:
+    """Return the parameters that name an owner, and some more."""
+    return {"tenant": scope.tenant, "user": scope.user, **more}
+
+
+def version_of(rows: Sequence[Sequence[object]]) -> int:
+    """Return the head's version of a load: the first column of its first row; 0 if there is no head."""
+    value = rows[0][0]
+    return int(value) if isinstance(value, int) else 0

@@ -1,0 +1,63 @@
+"""Statements and queries: SQL without a connection.
+
+A statement is one SQL text that both engines take, with `:name` parameters. A query is a generator that yields batches
+of statements and receives their rows: it holds all the logic of a transaction and does no I/O. The PostgreSQL driver
+sends a batch in one round trip; the SQLite driver runs the whole query in one hop to its thread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+Rows = Sequence[Row]
+Params = Mapping[str, Any]
+
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
+
+
+class Statement:
+    """One SQL text for both engines.
+
+    Args:
+        text: The SQL, with parameters as `:name`.
+
+    Attributes:
+        sqlite: The text as `sqlite3` takes it.
+        postgres: The text as psycopg takes it, encoded.
+    """
+
+    __slots__ = ("postgres", "sqlite")
+
+    def __init__(self, text: str) -> None:
+        self.sqlite = re.sub(r"\s+", " ", text).strip()
+        self.postgres = _PARAMETER.sub(r"%(\1)s", self.sqlite.replace("%", "%%")).encode()
+
+
+Call = tuple[Statement, Params]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Statements that are sent together.
+
+    Attributes:
+        calls: The statements with their parameters, in order.
+        last: Whether the transaction commits with them, in the same round trip.
+    """
+
+    calls: Sequence[Call]
+    last: bool = False
+
+
+Query = Generator[Batch, Sequence[Rows], T]
+
+
+def one(statement: Statement, params: Params) -> Query[Rows]:
+    """Return the query that is a single statement; its result is the statement's rows."""
+    (rows,) = yield Batch([(statement, params)], last=True)
+    return rows

@@ -1,0 +1,146 @@
+"""The SQLite driver: queries run whole in a thread, one hop each."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+from scrubjay.core.errors import Closed, ConfigurationError, StoreCorrupt, StoreUnavailable
+from scrubjay.store.driver import Access, Driver
+from scrubjay.store.sql import Query, Row
+
+T = TypeVar("T")
+_READERS = 2
+
+
+class SqliteDriver(Driver):
+    """Runs queries on one SQLite file: one writer, some readers (WAL), each in its own thread.
+
+    Args:
+        path: The file; it is created if it is not there.
+        timeout_s: The longest wait for a lock that another process holds, in seconds.
+        synchronous: `full` syncs each commit to disk; `normal` can lose the last commits in a power cut (not in a
+            crash), never the file.
+    """
+
+    engine = "sqlite"
+
+    def __init__(self, path: Path, *, timeout_s: float = 5.0, synchronous: str = "full") -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._timeout_s = timeout_s
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="scrubjay-write")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="scrubjay-read")
+        self._idle: list[sqlite3.Connection] = []
+        self._all: list[sqlite3.Connection] = []
+        self._lock = Lock()
+        self._write_connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    async def run(self, query: Callable[[], Query[T]], access: Access) -> T:
+        if self._closed:
+            raise Closed("the store is closed")
+        pool = self._readers if access.read_only else self._writer
+        return await asyncio.get_running_loop().run_in_executor(pool, self._run, query, access)
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.to_thread(self._shutdown)
+
+    def _shutdown(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        for connection in self._all:
+            connection.close()
+        self._all.clear()
+
+    def _run(self, query: Callable[[], Query[T]], access: Access) -> T:
+        try:
+            connection = self._take(access)
+            try:
+                return self._transaction(connection, query(), access)
+            finally:
+                if access.read_only:
+                    self._idle.append(connection)
+        except sqlite3.Error as error:
+            raise self._mapped(error) from error
+
+    def _transaction(self, connection: sqlite3.Connection, query: Query[T], access: Access) -> T:
+        connection.execute("BEGIN" if access.read_only else "BEGIN IMMEDIATE")
+        try:
+            batch = next(query)
+            while True:
+                answers: list[Sequence[Row]] = [
+                    connection.execute(statement.sqlite, params).fetchall() for statement, params in batch.calls
+                ]
+                if batch.last:
+                    connection.execute("COMMIT")
+                batch = query.send(answers)
+        except StopIteration as stop:
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+            return stop.value  # type: ignore[no-any-return]
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _take(self, access: Access) -> sqlite3.Connection:
+        if not access.read_only:
+            if self._write_connection is None:
+                self._write_connection = self._connect()
+            return self._write_connection
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self._path, self._timeout_s, self._synchronous)
+        with self._lock:
+            self._all.append(connection)
+        return connection
+
+    def _mapped(self, error: sqlite3.Error) -> StoreUnavailable:
+        return map_error(error, self._path)
+
+
+def connect(path: Path, timeout_s: float, synchronous: str = "full") -> sqlite3.Connection:
+    """Return a connection with the pragmas that every connection of Scrubjay has.
+
+    Raises:
+        ConfigurationError: The path cannot hold a file.
+        StoreCorrupt: The file is damaged or no database.
+        StoreUnavailable: It cannot be opened now.
+    """
+    if path.is_dir():
+        raise ConfigurationError(f"the store {path} is a directory; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            path, timeout=timeout_s, isolation_level=None, check_same_thread=False, cached_statements=512
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigurationError(f"cannot open the store {path}: {error}") from error
+    try:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error as error:
+        connection.close()
+        raise map_error(error, path) from error
+    return connection
+
+
+def map_error(error: sqlite3.Error, path: Path) -> StoreUnavailable:
+    """Return the error of Scrubjay for an error of SQLite."""
+    text = str(error)
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StoreCorrupt(f"the store {path} is damaged or no SQLite database ({text}); restore it from a backup")
+    return StoreUnavailable(f"the store {path} cannot be used now: {text}")

@@ -1,0 +1,294 @@
+"""The store over SQL: the port's calls as queries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from scrubjay.core.clock import Clock
+from scrubjay.core.keys import Kind
+from scrubjay.core.policy import DAY, HOUR, Policies
+from scrubjay.core.ports import (
+    Activity,
+    Appended,
+    Closed,
+    ErasedKeys,
+    Load,
+    Loaded,
+    NewMessage,
+    PutMode,
+    ToolWritten,
+    Written,
+)
+from scrubjay.core.scope import Scope
+from scrubjay.store.driver import Access, Driver
+from scrubjay.store.queries import admin, agents, chat, contexts, memory, sessions, tools
+from scrubjay.store.sql import Batch, Query, Rows
+
+T = TypeVar("T")
+_PURGE_EVERY_MS = HOUR
+_KEEP_DONE_MS = DAY
+"""How long confirmed outbox rows are kept: a failover may lose what was confirmed, and then they are replayed."""
+
+
+class SqlStore:
+    """The system of record on PostgreSQL or SQLite.
+
+    Args:
+        driver: Runs the queries.
+        incarnation: The id of the database's life.
+        clock: The time of writes.
+        policies: Times to live and limits.
+    """
+
+    def __init__(self, driver: Driver, incarnation: str, clock: Clock, policies: Policies) -> None:
+        self._driver = driver
+        self._incarnation = incarnation
+        self._clock = clock
+        self._policies = policies
+        self._purged_at_ms = 0
+
+    @property
+    def incarnation(self) -> str:
+        """The id of this store's life."""
+        return self._incarnation
+
+    @property
+    def engine(self) -> str:
+        """`postgresql` or `sqlite`."""
+        return self._driver.engine
+
+    async def close(self) -> None:
+        """Release all connections."""
+        await self._driver.close()
+
+    async def ping(self) -> None:
+        """Raise `StoreUnavailable` unless the store answers."""
+        await self._driver.run(_nothing, Access(None, "worker", read_only=True))
+
+    async def load(self, loads: Sequence[Load]) -> list[Loaded]:
+        """Load several things; those of one owner in one transaction."""
+        if len({load.scope for load in loads}) <= 1:
+            return await self._load_of(loads) if loads else []
+        by_owner: dict[Scope, list[int]] = {}
+        for index, load in enumerate(loads):
+            by_owner.setdefault(load.scope, []).append(index)
+        groups = [[loads[index] for index in indexes] for indexes in by_owner.values()]
+        answers = await asyncio.gather(*(self._load_of(group) for group in groups))
+        found = dict(
+            pair
+            for indexes, group in zip(by_owner.values(), answers, strict=True)
+            for pair in zip(indexes, group, strict=True)
+        )
+        return [found[index] for index in range(len(loads))]
+
+    async def _load_of(self, loads: Sequence[Load]) -> list[Loaded]:
+        return await self._read(loads[0].scope, lambda: _together([self._query(load) for load in loads]))
+
+    def _query(self, load: Load) -> Query[Loaded]:  # noqa: PLR0911 - one line a kind
+        limits = self._policies.limits
+        match load.kind:
+            case Kind.CONTEXT:
+                return contexts.load(load)
+            case Kind.MEMORY:
+                return memory.load(load)
+            case Kind.AGENT:
+                return agents.load(load)
+            case Kind.CHAT:
+                return chat.load(load)
+            case Kind.STATE:
+                return sessions.state_load(load, self._clock.now_ms())
+            case Kind.TOOL:
+                return tools.load_one(load)
+            case Kind.TOOL_INDEX:
+                return tools.load_index(load, limits.tool_preview_bytes)
+            case Kind.SUMMARY:
+                return sessions.summary_load(load)
+            case Kind.METRICS:
+                return sessions.metrics_load(load, self._policies.metrics_ttl_ms, self._clock.now_ms())
+
+    async def context_put(
+        self,
+        scope: Scope,
+        type_: str,
+        id: str,
+        content: bytes,
+        metadata: bytes | None,
+        *,
+        mode: PutMode,
+        expected: int | None,
+    ) -> tuple[bytes, Written]:
+        """Write one record and return it encoded."""
+        now = self._clock.now_ms()
+        return await self._write(
+            scope,
+            lambda: contexts.put(scope, type_, id, content, metadata, mode=mode, expected=expected, now_ms=now),
+        )
+
+    async def context_get(self, scope: Scope, type_: str, id: str) -> bytes | None:
+        """Return one record encoded, or None."""
+        return await self._read(scope, lambda: contexts.get(scope, type_, id))
+
+    async def context_delete(self, scope: Scope, type_: str, id: str) -> Written | None:
+        """Delete one record."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: contexts.delete(scope, type_, id, now))
+
+    async def memory_put(self, scope: Scope, fields: Mapping[str, bytes], *, most: int) -> Written:
+        """Set facts."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: memory.put(scope, fields, most=most, now_ms=now))
+
+    async def memory_delete(self, scope: Scope, key: str) -> Written | None:
+        """Delete a fact."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: memory.delete(scope, key, now))
+
+    async def state_put(
+        self, scope: Scope, session: str, fields: Mapping[str, bytes], *, ttl_ms: int | None, most: int
+    ) -> tuple[Written, bool, int]:
+        """Set fields of a session's state."""
+        now, default = self._clock.now_ms(), self._policies.state_ttl_ms
+        return await self._write(
+            scope,
+            lambda: sessions.state_put(
+                scope, session, fields, ttl_ms=ttl_ms, default_ttl_ms=default, most=most, now_ms=now
+            ),
+        )
+
+    async def state_delete(self, scope: Scope, session: str, key: str) -> tuple[Written, int] | None:
+        """Delete a field of a session's state."""
+        now, default = self._clock.now_ms(), self._policies.state_ttl_ms
+        return await self._write(
+            scope, lambda: sessions.state_delete(scope, session, key, default_ttl_ms=default, now_ms=now)
+        )
+
+    async def chat_append(self, scope: Scope, session: str, messages: Sequence[NewMessage]) -> Appended:
+        """Append messages in order, each id once."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: chat.append(scope, session, messages, now))
+
+    async def chat_count(self, scope: Scope, session: str) -> int:
+        """Return how many messages the chat has."""
+        return await self._read(scope, lambda: chat.count(scope, session))
+
+    async def chat_prune(self, scope: Scope, session: str, keep: int) -> tuple[int, Written | None]:
+        """Cut the oldest messages."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: chat.prune(scope, session, keep, now))
+
+    async def chat_clear(self, scope: Scope, session: str) -> tuple[int, Written | None]:
+        """Delete all messages."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: chat.clear(scope, session, now))
+
+    async def tool_put(
+        self, scope: Scope, session: str, step: int | None, fields: Mapping[bytes, bytes]
+    ) -> ToolWritten:
+        """Record one tool output."""
+        now, most = self._clock.now_ms(), self._policies.limits.tool_preview_bytes
+        return await self._write(scope, lambda: tools.put(scope, session, step, fields, most=most, now_ms=now))
+
+    async def session_close(self, scope: Scope, session: str, summary: bytes, tokens: int) -> Closed:
+        """Write the session's summary and mark it closed."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: sessions.close(scope, session, summary, tokens, now))
+
+    async def session_summary(self, scope: Scope, session: str) -> bytes | None:
+        """Return a session's summary encoded, or None."""
+        return await self._read(scope, lambda: sessions.summary_of(scope, session))
+
+    async def session_info(self, scope: Scope, session: str) -> dict[str, Any] | None:
+        """Return what is known of a session, or None if it was never used."""
+        return await self._read(scope, lambda: sessions.info(scope, session))
+
+    async def agent_put(
+        self, scope: Scope, agent: str, fields: Mapping[bytes, bytes], *, expected: int | None
+    ) -> Written:
+        """Replace an agent's configuration."""
+        now = self._clock.now_ms()
+        tenant = Scope(scope.tenant)
+        return await self._write(tenant, lambda: agents.put(tenant, agent, fields, expected=expected, now_ms=now))
+
+    async def agent_delete(self, scope: Scope, agent: str) -> Written | None:
+        """Delete an agent's configuration."""
+        now = self._clock.now_ms()
+        tenant = Scope(scope.tenant)
+        return await self._write(tenant, lambda: agents.delete(tenant, agent, now))
+
+    async def agents(self, scope: Scope, limit: int) -> list[str]:
+        """Return the ids of a tenant's agents in order."""
+        return await self._read(Scope(scope.tenant), lambda: agents.listing(scope, limit))
+
+    async def users(self, scope: Scope, limit: int) -> list[str]:
+        """Return the ids of a tenant's users in order."""
+        access = Access(Scope(scope.tenant), read_only=True, whole_tenant=True)
+        return await self._driver.run(lambda: admin.users(scope, limit), access)
+
+    async def sessions(self, scope: Scope, limit: int) -> list[dict[str, Any]]:
+        """Return a user's sessions, the most recently used first."""
+        return await self._read(scope, lambda: sessions.listing(scope, limit))
+
+    async def record_activity(self, activities: Sequence[Activity]) -> None:
+        """Note when sessions were last used, and the metrics of their last assemblies."""
+        # In one order everywhere, so that two processes that note the same sessions cannot deadlock.
+        ordered = sorted(activities, key=lambda each: (each.scope.tenant, each.scope.user, each.session))
+        if ordered:
+            await self._driver.run(lambda: sessions.record_activity(ordered), Access(None, "worker"))
+
+    async def confirm(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
+        """Mark outbox rows `(tenant, id)` as done; now and then delete the old ones."""
+        now = self._clock.now_ms()
+        purge = now - self._purged_at_ms >= _PURGE_EVERY_MS
+        before = now - _KEEP_DONE_MS if purge else None
+        ids = sorted(outbox_ids)
+        await self._driver.run(lambda: admin.confirm(ids, now_ms=now, purge_before_ms=before), Access(None, "worker"))
+        if purge:
+            self._purged_at_ms = now
+
+    async def tenants(self, limit: int) -> list[str]:
+        """Return the ids of all tenants in order."""
+        return await self._driver.run(lambda: admin.tenants(limit), Access(None, "worker", read_only=True))
+
+    async def counts(self) -> dict[str, int]:
+        """Return rows by table."""
+        return await self._driver.run(admin.counts, Access(None, "worker", read_only=True))
+
+    async def erase(self, scope: Scope) -> ErasedKeys:
+        """Delete everything of a user, or of a whole tenant."""
+        now, salt = self._clock.now_ms(), self._incarnation
+        access = Access(scope, whole_tenant=scope.is_tenant)
+        return await self._driver.run(lambda: admin.erase(scope, salt, now), access)
+
+    async def export(self, scope: Scope) -> dict[str, Any]:
+        """Return everything of one user."""
+        return await self._read(scope, lambda: admin.export(scope))
+
+    async def _read(self, scope: Scope, query: Callable[[], Query[T]]) -> T:
+        return await self._driver.run(query, Access(scope, read_only=True))
+
+    async def _write(self, scope: Scope, query: Callable[[], Query[T]]) -> T:
+        return await self._driver.run(query, Access(scope))
+
+
+def _nothing() -> Query[None]:
+    yield Batch([], last=True)
+
+
+def _together(queries: Sequence[Query[T]]) -> Query[list[T]]:
+    """Return the query that runs several single-batch queries as one batch."""
+    batches = [next(query) for query in queries]
+    answers = yield Batch([call for batch in batches for call in batch.calls], last=True)
+    results: list[T] = []
+    start = 0
+    for query, batch in zip(queries, batches, strict=True):
+        rows: Sequence[Rows] = answers[start : start + len(batch.calls)]
+        start += len(batch.calls)
+        try:
+            query.send(rows)
+        except StopIteration as stop:
+            results.append(stop.value)
+        else:
+            raise AssertionError("a load is one batch")
+    return results

@@ -1,0 +1,253 @@
+"""The schema of the store: one definition for PostgreSQL and SQLite.
+
+Every primary key starts with `tenant_id` (and `user_id` where there is one), so that the same schema distributes by its
+first column. Times are milliseconds since the Unix epoch. Whatever text an application may write stands inside JSON:
+PostgreSQL's `text` cannot hold U+0000, its `json` can, and keeps key order and numbers as they were written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy.dialects import postgresql
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# Ids compare and sort by their bytes in both engines, whatever the database's locale is.
+_ID = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+# PostgreSQL's `json` keeps the text as it was written. SQLite gives a column declared JSON numeric affinity, which would
+# turn the text `1` into a number, so there it is text.
+_JSON = Text().with_variant(postgresql.JSON(), "postgresql")
+
+
+def _id(name: str) -> Column[str]:
+    return Column(name, _ID, primary_key=True)
+
+
+def _text(name: str, *, nullable: bool = False) -> Column[str]:
+    return Column(name, _ID, nullable=nullable)
+
+
+def _at(name: str, *, nullable: bool = False) -> Column[int]:
+    return Column(name, BigInteger, nullable=nullable)
+
+
+def _json(name: str, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, _JSON, nullable=nullable, info={"json": True})
+
+
+def _number(name: str, *, nullable: bool = False, default: str | None = None) -> Column[int]:
+    return Column(name, BigInteger, nullable=nullable, server_default=default)
+
+
+# The store's own facts (its incarnation): the one table that belongs to no tenant.
+meta = Table("meta", metadata, Column("key", _ID, primary_key=True), _text("value"))
+
+heads = Table(
+    "heads", metadata, _id("tenant_id"), _id("user_id"), _id("kind"), _id("name"), _number("version"),
+)  # fmt: skip
+
+contexts = Table(
+    "contexts",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    _id("type"),
+    _id("id"),
+    _json("content"),
+    _json("metadata"),
+    _number("version"),
+    # The head's version when the record was created (or set): newest first without asking a clock.
+    _number("position"),
+    _at("created_at"),
+    _at("updated_at"),
+    Index(None, "tenant_id", "user_id", "type", "position"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    _id("session_id"),
+    _at("created_at"),
+    _at("last_active_at"),
+    _at("closed_at", nullable=True),
+    # Messages before `first_seq` were pruned from the chat and stay on record.
+    _number("first_seq", default="1"),
+    _number("last_seq", default="0"),
+    _number("last_step", default="0"),
+    _number("state_ttl_ms", nullable=True),
+    _at("state_expires_at", nullable=True),
+    Index(None, "tenant_id", "user_id", "last_active_at"),
+)
+
+session_state = Table(
+    "session_state", metadata, _id("tenant_id"), _id("user_id"), _id("session_id"), _id("field"), _json("value"),
+)  # fmt: skip
+
+messages = Table(
+    "messages",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    _id("session_id"),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _text("message_id"),
+    _text("role"),
+    _json("body"),
+    # The ids of the tool calls that the message makes, or of the one it answers.
+    _json("calls", nullable=True),
+    Column("tokens", Integer, nullable=False),
+    _text("encoding"),
+    _at("created_at"),
+    UniqueConstraint("tenant_id", "user_id", "session_id", "message_id"),
+)
+
+tool_outputs = Table(
+    "tool_outputs",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    _id("session_id"),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    _json("body"),
+    _at("recorded_at"),
+)
+
+memories = Table(
+    "memories",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    # `fact`: a key and its value; `text`: a free-text memory.
+    _id("kind"),
+    _id("id"),
+    _json("value"),
+    _at("updated_at"),
+)
+
+summaries = Table(
+    "summaries",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    _id("session_id"),
+    _text("date"),
+    _json("summary"),
+    Column("tokens", Integer, nullable=False),
+    # The chat's head when it was summarised: a close with nothing new changes nothing.
+    _number("chat_version"),
+    _number("position"),
+    _at("created_at"),
+    Index(None, "tenant_id", "user_id", "date"),
+    Index(None, "tenant_id", "user_id", "position"),
+)
+
+agents = Table(
+    "agents", metadata, _id("tenant_id"), _id("agent_id"), _json("config"), _number("version"), _at("updated_at"),
+)  # fmt: skip
+
+knowledge_documents = Table(
+    "knowledge_documents",
+    metadata,
+    _id("tenant_id"),
+    _id("collection"),
+    _id("document_id"),
+    _json("body"),
+    _json("metadata"),
+    _at("updated_at"),
+)
+
+knowledge_chunks = Table(
+    "knowledge_chunks",
+    metadata,
+    _id("tenant_id"),
+    _id("collection"),
+    _id("document_id"),
+    Column("chunk", BigInteger, primary_key=True, autoincrement=False),
+    _json("body"),
+    Column("embedding", LargeBinary, nullable=True),
+    _text("embedder", nullable=True),
+)
+
+assembly_metrics = Table(
+    "assembly_metrics",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    _id("session_id"),
+    _json("body"),
+    _at("recorded_at"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _id("tenant_id"),
+    _id("id"),
+    _text("user_id"),
+    _text("kind"),
+    _text("name"),
+    _number("version"),
+    # The writing transaction (PostgreSQL): rows are replayed in order of visibility, never by clock.
+    _number("transaction_id", nullable=True),
+    _at("created_at"),
+    _at("done_at", nullable=True),
+    Index(None, "done_at"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _id("tenant_id"),
+    _id("id"),
+    _text("kind"),
+    _json("payload"),
+    _text("state"),
+    _number("attempts", default="0"),
+    _at("run_at"),
+    _text("claimed_by", nullable=True),
+    _at("claimed_until", nullable=True),
+    _at("created_at"),
+    Index(None, "state", "run_at"),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    _id("tenant_id"),
+    _id("id"),
+    # A keyed digest of the erased user's id: a receipt proves an erasure without naming anybody.
+    _text("subject"),
+    _json("rows"),
+    _at("erased_at"),
+)
+
+
+@dataclass(frozen=True)
+class Wall:
+    """How row-level security guards a table: by tenant and user, or by tenant alone."""
+
+    table: Table
+    by_user: bool
+
+
+WALLS = tuple(
+    Wall(table, "user_id" in table.columns) for table in metadata.sorted_tables if "tenant_id" in table.columns
+)
+USER_TABLES = (
+    contexts, session_state, messages, tool_outputs, memories, summaries, assembly_metrics, sessions, heads,
+)  # fmt: skip
+"""What an erasure of a user deletes, besides outbox rows."""
+
+TENANT_TABLES = (*USER_TABLES, agents, knowledge_chunks, knowledge_documents, jobs)
+"""What an erasure of a tenant deletes, besides outbox rows."""
