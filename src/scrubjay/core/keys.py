@@ -8,7 +8,7 @@ can be read back. The part in braces is the Cluster hash tag: all keys of one us
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from urllib.parse import quote, unquote
@@ -27,6 +27,7 @@ class Kind(StrEnum):
     MEMORY = "memory"
     AGENT = "agent"
     CHAT = "chat"
+    CHAT_LEAD = "chat_lead"
     STATE = "state"
     TOOL = "tool"
     TOOL_INDEX = "tools"
@@ -112,6 +113,10 @@ class KeySpace:
         """Return the key of a session's hot message list."""
         return self._hot(scope, "chat", session)
 
+    def chat_lead(self, scope: Scope, session: str) -> HotKey:
+        """Return the key of the system messages that a session's chat begins with."""
+        return replace(self._hot(scope, "chat", session, "system"), kind=Kind.CHAT_LEAD)
+
     def state(self, scope: Scope, session: str) -> HotKey:
         """Return the key of a session's state hash."""
         return self._hot(scope, "session", session)
@@ -132,9 +137,33 @@ class KeySpace:
         """Return the key of a session's assembly metrics."""
         return self._hot(scope, "metrics", "context", session)
 
-    def recent_metrics(self, scope: Scope) -> str:
+    def recent_metrics(self, scope: Scope) -> HotKey:
         """Return the key of the bounded list of a tenant's newest assembly metrics."""
-        return f"{self.prefix}:{self._tag(Scope(scope.tenant))}:metrics:recent"
+        return self._hot(Scope(scope.tenant), "metrics", "recent")
+
+    def of(self, kind: Kind, scope: Scope, name: str, step: int = 0) -> HotKey:  # noqa: PLR0911 - one line a kind
+        """Return the key of a thing given by its kind and its name within the kind."""
+        match kind:
+            case Kind.CONTEXT:
+                return self.context(scope, name)
+            case Kind.MEMORY:
+                return self.memory(scope)
+            case Kind.AGENT:
+                return self.agent(scope, name)
+            case Kind.CHAT:
+                return self.chat(scope, name)
+            case Kind.CHAT_LEAD:
+                return self.chat_lead(scope, name)
+            case Kind.STATE:
+                return self.state(scope, name)
+            case Kind.TOOL:
+                return self.tool(scope, name, step)
+            case Kind.TOOL_INDEX:
+                return self.tool_index(scope, name)
+            case Kind.SUMMARY:
+                return self.summary(scope, name)
+            case Kind.METRICS:
+                return self.metrics(scope, name)
 
     def generation(self, scope: Scope) -> str:
         """Return the key of the generation whose change makes everything cached for `scope` a miss."""

@@ -134,6 +134,7 @@ class Policies:
         return {
             Kind.STATE: self.state_ttl_ms,
             Kind.CHAT: self.chat_ttl_ms,
+            Kind.CHAT_LEAD: self.chat_ttl_ms,
             Kind.TOOL: self.tool_ttl_ms,
             Kind.TOOL_INDEX: self.tool_ttl_ms,
             Kind.SUMMARY: self.summary_ttl_ms,

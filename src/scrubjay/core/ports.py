@@ -96,12 +96,16 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """The result of an append: one encoded list item per message, in order.
+    """The result of an append.
 
-    `written` is None where every message was there before (the same idempotency keys).
+    Attributes:
+        items: One encoded list item per message, in order.
+        fresh: How many of them were not there before (the same idempotency key).
+        written: The write; None if all were there before.
     """
 
     items: list[bytes]
+    fresh: int
     written: Written | None
 
 
@@ -309,12 +313,12 @@ class PutMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolWritten:
-    """A recorded tool output: its step, fields, encoded index item, and whether the step was new."""
+    """A recorded tool output: its step, fields and index item; `newest`: the step is new and the session's highest."""
 
     step: int
     fields: dict[bytes, bytes]
     item: bytes
-    new: bool
+    newest: bool
     written: Written
 
 

@@ -97,6 +97,8 @@ class SqlStore:
                 return agents.load(load)
             case Kind.CHAT:
                 return chat.load(load)
+            case Kind.CHAT_LEAD:
+                return chat.load_lead(load)
             case Kind.STATE:
                 return sessions.state_load(load, self._clock.now_ms())
             case Kind.TOOL:

@@ -23,8 +23,8 @@ metadata = MetaData(
 
 # Ids compare and sort by their bytes in both engines, whatever the database's locale is.
 _ID = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
-# PostgreSQL's `json` keeps the text as it was written. SQLite gives a column declared JSON numeric affinity, which would
-# turn the text `1` into a number, so there it is text.
+# PostgreSQL's `json` keeps the text as it was written. SQLite gives a column declared JSON numeric affinity, which
+# would turn the text `1` into a number, so there it is text.
 _JSON = Text().with_variant(postgresql.JSON(), "postgresql")
 
 

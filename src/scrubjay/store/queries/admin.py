@@ -86,7 +86,8 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     names = [(Scope(tenant, user), Kind(kind), name, 0) for user, kind, name in heads if kind != "summary"]
     names += [(Scope(tenant, user), Kind.TOOL, session, step) for user, session, step in steps]
     names += [(Scope(tenant, user), Kind.SUMMARY, date, 0) for user, date in dates]
-    names += [(Scope(tenant, user), Kind.METRICS, session, 0) for user, session in sessions]
+    for kind in (Kind.METRICS, Kind.CHAT_LEAD):
+        names += [(Scope(tenant, user), kind, session, 0) for user, session in sessions]
     users = dict.fromkeys(user for rows in (heads, steps, dates, sessions) for user, *_ in rows)
     names += [(Scope(tenant, user), Kind.SUMMARY, "recent", 0) for user in users if user]
     tables = TENANT_TABLES if scope.is_tenant else USER_TABLES

@@ -15,6 +15,8 @@ from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
 from scrubjay.store.queries.sessions import enter
 from scrubjay.store.sql import Batch, Call, Query, Row, Rows, Statement
 
+MAX_LEAD = 16
+"""The most leading system messages that stand in every window."""
 MAX_OPEN_CALLS = 400
 """How many of the newest tool-call and tool-result messages are searched for the call that a result answers."""
 
@@ -29,6 +31,22 @@ _LOAD = Statement("""
         ORDER BY seq DESC LIMIT :limit
     ) AS m ON 1 = 1
     ORDER BY m.seq DESC
+""")
+# The system messages before anything else was said, pruned or not.
+_LEAD = Statement("""
+    SELECT h.version, m.seq, m.message_id, m.created_at, m.tokens, m.encoding, m.body
+    FROM (SELECT 1 AS one) AS d
+    LEFT JOIN heads AS h ON h.tenant_id = :tenant AND h.user_id = :user AND h.kind = 'chat' AND h.name = :session
+    LEFT JOIN (
+        SELECT seq, message_id, created_at, tokens, encoding, body FROM messages
+        WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND seq < coalesce((
+            SELECT seq FROM messages
+            WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
+                AND role NOT IN ('system', 'developer')
+            ORDER BY seq LIMIT 1), 9223372036854775807)
+        ORDER BY seq LIMIT :limit
+    ) AS m ON 1 = 1
+    ORDER BY m.seq
 """)
 _FIND = Statement("""
     SELECT seq, message_id, created_at, tokens, encoding, body FROM messages
@@ -80,6 +98,13 @@ def load(item: Load) -> Query[Loaded]:
     return Loaded(version_of(rows), items, len(items), whole)
 
 
+def load_lead(item: Load) -> Query[Loaded]:
+    """Load the system messages that a chat begins with."""
+    (rows,) = yield Batch([(_LEAD, scoped(item.scope, session=item.name, limit=MAX_LEAD))], last=True)
+    items = [encode(row[1:]) for row in rows if row[1] is not None]
+    return Loaded(version_of(rows), b"[" + b",".join(items) + b"]", len(items))
+
+
 def append(scope: Scope, session: str, messages: Sequence[NewMessage], now_ms: int) -> Query[Appended]:
     """Append messages in order, each id once."""
     owner = scoped(scope, session=session)
@@ -93,7 +118,7 @@ def append(scope: Scope, session: str, messages: Sequence[NewMessage], now_ms: i
     found = {message.id: encode(rows[0]) for message, rows in zip(keyed, answers, strict=False) if rows}
     new = [message for message in messages if message.id not in found]
     if not new:
-        return Appended([found[message.id] for message in messages], None)
+        return Appended([found[message.id] for message in messages], 0, None)
     if len(answers) > len(keyed):
         check_tool_results(_history(answers[-1]), [message.body for message in new])
     last_seq = entered[0]
@@ -103,7 +128,7 @@ def append(scope: Scope, session: str, messages: Sequence[NewMessage], now_ms: i
         inserts.append((_INSERT, _values(owner, seq, message, now_ms)))
         items[message.id] = encode((seq, message.id, now_ms, message.tokens, message.encoding, message.raw))
     head, *_ = yield Batch([*bump.calls(), *inserts], last=True)
-    return Appended([items[message.id] for message in messages], bump.written(head))
+    return Appended([items[message.id] for message in messages], len(new), bump.written(head))
 
 
 def _values(owner: dict[str, object], seq: int, message: NewMessage, now_ms: int) -> dict[str, Any]:

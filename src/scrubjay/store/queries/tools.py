@@ -89,4 +89,5 @@ def put(
     }
     write = (_PUT, {**owner, "step": number, "body": metrics_json(body).decode(), "now": now_ms})
     head, *_ = yield Batch([*bump.calls(), write], last=True)
-    return ToolWritten(number, body, preview(body, most), not (found and found[0]), bump.written(head))
+    newest = number == entered[2] and not (found and found[0])
+    return ToolWritten(number, body, preview(body, most), newest, bump.written(head))

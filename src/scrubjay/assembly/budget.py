@@ -1,0 +1,130 @@
+"""How a token budget is divided, and how a section is made to fit its part. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from scrubjay.assembly.blocks import Group, LeftOut
+from scrubjay.assembly.receipt import SectionReceipt, section
+from scrubjay.assembly.render import Draft
+from scrubjay.assembly.tokens import MESSAGE_OVERHEAD
+from scrubjay.core.errors import InvalidLimit
+
+MAX_BUDGET: Final = 2**31 - 1
+
+Kept = Sequence[Sequence[int]]
+"""The indexes of the lines that stay, for each listing of a draft."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The most that each optional section may take of what the fixed sections and the current turn leave.
+
+    Attributes:
+        memory: The user's profile, preferences and facts.
+        summaries: Summaries of earlier sessions.
+        tail: Tool outputs that are not in the chat, and session state.
+
+    The history gets the rest, so what the three leave of 1 is certain for it.
+
+    Raises:
+        InvalidLimit: One is negative, or together they are over 1.
+    """
+
+    memory: float = 0.25
+    summaries: float = 0.15
+    tail: float = 0.30
+
+    def __post_init__(self) -> None:
+        shares = (self.memory, self.summaries, self.tail)
+        if not all(share >= 0 for share in shares) or not sum(shares) <= 1:
+            raise InvalidLimit(f"shares must be 0 or more and at most 1 together, not {shares}")
+
+
+DEFAULT_SHARES: Final = Shares()
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A section that fits.
+
+    Attributes:
+        text: Its text; empty: there is no message.
+        tokens: Its tokens with the message's overhead.
+        sections: What became of each of its listings that had something.
+    """
+
+    text: str
+    tokens: int
+    sections: tuple[SectionReceipt, ...]
+
+
+def fit(draft: Draft, room: int, count: Callable[[str], int]) -> Fitted:
+    """Drop whole items of a section, in the order the draft gives, until it takes at most `room` tokens."""
+    kept: Kept = [range(len(listing.lines)) for listing in draft.listings]
+    text = draft.text(kept)
+    tokens = _message_tokens(text, count)
+    if tokens > room:
+        kept, tokens = _shrink(draft, tokens, room, count)
+        text = draft.text(kept)
+    return Fitted(text, tokens, _receipts(draft, kept, tokens, count))
+
+
+def _shrink(draft: Draft, tokens: int, room: int, count: Callable[[str], int]) -> tuple[Kept, int]:
+    """Return the indexes of the lines that stay, and the section's tokens with them."""
+    costs = [[count(line) + 1 for line in listing.lines] for listing in draft.listings]  # 1: the line break
+    dropped: list[set[int]] = [set() for _ in draft.listings]
+    for at in draft.first_to_go:
+        lines = draft.listings[at].lines
+        for index in draft.listings[at].sacrifice(lines, costs[at]):
+            dropped[at].add(index)
+            tokens -= costs[at][index]
+            # Tokens of lines do not add up exactly to the tokens of a text, so only a count of the text decides. Not
+            # at every line, which would be quadratic: this far above the room an estimate will do.
+            if tokens <= room + MESSAGE_OVERHEAD or len(dropped[at]) == len(lines):
+                kept = [
+                    [index for index in range(len(listing.lines)) if index not in gone]
+                    for listing, gone in zip(draft.listings, dropped, strict=True)
+                ]
+                tokens = _message_tokens(draft.text(kept), count)
+                if tokens <= room:
+                    return kept, tokens
+    return [() for _ in draft.listings], 0
+
+
+def _receipts(draft: Draft, kept: Kept, tokens: int, count: Callable[[str], int]) -> tuple[SectionReceipt, ...]:
+    """Divide a section's tokens among its listings: each has what the text grows by when it is added."""
+    receipts = []
+    before = 0
+    last = max((at for at, indexes in enumerate(kept) if indexes), default=-1)
+    for at, (listing, indexes) in enumerate(zip(draft.listings, kept, strict=True)):
+        until = before
+        if at == last:
+            until = tokens
+        elif indexes:
+            shown = [kept[other] if other <= at else () for other in range(len(kept))]
+            until = min(tokens, _message_tokens(draft.text(shown), count))
+        if listing.lines or listing.left_out:
+            out = {LeftOut.BUDGET: len(listing.lines) - len(indexes), **listing.left_out}
+            receipts.append(section(listing.source, until - before, len(indexes), out))
+        before = until
+    return tuple(receipts)
+
+
+def _message_tokens(text: str, count: Callable[[str], int]) -> int:
+    return count(text) + MESSAGE_OVERHEAD if text else 0
+
+
+def newest_that_fit(groups: Sequence[Group], room: int, cost: Callable[[Group], int]) -> tuple[list[Group], int]:
+    """Return the longest run of newest groups (oldest first) that takes at most `room` tokens, and its tokens."""
+    total = 0
+    first = len(groups)
+    while first > 0:
+        tokens = cost(groups[first - 1])
+        if total + tokens > room:
+            break
+        total += tokens
+        first -= 1
+    return list(groups[first:]), total

@@ -1,0 +1,44 @@
+"""Confirming outbox rows in batches, off the path of writes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+MAX_PENDING = 10_000
+BATCH = 500
+
+
+class OutboxConfirmer:
+    """Collects outbox rows whose caches have been told, until they are marked in the store.
+
+    A row that is never confirmed is replayed, which has no effect but work: so the collection may drop rows when it is
+    full, and a crash loses nothing.
+
+    Args:
+        mark: Marks rows `(tenant, id)` as done in the store.
+    """
+
+    def __init__(self, mark: Callable[[Sequence[tuple[str, str]]], Awaitable[None]]) -> None:
+        self._mark = mark
+        self._pending: list[tuple[str, str]] = []
+
+    @property
+    def pending(self) -> int:
+        """How many rows wait to be marked."""
+        return len(self._pending)
+
+    def confirm(self, tenant: str, outbox_id: str) -> None:
+        """Take one row."""
+        if len(self._pending) < MAX_PENDING:
+            self._pending.append((tenant, outbox_id))
+
+    async def flush(self) -> None:
+        """Mark what was collected.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached; the rows stay collected.
+        """
+        while self._pending:
+            batch = self._pending[:BATCH]
+            await self._mark(batch)
+            del self._pending[: len(batch)]

@@ -1,0 +1,123 @@
+"""Noting the use of sessions and the metrics of assemblies, off the request path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import orjson
+
+from scrubjay.core.clock import Clock
+from scrubjay.core.keys import KeySpace
+from scrubjay.core.policy import Policies
+from scrubjay.core.ports import Activity, HotTier, Mutation, Op, Store
+from scrubjay.core.scope import Scope
+
+MAX_SESSIONS = 20_000
+BATCH = 200
+
+
+@dataclass(slots=True)
+class _Noted:
+    at_ms: int
+    metrics: dict[bytes, bytes] | None = None
+
+
+class ActivityLog:
+    """Collects, per session, when it was last used and what its last assembly measured, and writes it in batches.
+
+    The store learns of a session at most every sixth of its time to live, and in the end always of the last use, so
+    that it can tell state that has expired from state that was evicted.
+
+    Args:
+        store: Where activity is kept.
+        hot: Holds the metrics for readers, and the tenant's newest ones for averages.
+        keys: Builds the cache keys.
+        policies: Times to live and limits.
+        clock: The time.
+    """
+
+    def __init__(self, store: Store, hot: HotTier, keys: KeySpace, policies: Policies, clock: Clock) -> None:
+        self._store = store
+        self._hot = hot
+        self._keys = keys
+        self._policies = policies
+        self._clock = clock
+        self._noted: dict[tuple[Scope, str], _Noted] = {}
+        self._written_at: dict[tuple[Scope, str], int] = {}
+
+    def note(self, scope: Scope, session: str, metrics: dict[bytes, bytes] | None = None) -> None:
+        """Note that a session was used now; the oldest note goes when there are too many."""
+        key = (scope, session)
+        noted = self._noted.pop(key, None)
+        if noted is None:
+            noted = _Noted(0)
+            if len(self._noted) >= MAX_SESSIONS:
+                del self._noted[next(iter(self._noted))]
+        noted.at_ms = self._clock.now_ms()
+        noted.metrics = metrics or noted.metrics
+        self._noted[key] = noted
+
+    def metrics(self, scope: Scope, session: str) -> dict[bytes, bytes] | None:
+        """Return the metrics that were noted and not yet written."""
+        noted = self._noted.get((scope, session))
+        return noted.metrics if noted else None
+
+    def discard(self, scope: Scope) -> None:
+        """Forget what was noted of a user, or of a whole tenant."""
+        for key in list(self._noted):
+            if key[0] == scope or (scope.is_tenant and key[0].tenant == scope.tenant):
+                del self._noted[key]
+
+    async def flush(self, *, everything: bool = False) -> None:
+        """Write what is due, or everything.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached; what was noted stays.
+        """
+        now = self._clock.now_ms()
+        every = self._policies.state_ttl_ms // 6
+        due = [
+            key
+            for key, noted in self._noted.items()
+            if everything or noted.metrics is not None or now - self._written_at.get(key, 0) >= every
+        ]
+        for first in range(0, len(due), BATCH):
+            await self._write(due[first : first + BATCH])
+        self._forget_old(now - every)
+
+    def _forget_old(self, before_ms: int) -> None:
+        old = [key for key, at in self._written_at.items() if at < before_ms]
+        for key in old:
+            del self._written_at[key]
+
+    async def _write(self, keys: Sequence[tuple[Scope, str]]) -> None:
+        taken = {key: self._noted.pop(key) for key in keys if key in self._noted}
+        batch = [Activity(scope, session, noted.at_ms, noted.metrics) for (scope, session), noted in taken.items()]
+        try:
+            await self._store.record_activity(batch)
+        except BaseException:
+            for key, noted in taken.items():
+                self._noted.setdefault(key, noted)
+            raise
+        for key in taken:
+            self._written_at[key] = self._clock.now_ms()
+        await self._publish([activity for activity in batch if activity.metrics is not None])
+
+    async def _publish(self, activities: Sequence[Activity]) -> None:
+        if not activities:
+            return
+        await self._hot.apply([Mutation(self._keys.metrics(each.scope, each.session), Op.DROP) for each in activities])
+        for each in activities:
+            assert each.metrics is not None
+            fields = {key.decode(): orjson.Fragment(value) for key, value in each.metrics.items()}
+            # The list is the tenant's: it names no user, so an erasure of one need not search it.
+            whose = blake2b(f"{each.scope.user}\0{each.session}".encode(), digest_size=16).hexdigest()
+            item = orjson.dumps({"session": whose, "metrics": fields})
+            await self._hot.push_recent(
+                self._keys.recent_metrics(each.scope).key,
+                item,
+                self._policies.limits.metrics_window,
+                self._policies.metrics_ttl_ms,
+            )

@@ -1,0 +1,85 @@
+"""Agents: structured, versioned configurations that a tenant's users share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scrubjay.cache.aside import Source
+from scrubjay.core.errors import InvalidContent
+from scrubjay.core.frozen import FrozenList
+from scrubjay.core.keys import Kind
+from scrubjay.core.policy import check_limit
+from scrubjay.core.ports import Load, Mutation, Op, Read, Shape
+from scrubjay.core.records import AgentConfig
+from scrubjay.core.scope import Scope, check_id
+from scrubjay.memory import decode
+from scrubjay.memory.services import Services
+
+
+def source(services: Services, scope: Scope, agent: str) -> Source[AgentConfig | None]:
+    """Return how an agent's configuration is read."""
+    tenant = Scope(scope.tenant)
+    return Source(
+        Read(services.keys.agent(tenant, agent), Shape.HASH), Load(Kind.AGENT, tenant, agent), decode.agent,
+    )  # fmt: skip
+
+
+class Agents:
+    """The agents of one tenant."""
+
+    def __init__(self, services: Services, scope: Scope) -> None:
+        self._services = services
+        self._scope = scope
+
+    async def set(self, id: str, config: Mapping[str, Any], *, expected_version: int | None = None) -> AgentConfig:
+        """Replace an agent's configuration.
+
+        Args:
+            id: The agent's id.
+            config: Names with JSON values. `system_prompt` is what a window begins with.
+            expected_version: Write only if the agent still has this version.
+
+        Raises:
+            InvalidContent: It is no mapping, or a value is not JSON.
+            VersionConflict: Somebody else wrote meanwhile.
+        """
+        agent = self._agent(id)
+        if not isinstance(config, Mapping) or not config:
+            raise InvalidContent("an agent's configuration is a dict with at least one setting")
+        limits = self._services.policies.limits
+        fields = decode.encode_fields(config, "setting", max_bytes=limits.message_bytes, most=limits.agent_fields)
+        encoded = {key.encode(): value for key, value in sorted(fields.items())}
+        started = self._services.clock.monotonic()
+        written = await self._services.store.agent_put(self._scope, agent, encoded, expected=expected_version)
+        key = self._services.keys.agent(self._scope, agent)
+        replace = Mutation(key, Op.REPLACE, written.version, written.previous, fields=encoded)
+        await self._services.aside.write(self._scope.tenant, written, [replace], started, Kind.AGENT)
+        stored = AgentConfig(decode.from_fields(encoded))
+        stored.version = written.version
+        return stored
+
+    async def get(self, id: str) -> AgentConfig | None:
+        """Return an agent's configuration (`.version` is its version); None if there is none."""
+        return await self._services.aside.get(source(self._services, self._scope, self._agent(id)))
+
+    async def list(self, limit: int = 1_000) -> FrozenList[str]:
+        """Return the ids of the tenant's agents in order."""
+        self._services.check_open()
+        check_limit(limit, "limit", most=self._services.policies.limits.page, least=0)
+        return FrozenList(await self._services.store.agents(self._scope, limit))
+
+    async def delete(self, id: str) -> bool:
+        """Delete an agent's configuration; return whether there was one."""
+        agent = self._agent(id)
+        started = self._services.clock.monotonic()
+        written = await self._services.store.agent_delete(self._scope, agent)
+        if written is None:
+            return False
+        drop = Mutation(self._services.keys.agent(self._scope, agent), Op.DROP, written.version)
+        await self._services.aside.write(self._scope.tenant, written, [drop], started, Kind.AGENT)
+        return True
+
+    def _agent(self, id_: str) -> str:
+        self._services.check_open()
+        return check_id(id_, "agent id")

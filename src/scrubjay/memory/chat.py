@@ -1,0 +1,178 @@
+"""Chat history: ordered, appendable, kept whole in the store, its newest part hot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from scrubjay.cache.aside import Source
+from scrubjay.core.codec import from_json, to_json
+from scrubjay.core.errors import InvalidMessage, TooLarge
+from scrubjay.core.frozen import FrozenList
+from scrubjay.core.keys import Kind
+from scrubjay.core.messages import is_system, normalise_message
+from scrubjay.core.policy import check_limit
+from scrubjay.core.ports import Load, Loaded, Mutation, NewMessage, Op, Read, Shape, Written
+from scrubjay.core.records import Message
+from scrubjay.core.scope import Scope, check_id
+from scrubjay.memory import decode
+from scrubjay.memory.services import Services
+
+
+def source(
+    services: Services, scope: Scope, session: str, last: int, *, slide: bool = False
+) -> Source[tuple[FrozenList[Message], bool]]:
+    """Return how the newest messages of a chat are read: the messages, and whether the chat has older ones."""
+
+    def newest(loaded: Loaded) -> tuple[FrozenList[Message], bool]:
+        assert isinstance(loaded.payload, list)
+        cut = loaded.payload[-last:] if last else []
+        older = not loaded.whole or loaded.count > len(cut)
+        return decode.messages(Loaded(loaded.version, cut, len(cut))), older
+
+    return Source(
+        Read(services.keys.chat(scope, session), Shape.LIST, last=max(last, 1), slide=slide),
+        Load(Kind.CHAT, scope, session),
+        newest,
+        wanted=last,
+        keep=services.policies.limits.hot_messages,
+        ttl_ms=services.policies.ttl_ms(Kind.CHAT),
+    )
+
+
+def lead_source(services: Services, scope: Scope, session: str, *, slide: bool = False) -> Source[FrozenList[Message]]:
+    """Return how the system messages that a chat begins with are read: they stand in every window."""
+    return Source(
+        Read(services.keys.chat_lead(scope, session), Shape.VALUE, slide=slide),
+        Load(Kind.CHAT_LEAD, scope, session),
+        decode.message_records,
+        ttl_ms=services.policies.ttl_ms(Kind.CHAT),
+    )
+
+
+class Chat:
+    """The messages of one session, in the OpenAI chat format."""
+
+    def __init__(self, services: Services, scope: Scope, session: str) -> None:
+        self._services = services
+        self._scope = scope
+        self._session = session
+
+    async def append(self, message: object = None, *, idempotency_key: str | None = None, **fields: Any) -> Message:
+        """Append one message.
+
+        Args:
+            message: A dict in the OpenAI chat format, an SDK's reply object, or None with the fields by keyword.
+            idempotency_key: Appending again with the same key changes nothing and returns the message that is there.
+            **fields: Fields of the message (`role`, `content`, `name`, `tool_calls`, `tool_call_id`, …).
+
+        Returns:
+            The message with its sequence number (`.seq`), id (`.id`) and tokens (`.tokens`).
+
+        Raises:
+            InvalidMessage: No provider would take it.
+            ToolResultWithoutCall: It answers a call that this session did not make, or that has its answer.
+            TooLarge: It is over the limit.
+            StoreUnavailable: The store cannot be reached; nothing was written.
+        """
+        (appended,) = await self._append([self._new(message, idempotency_key, fields)])
+        return appended
+
+    async def append_many(
+        self, messages: Iterable[object], *, idempotency_keys: Sequence[str] | None = None
+    ) -> FrozenList[Message]:
+        """Append several messages in order, all or none; see `append`.
+
+        Args:
+            messages: Dicts or SDK reply objects, at most 1,000.
+            idempotency_keys: One key per message.
+        """
+        bodies = list(messages)
+        limit = self._services.policies.limits.messages_per_append
+        if len(bodies) > limit:
+            raise TooLarge(f"{len(bodies):,} messages at once; the limit is {limit:,}")
+        if idempotency_keys is not None and len(idempotency_keys) != len(bodies):
+            raise InvalidMessage(f"{len(idempotency_keys)} idempotency keys for {len(bodies)} messages")
+        keys: Sequence[str | None] = idempotency_keys or [None] * len(bodies)
+        new = [self._new(body, key, {}) for body, key in zip(bodies, keys, strict=True)]
+        if len({message.id for message in new}) < len(new):
+            raise InvalidMessage("an idempotency key stands twice in one call")
+        return FrozenList(await self._append(new) if new else [])
+
+    async def recent(self, n: int = 20) -> FrozenList[Message]:
+        """Return the newest `n` messages, oldest first; what the cache does not hold is read from the store."""
+        self._services.check_open()
+        check_limit(n, "the number of messages", most=self._services.policies.limits.page, least=0)
+        found, _ = await self._services.aside.get(source(self._services, self._scope, self._session, n))
+        return found
+
+    async def count(self) -> int:
+        """Return how many messages the chat has (pruned ones are not counted)."""
+        self._services.check_open()
+        return await self._services.store.chat_count(self._scope, self._session)
+
+    async def prune(self, keep: int = 20) -> int:
+        """Cut the oldest messages from the chat, so that the newest `keep` stay; return how many were cut.
+
+        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store.
+        """
+        self._services.check_open()
+        check_limit(keep, "the number of messages to keep", most=2**31 - 1, least=0)
+        started = self._services.clock.monotonic()
+        cut, written = await self._services.store.chat_prune(self._scope, self._session, keep)
+        await self._dropped(written, started)
+        return cut
+
+    async def clear(self) -> int:
+        """Delete all messages of the session, also those that were pruned; return how many."""
+        self._services.check_open()
+        started = self._services.clock.monotonic()
+        count, written = await self._services.store.chat_clear(self._scope, self._session)
+        await self._dropped(written, started)
+        return count
+
+    def _new(self, message: object, key: str | None, fields: dict[str, Any]) -> NewMessage:
+        self._services.check_open()
+        body = normalise_message(message, fields)
+        raw = to_json(body, "message", max_bytes=self._services.policies.limits.message_bytes)
+        tokenizer = self._services.tokenizer
+        return NewMessage(
+            id=uuid4().hex if key is None else check_id(key, "idempotency key"),
+            keyed=key is not None,
+            role=body["role"],
+            raw=raw,
+            body=from_json(raw),
+            tokens=self._services.message_tokens(body, tokenizer),
+            encoding=tokenizer.name,
+        )
+
+    async def _append(self, new: Sequence[NewMessage]) -> list[Message]:
+        started = self._services.clock.monotonic()
+        appended = await self._services.store.chat_append(self._scope, self._session, new)
+        if appended.written is not None:
+            written = appended.written
+            push = Mutation(
+                self._services.keys.chat(self._scope, self._session),
+                # With some messages there before, what is new is not simply the end of the list.
+                Op.APPEND if appended.fresh == len(new) else Op.DROP,
+                written.version,
+                written.previous,
+                items=appended.items,
+                keep=self._services.policies.limits.hot_messages,
+                ttl_ms=self._services.policies.ttl_ms(Kind.CHAT),
+            )
+            mutations = [push]
+            if any(is_system(message.body) for message in new):
+                mutations.append(self._drop_lead())
+            await self._services.aside.write(self._scope.tenant, written, mutations, started, Kind.CHAT)
+        return [decode.message(item) for item in appended.items]
+
+    async def _dropped(self, written: Written | None, started: float) -> None:
+        if written is not None:
+            drop = Mutation(self._services.keys.chat(self._scope, self._session), Op.DROP, written.version)
+            mutations = [drop, self._drop_lead()]
+            await self._services.aside.write(self._scope.tenant, written, mutations, started, Kind.CHAT)
+
+    def _drop_lead(self) -> Mutation:
+        return Mutation(self._services.keys.chat_lead(self._scope, self._session), Op.DROP)

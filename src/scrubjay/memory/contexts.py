@@ -1,0 +1,181 @@
+"""Typed, versioned JSON records of a user, or shared by a tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from scrubjay.cache.aside import Source
+from scrubjay.core.codec import from_json, to_json
+from scrubjay.core.errors import InvalidContent
+from scrubjay.core.frozen import FrozenList, freeze
+from scrubjay.core.keys import Kind
+from scrubjay.core.policy import check_limit
+from scrubjay.core.ports import Load, Mutation, Op, PutMode, Read, Shape, Written
+from scrubjay.core.records import ContextRecord
+from scrubjay.core.scope import Scope, check_id
+from scrubjay.memory import decode
+from scrubjay.memory.services import Services
+
+CURRENT = "current"
+"""The id of the one record of a type that `set` writes."""
+
+
+def source(services: Services, scope: Scope, type_: str, wanted: int = 0) -> Source[FrozenList[ContextRecord]]:
+    """Return how the newest contexts of one type are read."""
+    policy = services.policies.context(type_)
+    return Source(
+        Read(services.keys.context(scope, type_), Shape.VALUE),
+        Load(Kind.CONTEXT, scope, type_),
+        decode.contexts,
+        wanted=wanted,
+        keep=services.policies.limits.hot_contexts,
+        ttl_ms=policy.ttl_ms,
+        cacheable=policy.cacheable(encrypted=services.encrypted),
+        max_bytes=policy.max_cached_bytes,
+    )
+
+
+class Contexts:
+    """The contexts of one user (or, at a tenant's handle, the reference data that its users share).
+
+    `set` and `latest` are for what there is one of (a profile); `create`, `get`, `list`, `update` and `delete` for
+    collections. Reads are served from the cache as the policy of the type allows.
+    """
+
+    def __init__(self, services: Services, scope: Scope) -> None:
+        self._services = services
+        self._scope = scope
+
+    async def set(self, type: str, content: Any, metadata: Mapping[str, Any] | None = None) -> ContextRecord:
+        """Replace the one record of a type.
+
+        Args:
+            type: The context type (`profile`, `preference`, `conversation`, `reference`, or one of your own).
+            content: JSON.
+            metadata: A JSON object; None for none.
+
+        Raises:
+            InvalidContent: The content is not JSON.
+            TooLarge: It is over the limit of its type.
+            StoreUnavailable: The store cannot be reached; nothing was written.
+        """
+        return await self._put(type, CURRENT, content, metadata or {}, PutMode.SET, None)
+
+    async def latest(self, type: str) -> Any:
+        """Return the content of the newest record of a type; None if there is none.
+
+        Raises:
+            StoreUnavailable: Neither the cache nor the store can answer.
+        """
+        found = await self.list(type, limit=1)
+        return found[0].content if found else None
+
+    async def create(self, type: str, content: Any, metadata: Mapping[str, Any] | None = None) -> ContextRecord:
+        """Add a record to a type's collection and return it; its id is random.
+
+        Args:
+            type: The context type.
+            content: JSON.
+            metadata: A JSON object; None for none.
+
+        Raises:
+            InvalidContent: The content is not JSON.
+            TooLarge: It is over the limit of its type.
+        """
+        return await self._put(type, uuid4().hex, content, metadata or {}, PutMode.CREATE, None)
+
+    async def get(self, type: str, id: str) -> ContextRecord | None:
+        """Return one record by its id; None if there is none."""
+        type_, id_ = self._type(type), check_id(id, "context id")
+        read = source(self._services, self._scope, type_)
+        for record in await self._services.aside.get(read):
+            if record.id == id_:
+                return record
+        raw = await self._services.store.context_get(self._scope, type_, id_)
+        return None if raw is None else _record(raw)
+
+    async def list(self, type: str, limit: int = 50) -> FrozenList[ContextRecord]:
+        """Return the newest records of a type, newest first.
+
+        Args:
+            type: The context type.
+            limit: The most records; more than the cache holds are read from the store.
+        """
+        type_ = self._type(type)
+        check_limit(limit, "limit", most=self._services.policies.limits.page, least=0)
+        found = await self._services.aside.get(source(self._services, self._scope, type_, limit))
+        return found if len(found) <= limit else FrozenList(found[:limit])
+
+    async def update(
+        self,
+        type: str,
+        id: str,
+        content: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        expected_version: int | None = None,
+    ) -> ContextRecord:
+        """Replace a record's content and return it.
+
+        Args:
+            type: The context type.
+            id: The record's id.
+            content: JSON.
+            metadata: A JSON object; None keeps what it has.
+            expected_version: Write only if the record still has this version.
+
+        Raises:
+            NotFound: There is no such record.
+            VersionConflict: Somebody else wrote it meanwhile.
+        """
+        return await self._put(type, check_id(id, "context id"), content, metadata, PutMode.UPDATE, expected_version)
+
+    async def delete(self, type: str, id: str) -> bool:
+        """Delete a record; return whether there was one."""
+        type_, id_ = self._type(type), check_id(id, "context id")
+        started = self._services.clock.monotonic()
+        written = await self._services.store.context_delete(self._scope, type_, id_)
+        if written is not None:
+            await self._dropped(type_, written, started)
+        return written is not None
+
+    async def invalidate(self, type: str) -> None:
+        """Make the next read of a type come from the store."""
+        key = self._services.keys.context(self._scope, self._type(type))
+        await self._services.hot.apply([Mutation(key, Op.DROP)])
+
+    def _type(self, type_: str) -> str:
+        self._services.check_open()
+        return check_id(type_, "context type")
+
+    async def _put(
+        self,
+        type_: str,
+        id_: str,
+        content: Any,
+        metadata: Mapping[str, Any] | None,
+        mode: PutMode,
+        expected: int | None,
+    ) -> ContextRecord:
+        self._type(type_)
+        limit = self._services.policies.context(type_).max_bytes
+        raw = to_json(content, f"content of {type_!r:.80}", max_bytes=limit)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidContent("metadata must be an object (a dict with text keys)")
+        extra = None if metadata is None else to_json(dict(metadata), "metadata", max_bytes=limit)
+        started = self._services.clock.monotonic()
+        record, written = await self._services.store.context_put(
+            self._scope, type_, id_, raw, extra, mode=mode, expected=expected
+        )
+        await self._dropped(type_, written, started)
+        return _record(record)
+
+    async def _dropped(self, type_: str, written: Written, started: float) -> None:
+        drop = Mutation(self._services.keys.context(self._scope, type_), Op.DROP, written.version)
+        await self._services.aside.write(self._scope.tenant, written, [drop], started, Kind.CONTEXT)
+
+
+def _record(raw: bytes) -> ContextRecord:
+    return ContextRecord(freeze(from_json(raw)))

@@ -1,0 +1,112 @@
+"""What assemblies measured: per session for a week, and averages over a tenant's sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from scrubjay.cache.aside import Source
+from scrubjay.core.errors import InvalidContent
+from scrubjay.core.frozen import FrozenDict
+from scrubjay.core.keys import Kind
+from scrubjay.core.ports import Load, Read, Shape
+from scrubjay.core.records import iso
+from scrubjay.core.scope import Scope
+from scrubjay.memory import decode
+from scrubjay.memory.services import Services
+
+_AVERAGED = ("assembly_time_ms", "total_tokens", "pruned_messages")
+
+
+class SessionMetrics:
+    """The metrics of a session's last assembly: a hash that lives for seven days."""
+
+    def __init__(self, services: Services, scope: Scope, session: str) -> None:
+        self._services = services
+        self._scope = scope
+        self._session = session
+
+    async def record(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Record metrics; `assemble` does so by itself.
+
+        Args:
+            metrics: Names with JSON values, such as `sources_used`, `total_tokens`, `assembly_time_ms`,
+                `pruned_messages`. A `timestamp` is added.
+            **more: The same by keyword.
+
+        Raises:
+            InvalidContent: It is empty, or a value is not JSON.
+            StoreUnavailable: The store cannot be reached.
+        """
+        self._services.check_open()
+        values = {**(metrics or {}), **more}
+        if not values:
+            raise InvalidContent("there is nothing to record; give metrics by name")
+        self.note(values)
+        await self._services.activity.flush()
+        await self._services.aside.get(self._source())
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Take metrics to be recorded off the request path."""
+        limits = self._services.policies.limits
+        stamped = {"timestamp": iso(self._services.clock.now_ms()), **values}
+        fields = decode.encode_fields(stamped, "metric", max_bytes=limits.field_bytes, most=limits.agent_fields)
+        encoded = {key.encode(): raw for key, raw in fields.items()}
+        self._services.activity.note(self._scope, self._session, encoded)
+
+    async def get(self) -> FrozenDict[str, Any]:
+        """Return the metrics of the last assembly; empty if there are none, or only older ones."""
+        self._services.check_open()
+        noted = self._services.activity.metrics(self._scope, self._session)
+        if noted is not None:
+            return decode.from_fields(noted)
+        return await self._services.aside.get(self._source())
+
+    def _source(self) -> Source[FrozenDict[str, Any]]:
+        return Source(
+            Read(self._services.keys.metrics(self._scope, self._session), Shape.HASH),
+            Load(Kind.METRICS, self._scope, self._session),
+            decode.fields,
+            ttl_ms=self._services.policies.ttl_ms(Kind.METRICS),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AssemblyAverages:
+    """Averages over a tenant's newest sessions: of each, its last assembly.
+
+    Attributes:
+        sessions: How many sessions.
+        assemblies: How many assemblies were looked at to find them.
+        assembly_time_ms: The mean time in milliseconds; None if no session has it.
+        total_tokens: The mean tokens of a window.
+        pruned_messages: The mean number of messages left out.
+    """
+
+    sessions: int
+    assemblies: int
+    assembly_time_ms: float | None
+    total_tokens: float | None
+    pruned_messages: float | None
+
+
+async def averages(services: Services, scope: Scope) -> AssemblyAverages | None:
+    """Return the averages of a tenant's newest assemblies; None if the cache cannot be reached."""
+    await services.activity.flush()
+    items = await services.hot.recent(services.keys.recent_metrics(scope).key, services.policies.limits.metrics_window)
+    if items is None:
+        return None
+    last: dict[str, Mapping[str, Any]] = {}
+    for raw in items:
+        item = orjson.loads(raw)
+        last.setdefault(item["session"], item["metrics"])
+    means = {name: _mean(metrics.get(name) for metrics in last.values()) for name in _AVERAGED}
+    return AssemblyAverages(len(last), len(items), **means)
+
+
+def _mean(values: Iterable[object]) -> float | None:
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return sum(numbers) / len(numbers) if numbers else None

@@ -1,0 +1,52 @@
+"""What every memory kind works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scrubjay.cache.aside import CacheAside
+from scrubjay.core.clock import Clock
+from scrubjay.core.errors import Closed
+from scrubjay.core.keys import KeySpace
+from scrubjay.core.policy import Policies
+from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
+from scrubjay.memory.activity import ActivityLog
+
+
+@dataclass(slots=True)
+class Services:
+    """The ports and settings that the memory kinds share; one per opened Scrubjay.
+
+    Attributes:
+        store: The system of record.
+        hot: The cache server.
+        aside: Reads through the cache, writes past it.
+        keys: Builds the cache keys.
+        policies: Times to live and limits.
+        clock: The time.
+        tokenizer: Counts tokens.
+        message_tokens: Counts a message's content; the count is stored with the message.
+        summarizer: Writes session summaries.
+        activity: Notes the use of sessions, off the request path.
+        encrypted: Whether cached values are encrypted (sensitive contexts are cached only then).
+    """
+
+    store: Store
+    hot: HotTier
+    aside: CacheAside
+    keys: KeySpace
+    policies: Policies
+    clock: Clock
+    tokenizer: Tokenizer
+    message_tokens: Callable[[Mapping[str, Any], Tokenizer], int]
+    summarizer: Summarizer
+    activity: ActivityLog
+    encrypted: bool = False
+    closed: bool = False
+
+    def check_open(self) -> None:
+        """Raise `Closed` if the Scrubjay was closed."""
+        if self.closed:
+            raise Closed("this Scrubjay is closed; open another one")

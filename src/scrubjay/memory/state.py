@@ -1,0 +1,107 @@
+"""Session state: fields that live as long as the session is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from scrubjay.cache.aside import Source
+from scrubjay.core.frozen import FrozenDict
+from scrubjay.core.keys import Kind
+from scrubjay.core.policy import check_ttl_ms
+from scrubjay.core.ports import Load, Mutation, Op, Read, Shape
+from scrubjay.core.scope import Scope, check_id
+from scrubjay.memory import decode
+from scrubjay.memory.services import Services
+
+
+def source(services: Services, scope: Scope, session: str, *, slide: bool = False) -> Source[FrozenDict[str, Any]]:
+    """Return how a session's state is read; `slide` renews its life."""
+    return Source(
+        Read(services.keys.state(scope, session), Shape.HASH, slide=slide),
+        Load(Kind.STATE, scope, session),
+        decode.fields,
+        ttl_ms=services.policies.ttl_ms(Kind.STATE),
+    )
+
+
+class SessionState:
+    """The short-term state of one session: fields with JSON values, gone after a time of inactivity (30 minutes).
+
+    Writes and assemblies renew its life; reads do not.
+    """
+
+    def __init__(self, services: Services, scope: Scope, session: str) -> None:
+        self._services = services
+        self._scope = scope
+        self._session = session
+
+    async def set(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
+        """Set one field.
+
+        Args:
+            key: 1 to 256 bytes without control characters.
+            value: JSON.
+            ttl: Seconds of inactivity after which the whole state is gone, from now on; None keeps what it is.
+
+        Raises:
+            InvalidContent: The value is not JSON.
+            InvalidLimit: The TTL is not positive.
+            TooLarge: The value, or the number of fields, is over its limit.
+            StoreUnavailable: The store cannot be reached; nothing was written.
+        """
+        await self.update({key: value}, ttl=ttl)
+
+    async def update(self, fields: Mapping[str, Any], ttl: float | timedelta | None = None) -> None:
+        """Set several fields in one transaction; see `set`."""
+        self._services.check_open()
+        limits = self._services.policies.limits
+        encoded = decode.encode_fields(fields, "state key", max_bytes=limits.field_bytes, most=limits.state_fields)
+        ttl_ms = None if ttl is None else check_ttl_ms(ttl)
+        if not encoded:
+            return
+        started = self._services.clock.monotonic()
+        written, cleared, lives_ms = await self._services.store.state_put(
+            self._scope, self._session, encoded, ttl_ms=ttl_ms, most=limits.state_fields
+        )
+        put = Mutation(
+            self._services.keys.state(self._scope, self._session),
+            # Where expired fields were cleared, a cached entry may still show them.
+            Op.DROP if cleared else Op.PUT,
+            written.version,
+            written.previous,
+            fields={key.encode(): value for key, value in encoded.items()},
+            ttl_ms=lives_ms,
+        )
+        await self._services.aside.write(self._scope.tenant, written, [put], started, Kind.STATE)
+
+    async def get(self, key: str) -> Any:
+        """Return one field; None if there is none, or if the state has expired."""
+        check_id(key, "state key")
+        return (await self.all()).get(key)
+
+    async def all(self) -> FrozenDict[str, Any]:
+        """Return all fields, read-only; none if the state has expired."""
+        self._services.check_open()
+        return await self._services.aside.get(source(self._services, self._scope, self._session))
+
+    async def delete(self, key: str) -> bool:
+        """Delete one field; return whether there was one."""
+        self._services.check_open()
+        check_id(key, "state key")
+        started = self._services.clock.monotonic()
+        answer = await self._services.store.state_delete(self._scope, self._session, key)
+        if answer is None:
+            return False
+        written, lives_ms = answer
+        delete = Mutation(
+            self._services.keys.state(self._scope, self._session),
+            Op.DELETE,
+            written.version,
+            written.previous,
+            fields={key.encode(): b""},
+            ttl_ms=lives_ms,
+        )
+        await self._services.aside.write(self._scope.tenant, written, [delete], started, Kind.STATE)
+        return True

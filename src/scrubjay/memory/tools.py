@@ -1,0 +1,114 @@
+"""Tool outputs: one structured record per step of a session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scrubjay.cache.aside import Source
+from scrubjay.core.codec import to_json
+from scrubjay.core.frozen import FrozenList
+from scrubjay.core.keys import Kind
+from scrubjay.core.ports import Load, Mutation, Op, Read, Shape
+from scrubjay.core.records import ToolOutput
+from scrubjay.core.scope import Scope, check_id, check_step
+from scrubjay.memory import decode
+from scrubjay.memory.services import Services
+
+
+def index_source(services: Services, scope: Scope, session: str, wanted: int = 0) -> Source[FrozenList[ToolOutput]]:
+    """Return how the newest tool outputs of a session are read, large ones cut to their beginning."""
+    return Source(
+        Read(services.keys.tool_index(scope, session), Shape.LIST),
+        Load(Kind.TOOL_INDEX, scope, session),
+        decode.tools,
+        wanted=wanted,
+        keep=services.policies.limits.hot_tools,
+        ttl_ms=services.policies.ttl_ms(Kind.TOOL_INDEX),
+    )
+
+
+class Tools:
+    """The tool outputs of one session, hot for an hour and kept whole in the store."""
+
+    def __init__(self, services: Services, scope: Scope, session: str) -> None:
+        self._services = services
+        self._scope = scope
+        self._session = session
+
+    async def record(
+        self,
+        step: int | None = None,
+        name: str = "",
+        arguments: Any = None,
+        output: Any = None,
+        *,
+        tool_call_id: str | None = None,
+        error: str | None = None,
+    ) -> ToolOutput:
+        """Record what a tool returned; recording a step again replaces it.
+
+        Args:
+            step: The step's number, 0 or above; None takes the next one of the session.
+            name: The tool's name.
+            arguments: What it was called with, as JSON.
+            output: What it returned, as JSON.
+            tool_call_id: The model's call that it answers; the chat's tool message then stands for it in a window.
+            error: What went wrong, if something did.
+
+        Raises:
+            InvalidId: The step or the name cannot be one.
+            InvalidContent: Something is not JSON.
+            TooLarge: The output is over its limit (4 MiB).
+            StoreUnavailable: The store cannot be reached; nothing was written.
+        """
+        self._services.check_open()
+        number = None if step is None else check_step(step)
+        limits = self._services.policies.limits
+        fields = {
+            b"name": to_json(check_id(name, "tool name"), "name"),
+            b"arguments": to_json(arguments, "arguments", max_bytes=limits.tool_output_bytes),
+            b"output": to_json(output, "output", max_bytes=limits.tool_output_bytes),
+            b"tool_call_id": to_json(tool_call_id if tool_call_id is None else check_id(tool_call_id, "tool call id")),
+            b"error": to_json(error, "error", max_bytes=limits.tool_output_bytes),
+        }
+        started = self._services.clock.monotonic()
+        done = await self._services.store.tool_put(self._scope, self._session, number, fields)
+        keys = self._services.keys
+        mutations = [
+            Mutation(
+                keys.tool_index(self._scope, self._session),
+                Op.APPEND if done.newest else Op.DROP,
+                done.written.version,
+                done.written.previous,
+                items=[done.item],
+                keep=limits.hot_tools,
+                ttl_ms=self._services.policies.ttl_ms(Kind.TOOL_INDEX),
+            ),
+            Mutation(keys.tool(self._scope, self._session, done.step), Op.DROP, done.written.version),
+        ]
+        await self._services.aside.write(self._scope.tenant, done.written, mutations, started, Kind.TOOL)
+        return ToolOutput(decode.from_fields(done.fields))
+
+    async def get(self, step: int) -> ToolOutput | None:
+        """Return one tool output, whole; None if there is none."""
+        self._services.check_open()
+        number = check_step(step)
+        return await self._services.aside.get(
+            Source(
+                Read(self._services.keys.tool(self._scope, self._session, number), Shape.HASH),
+                Load(Kind.TOOL, self._scope, self._session, step=number),
+                decode.tool,
+                ttl_ms=self._services.policies.ttl_ms(Kind.TOOL),
+                max_bytes=self._services.policies.limits.message_bytes,
+            )
+        )
+
+    async def all(self) -> FrozenList[ToolOutput]:
+        """Return all tool outputs of the session, in order of their steps.
+
+        Outputs over 16 KiB stand here as the beginning of their JSON text, with `truncated` telling their size in
+        bytes; `get(step)` returns the whole.
+        """
+        self._services.check_open()
+        page = self._services.policies.limits.page
+        return await self._services.aside.get(index_source(self._services, self._scope, self._session, page))

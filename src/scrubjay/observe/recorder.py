@@ -1,0 +1,117 @@
+"""Counters and latencies of this process, derived from outcomes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from scrubjay.core.outcome import Outcome, Tier
+
+_BASE_S = 1e-6
+_STEP = 2**0.25
+
+
+class Histogram:
+    """Durations in buckets that grow by 2^(1/4): a quantile is right within 19 %, in a bounded space.
+
+    The buckets are those of the base-2 exponential histograms of OpenTelemetry (scale 2).
+    """
+
+    __slots__ = ("buckets", "count", "total_s")
+
+    def __init__(self) -> None:
+        self.buckets: Counter[int] = Counter()
+        self.count = 0
+        self.total_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Add one duration in seconds."""
+        self.count += 1
+        self.total_s += seconds
+        self.buckets[math.ceil(math.log(max(seconds, _BASE_S) / _BASE_S, _STEP))] += 1
+
+    def merge(self, buckets: Mapping[str, int], total_s: float) -> None:
+        """Add the durations of another histogram, as `as_dict` gives them."""
+        for bucket, count in buckets.items():
+            self.buckets[int(bucket)] += count
+            self.count += count
+        self.total_s += total_s
+
+    def quantile(self, q: float) -> float | None:
+        """Return the duration in seconds below which a share `q` (0 to 1) of all lies; None without any."""
+        if not self.count:
+            return None
+        wanted = max(1, math.ceil(q * self.count))
+        seen = 0
+        for bucket in sorted(self.buckets):
+            seen += self.buckets[bucket]
+            if seen >= wanted:
+                return float(_BASE_S * _STEP**bucket)
+        raise AssertionError("the buckets hold fewer than they count")
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return count, mean, p50 and p99, durations in milliseconds."""
+        p50, p99 = self.quantile(0.5), self.quantile(0.99)
+        return {
+            "count": self.count,
+            "mean_ms": round(self.total_s / self.count * 1000, 4) if self.count else None,
+            "p50_ms": None if p50 is None else round(p50 * 1000, 4),
+            "p99_ms": None if p99 is None else round(p99 * 1000, 4),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the buckets and the sum as JSON, for another process to merge."""
+        return {"buckets": {str(bucket): count for bucket, count in self.buckets.items()}, "total_s": self.total_s}
+
+
+class ProcessRecorder:
+    """Counts what this process reads and writes, and how long it takes by tier."""
+
+    def __init__(self) -> None:
+        self.reads_by_tier = {tier: Histogram() for tier in Tier}
+        self.writes = Histogram()
+        self.hits = 0
+        self.misses = 0
+
+    def record(self, outcome: Outcome) -> None:
+        """Take one outcome."""
+        if outcome.operation == "write":
+            self.writes.add(outcome.seconds)
+            return
+        self.reads_by_tier[outcome.tier].add(outcome.seconds)
+        self.hits += outcome.hits
+        self.misses += outcome.misses
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of things read that the cache answered; None before the first read."""
+        total = self.hits + self.misses
+        return self.hits / total if total else None
+
+    def latencies(self) -> dict[str, dict[str, float | int | None]]:
+        """Return count, mean, p50 and p99 (milliseconds) of reads by the slowest tier they needed, and of writes."""
+        return {
+            **{str(tier): histogram.summary() for tier, histogram in self.reads_by_tier.items()},
+            "write": self.writes.summary(),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON, for another process to merge."""
+        return {
+            "hits": self.hits,
+            "misses": self.misses,
+            "reads": {str(tier): histogram.as_dict() for tier, histogram in self.reads_by_tier.items()},
+            "writes": self.writes.as_dict(),
+        }
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add what another process published."""
+        self.hits += int(other["hits"])
+        self.misses += int(other["misses"])
+        for tier, histogram in self.reads_by_tier.items():
+            part = other["reads"].get(str(tier))
+            if part:
+                histogram.merge(part["buckets"], part["total_s"])
+        self.writes.merge(other["writes"]["buckets"], other["writes"]["total_s"])

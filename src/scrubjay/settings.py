@@ -1,0 +1,201 @@
+"""One frozen tree of settings: keyword arguments, environment (`SCRUBJAY_…`), TOML file, defaults; in that order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from scrubjay.core.errors import ConfigurationError
+from scrubjay.core.policy import CONTEXT_POLICIES, SECOND, ContextPolicy, Limits, Policies
+
+CONFIG_VARIABLE = "SCRUBJAY_CONFIG"
+DEFAULT_FILE = "scrubjay.toml"
+MIB = 1024 * 1024
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ContextSettings(_Part):
+    """The policy of one context type.
+
+    Attributes:
+        ttl: Seconds in the cache.
+        changes: `fast` is not cached.
+        reads: `rare` is not cached.
+        sensitive: Not cached, unless the cache is encrypted.
+        max_bytes: The largest record.
+        max_cached_bytes: The largest cached entry.
+    """
+
+    ttl: float | None = Field(default=None, gt=0)
+    changes: Literal["slow", "fast"] = "slow"
+    reads: Literal["often", "rare"] = "often"
+    sensitive: bool = False
+    max_bytes: int | None = Field(default=None, gt=0)
+    max_cached_bytes: int | None = Field(default=None, ge=0)
+
+
+class TtlSettings(_Part):
+    """Times to live, in seconds."""
+
+    state: float = Field(default=1_800, gt=0)
+    chat: float = Field(default=1_800, gt=0)
+    tool: float = Field(default=3_600, gt=0)
+    summary: float = Field(default=30 * 86_400, gt=0)
+    metrics: float = Field(default=7 * 86_400, gt=0)
+
+
+class LimitSettings(_Part):
+    """Limits of what can grow; sizes in bytes of JSON. See `scrubjay.core.policy.Limits`."""
+
+    message_bytes: int = Field(default=Limits().message_bytes, gt=0)
+    messages_per_append: int = Field(default=Limits().messages_per_append, gt=0)
+    tool_output_bytes: int = Field(default=Limits().tool_output_bytes, gt=0)
+    field_bytes: int = Field(default=Limits().field_bytes, gt=0)
+    state_fields: int = Field(default=Limits().state_fields, gt=0)
+    memory_fields: int = Field(default=Limits().memory_fields, gt=0)
+    agent_fields: int = Field(default=Limits().agent_fields, gt=0)
+    summary_bytes: int = Field(default=Limits().summary_bytes, gt=0)
+    page: int = Field(default=Limits().page, gt=0)
+    hot_messages: int = Field(default=Limits().hot_messages, gt=0)
+    hot_tools: int = Field(default=Limits().hot_tools, gt=0)
+    hot_contexts: int = Field(default=Limits().hot_contexts, gt=0)
+    hot_summaries: int = Field(default=Limits().hot_summaries, gt=0)
+    tool_preview_bytes: int = Field(default=Limits().tool_preview_bytes, gt=0)
+    metrics_window: int = Field(default=Limits().metrics_window, gt=0)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set.
+
+    Attributes:
+        store: The URL of the system of record: `postgresql://…` or `sqlite:///file`. Without one, a SQLite file in
+            `data_dir`.
+        cache: The URL of the cache: `valkey://`, `valkeys://`, `redis://`, `rediss://`, `unix://`, `embedded:` (a
+            private Valkey in `data_dir`) or `none:`.
+        data_dir: Where the SQLite file and the private Valkey live.
+        default_tenant: The tenant of `jay.user(id)`.
+        prefix: What every key begins with.
+        tokenizer: An encoding (`o200k_base`, `cl100k_base`), a model's name, or `heuristic`.
+        store_timeout: The longest that one transaction may take, in seconds.
+        store_connections: The most connections to PostgreSQL.
+        cache_timeout: The longest that one round trip to the cache may take, in seconds.
+        cache_connections: The most connections to the cache.
+        cache_memory: The memory of the embedded Valkey, in bytes.
+        lease: How long a reader may load before another may take over, in seconds.
+        housekeeping: Seconds between background writes (activity, confirmations, counters).
+        ttl: Times to live.
+        limits: Limits.
+        contexts: Policies by context type, over the defaults.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SCRUBJAY_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    store: str | None = None
+    cache: str = "embedded:"
+    data_dir: Path = Path(".scrubjay")
+    default_tenant: str = "default"
+    prefix: str = "sj1"
+    tokenizer: str = "o200k_base"
+    store_timeout: float = Field(default=5.0, gt=0)
+    store_connections: int = Field(default=8, ge=1, le=1_000)
+    cache_timeout: float = Field(default=0.25, gt=0)
+    cache_connections: int = Field(default=16, ge=1, le=1_000)
+    cache_memory: int = Field(default=256 * MIB, ge=4 * MIB)
+    lease: float = Field(default=5.0, gt=0)
+    housekeeping: float = Field(default=1.0, gt=0)
+    ttl: TtlSettings = TtlSettings()
+    limits: LimitSettings = LimitSettings()
+    contexts: Mapping[str, ContextSettings] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names it
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources, the strongest first."""
+        toml = TomlConfigSettingsSource(settings_cls, _file())
+        return init_settings, env_settings, file_secret_settings, toml
+
+    @property
+    def store_url(self) -> str:
+        """The URL of the store, the default one filled in."""
+        if self.store is not None:
+            return self.store
+        return f"sqlite:///{_quoted(self.data_dir / 'scrubjay.db')}"
+
+    def policies(self) -> Policies:
+        """Return times to live and limits as the core takes them."""
+        return Policies(
+            contexts=MappingProxyType({**CONTEXT_POLICIES, **{t: _policy(t, s) for t, s in self.contexts.items()}}),
+            state_ttl_ms=_ms(self.ttl.state),
+            chat_ttl_ms=_ms(self.ttl.chat),
+            tool_ttl_ms=_ms(self.ttl.tool),
+            summary_ttl_ms=_ms(self.ttl.summary),
+            metrics_ttl_ms=_ms(self.ttl.metrics),
+            lease_ms=_ms(self.lease),
+            limits=Limits(**self.limits.model_dump()),
+        )
+
+
+def load_settings(given: Mapping[str, Any]) -> Settings:
+    """Return the settings, with keyword arguments over environment over file.
+
+    Raises:
+        ConfigurationError: A setting is unknown or cannot work; the message names it and never shows its value.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        # A value may be a secret (a URL with a password), so only places and reasons are told.
+        problems = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
+        raise ConfigurationError("settings: " + "; ".join(problems)) from None
+    except ValueError as error:
+        raise ConfigurationError(f"settings: the file {_file()} cannot be read: {error}") from None
+
+
+def _file() -> Path | None:
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise ConfigurationError(f"settings: {CONFIG_VARIABLE} names {named!r}, which is no file")
+        return Path(named)
+    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * SECOND))
+
+
+def _policy(type_: str, given: ContextSettings) -> ContextPolicy:
+    base = CONTEXT_POLICIES.get(type_, ContextPolicy())
+    return ContextPolicy(
+        ttl_ms=base.ttl_ms if given.ttl is None else _ms(given.ttl),
+        changes=given.changes,
+        reads=given.reads,
+        sensitive=given.sensitive,
+        max_bytes=base.max_bytes if given.max_bytes is None else given.max_bytes,
+        max_cached_bytes=base.max_cached_bytes if given.max_cached_bytes is None else given.max_cached_bytes,
+    )

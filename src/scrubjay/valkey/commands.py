@@ -1,0 +1,72 @@
+"""What the tier says to a client and hears from it: commands, replies, scripts. No client library is known here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Protocol
+
+Command = tuple[bytes | str | int, ...]
+"""A command and its arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """The server refused one command of a batch: `code` is the first word of its reply (`WRONGTYPE`, `OOM`, …)."""
+
+    code: str
+    message: str
+
+
+Reply = bytes | int | list[Any] | ServerError | None
+"""What the server answers to one command; text is bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script, known to the server by its digest.
+
+    Attributes:
+        name: What it is called in messages.
+        source: Its text.
+    """
+
+    name: str
+    source: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest)
+
+    @classmethod
+    def packaged(cls, name: str) -> Script:
+        """Return the script `scripts/<name>.lua` of this package."""
+        return cls(name, files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8"))
+
+    def command(self, keys: Sequence[str], arguments: Iterable[bytes | str | int]) -> Command:
+        """Return the command that runs it; its keys must live in one slot."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+class Client(Protocol):
+    """The one way to a server, whatever its topology: a batch of commands in, one reply per command out."""
+
+    async def call(self, commands: Sequence[Command]) -> list[Reply]:
+        """Send a batch and return one reply per command, in order.
+
+        Commands on one slot run in their order; between them others' commands may run. A script that the server does
+        not know runs after the rest of its batch.
+
+        Raises:
+            CacheUnavailable: The server did not answer in time; any part of the batch may have run or may yet run.
+            CacheAuthFailed: It wants credentials, or refuses those given.
+            Closed: The client is closed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release all connections."""
+        ...

@@ -1,0 +1,54 @@
+"""The cache of `none:`: nothing is ever there, and every change succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scrubjay.core.keys import HotKey
+from scrubjay.core.ports import Fill, Hit, Miss, MissReason, Mutation, Read
+
+_MISS = Miss(MissReason.NOT_CACHED)
+
+
+class NullTier:
+    """A `HotTier` that holds nothing. No lease is ever granted, so nobody fills it."""
+
+    async def read(self, reads: Sequence[Read]) -> list[Hit | Miss]:
+        """Miss everything."""
+        return [_MISS] * len(reads)
+
+    async def fill(self, fills: Sequence[Fill]) -> list[bool]:
+        """Fill nothing."""
+        return [False] * len(fills)
+
+    async def apply(self, mutations: Sequence[Mutation]) -> bool:  # noqa: ARG002
+        """Succeed: there is no entry that the writes could have left stale."""
+        return True
+
+    async def rotate(self, generation_key: str) -> bool:  # noqa: ARG002
+        """Succeed."""
+        return True
+
+    async def erase(self, keys: Sequence[HotKey], generation_keys: Sequence[str]) -> bool:  # noqa: ARG002
+        """Succeed."""
+        return True
+
+    async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:  # noqa: ARG002
+        """Succeed, and forget the item."""
+        return True
+
+    async def recent(self, key: str, count: int) -> list[bytes] | None:  # noqa: ARG002
+        """Return nothing."""
+        return []
+
+    async def ping(self) -> float | None:
+        """Return no time at all."""
+        return 0.0
+
+    async def info(self) -> dict[str, Any] | None:
+        """Return nothing."""
+        return {}
+
+    async def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,74 @@
+-- Apply one committed write to its entry, if that is complete and exactly one version behind. The lease always goes, so
+-- that no load begun before the write can fill.
+--
+-- KEYS: key, lease.
+-- ARGV: store incarnation, operation, version, previous version, most items kept, ttl ms (0: none), then the items
+--       (PUT, REPLACE: fields and values in turn; DELETE: fields; APPEND: items).
+-- Returns 0 if there was nothing, 1 if it was applied, 2 if the entry had it already, 3 if the entry was deleted.
+
+local DROP, PUT, DELETE, REPLACE, APPEND, TRIM = '0', '1', '2', '3', '4', '5'
+local PATTERN = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);([wp]);%d+$'
+local key, op, version, keep, ttl = KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[5]), ARGV[6]
+
+redis.call('UNLINK', KEYS[2])
+
+local function drop()
+  return redis.call('UNLINK', key) * 3
+end
+
+if op == DROP then return drop() end
+
+local is_list = op == APPEND or op == TRIM
+local header = redis.pcall(is_list and 'LINDEX' or 'HGET', key, is_list and 0 or '\000')
+if type(header) ~= 'string' then return drop() end
+local incarnation, generation, shown, key_id, count, whole = string.match(header, PATTERN)
+if not incarnation or incarnation ~= ARGV[1] then return drop() end
+if tonumber(shown) >= tonumber(version) then return 2 end
+if tonumber(shown) ~= tonumber(ARGV[4]) then return drop() end
+if redis.call(is_list and 'LLEN' or 'HLEN', key) - 1 ~= tonumber(count) then return drop() end
+
+-- In pieces: Lua's stack is bounded.
+local function each(command)
+  for first = 7, #ARGV, 1000 do
+    redis.call(command, key, unpack(ARGV, first, math.min(first + 999, #ARGV)))
+  end
+end
+
+local function encode(items)
+  return table.concat({
+    '1', incarnation, generation, version, key_id, string.format('%d', items), whole, ttl
+  }, ';')
+end
+
+local function change_list()
+  if op == APPEND then each('RPUSH') end
+  local items = redis.call('LLEN', key) - 1
+  if items <= keep then
+    redis.call('LSET', key, 0, encode(items))
+    return
+  end
+  -- What APPEND cuts, the store still has; what TRIM cuts was cut there as well.
+  if op == APPEND then whole = 'p' end
+  redis.call('LTRIM', key, items - keep + 1, -1)
+  redis.call('LPUSH', key, encode(keep))
+end
+
+local function change_hash()
+  if op == REPLACE then
+    redis.call('UNLINK', key)
+    whole = 'w'
+  end
+  each(op == DELETE and 'HDEL' or 'HSET')
+  local fields = redis.call('HLEN', key)
+  if op ~= REPLACE then fields = fields - 1 end
+  redis.call('HSET', key, '\000', encode(fields))
+end
+
+local function change()
+  if is_list then change_list() else change_hash() end
+  if ttl ~= '0' then redis.call('PEXPIRE', key, ttl) else redis.call('PERSIST', key) end
+end
+
+-- Out of memory, or anything else: half a change must not be read as a whole entry.
+if pcall(change) then return 1 end
+return drop()

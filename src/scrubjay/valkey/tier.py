@@ -1,0 +1,298 @@
+"""The shared cache (L2) on Valkey or Redis: the port `HotTier`, by a few Lua scripts.
+
+Each entry says in its header which store, generation, version and count it shows, and is believed only if all of it is
+true. The scripts hold the rules, because only there are they atomic; this module packs their arguments, reads
+their replies, and turns every trouble of the server into a miss or a False, counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from scrubjay.core.codec import HEADER_FIELD, Header
+from scrubjay.core.counters import CacheCounters
+from scrubjay.core.errors import CacheUnavailable
+from scrubjay.core.keys import HotKey
+from scrubjay.core.policy import DAY
+from scrubjay.core.ports import Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Payload, Read, Shape
+from scrubjay.valkey.commands import Client, Command, Reply, Script, ServerError
+
+GENERATION_MS = 30 * DAY
+"""How long an owner's generation lives. Without one everything of the owner is a miss, and a new one is made."""
+
+MAX_READS = 64
+"""The most reads that one script call answers: the server does nothing else meanwhile."""
+
+MAX_FIELDS = 1_000
+"""The most single fields of a hash that are asked for; beyond it, the whole hash is."""
+
+READ: Final = Script.packaged("read")
+FILL: Final = Script.packaged("fill")
+APPLY: Final = Script.packaged("apply")
+PUSH: Final = Script.packaged("push")
+SCRIPTS: Final = (READ, FILL, APPLY, PUSH)
+
+_REASONS: Final = (MissReason.ABSENT, MissReason.OUTDATED, MissReason.CORRUPT)
+_Group = list[tuple[int, Read]]
+
+
+class ValkeyTier:
+    """A shared cache on one server or cluster.
+
+    Args:
+        client: The way to the server; it should know `SCRIPTS`. It is closed with the tier.
+        incarnation: The id of the store's life; entries of another one are never believed.
+        lease_ms: Milliseconds a reader may take to load before another may take over.
+        new_id: Gives ids that no other process ever gives, of letters, digits, `_` and `-`; for leases and generations.
+        counters: Where to count.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        incarnation: str,
+        lease_ms: int,
+        new_id: Callable[[], str] | None = None,
+        counters: CacheCounters | None = None,
+    ) -> None:
+        self.client = client
+        self.counters = CacheCounters() if counters is None else counters
+        self._incarnation = incarnation
+        self._lease_ms = lease_ms
+        self._new_id = new_id or _unique_ids()
+
+    # --- the port
+
+    async def read(self, reads: Sequence[Read]) -> list[Hit | Miss]:
+        """Read several things; each miss that nobody else is filling comes with a lease."""
+        groups = _by_generation(reads)
+        token = self._new_id()
+        commands = [self._read_command(group, token) for group in groups]
+        replies = await self._call(commands, "read")
+        results: list[Hit | Miss] = [_UNAVAILABLE] * len(reads)
+        for group, reply in zip(groups, replies or (), strict=replies is not None):
+            if isinstance(reply, list):
+                generation = reply[0].decode()
+                for (index, read), found in zip(group, reply[1:], strict=True):
+                    results[index] = _decode(read, found, token, generation)
+            else:
+                self.counters.failures["read"] += 1
+        self._count_reads(reads, results)
+        return results
+
+    async def fill(self, fills: Sequence[Fill]) -> list[bool]:
+        """Fill what was loaded; False where the lease had been revoked or had run out."""
+        replies = await self._call([self._fill_command(fill) for fill in fills], "fill")
+        if replies is None:
+            return [False] * len(fills)
+        for fill, reply in zip(fills, replies, strict=True):
+            if isinstance(reply, ServerError):
+                self.counters.failures["fill"] += 1
+            else:
+                (self.counters.fills if reply == 1 else self.counters.refused)[fill.key.kind] += 1
+        return [reply == 1 for reply in replies]
+
+    async def apply(self, mutations: Sequence[Mutation]) -> bool:
+        """Apply committed writes; False if the server could not be told of all."""
+        return await self._tell([self._apply_command(mutation) for mutation in mutations], "apply")
+
+    async def rotate(self, generation_key: str) -> bool:
+        """Give a new random generation to an owner: everything cached for it is a miss from now on."""
+        return await self._tell([self._rotate_command(generation_key)], "rotate")
+
+    async def erase(self, keys: Sequence[HotKey], generation_keys: Sequence[str]) -> bool:
+        """Delete keys and their leases, and rotate generations; False if the server could not be told of all."""
+        # Generations first: if the rest is lost on the way, nothing of it can be read any more.
+        commands = [self._rotate_command(key) for key in generation_keys]
+        commands += [("UNLINK", key.lease, key.key) for key in keys]
+        return await self._tell(commands, "erase")
+
+    async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
+        """Put an item at the head of a bounded list that lives `ttl_ms` milliseconds from now."""
+        return await self._tell([PUSH.command([key], (item, keep, ttl_ms))], "push_recent")
+
+    async def recent(self, key: str, count: int) -> list[bytes] | None:
+        """Return the newest items of a bounded list; None if the server cannot be reached."""
+        replies = await self._call([("LRANGE", key, 0, count - 1)] if count > 0 else [], "recent")
+        if replies is None:
+            return None
+        # A key of another type: the next push replaces it.
+        return replies[0] if replies and isinstance(replies[0], list) else []
+
+    async def ping(self) -> float | None:
+        """Return the round trip in milliseconds; None if the server cannot be reached."""
+        start = time.perf_counter()
+        if not await self._tell([("PING",)], "ping"):
+            return None
+        return (time.perf_counter() - start) * 1000
+
+    async def info(self) -> dict[str, Any] | None:
+        """Return the server's `INFO`, numbers as numbers; None if it cannot be reached or asked."""
+        replies = await self._call([("INFO",)], "info")
+        if not replies or not isinstance(replies[0], bytes):
+            return None
+        lines = replies[0].decode(errors="replace").splitlines()
+        return {name: _number(text) for name, colon, text in (line.partition(":") for line in lines) if colon}
+
+    async def close(self) -> None:
+        """Release all connections."""
+        await self.client.close()
+
+    # --- counters of processes
+
+    async def publish_stats(self, key: str, index_key: str, payload: bytes, ttl_ms: int, now_ms: int) -> bool:
+        """Publish a process's counters for `ttl_ms` milliseconds; False if the server could not be told.
+
+        Args:
+            key: The key of this process; it starts with `index_key` and a colon.
+            index_key: The sorted set of the processes' keys, which spares readers a search through all keys.
+            payload: The counters.
+            ttl_ms: How long they count as live.
+            now_ms: The wall time in milliseconds.
+        """
+        return await self._tell(
+            [
+                ("SET", key, payload, "PX", ttl_ms),
+                ("ZADD", index_key, now_ms, key),
+                ("ZREMRANGEBYSCORE", index_key, "-inf", now_ms - ttl_ms),
+                ("PEXPIRE", index_key, ttl_ms),
+            ],
+            "publish_stats",
+        )
+
+    async def read_stats(self, index_key: str, most: int = 1_000) -> dict[str, bytes] | None:
+        """Return what the live processes published, by key, the newest `most`; None if the server cannot be reached."""
+        replies = await self._call([("ZREVRANGE", index_key, 0, most - 1)], "read_stats")
+        if not replies or not isinstance(replies[0], list):
+            return None if replies is None else {}
+        keys = [raw.decode(errors="replace") for raw in replies[0]]
+        # Whoever can write to the set must not choose what else is read.
+        keys = [key for key in keys if key.startswith(f"{index_key}:")]
+        payloads = await self._call([("GET", key) for key in keys], "read_stats")
+        if payloads is None:
+            return None
+        return {key: raw for key, raw in zip(keys, payloads, strict=True) if isinstance(raw, bytes)}
+
+    # --- talking to the server
+
+    async def _call(self, commands: Sequence[Command], operation: str) -> list[Reply] | None:
+        """Send commands; None, counted, if the server cannot be reached."""
+        try:
+            return await self.client.call(commands)
+        except CacheUnavailable:
+            self.counters.failures[operation] += 1
+            return None
+
+    async def _tell(self, commands: Sequence[Command], operation: str) -> bool:
+        """Send commands; False, counted, unless all were taken."""
+        replies = await self._call(commands, operation)
+        if replies is None:
+            return False
+        refused = any(isinstance(reply, ServerError) for reply in replies)
+        if refused:
+            self.counters.failures[operation] += 1
+        return not refused
+
+    def _count_reads(self, reads: Sequence[Read], results: Sequence[Hit | Miss]) -> None:
+        hits, misses = self.counters.hits, self.counters.misses
+        for read, result in zip(reads, results, strict=True):
+            if isinstance(result, Hit):
+                hits[read.key.kind] += 1
+            else:
+                misses[read.key.kind, result.reason] += 1
+
+    # --- commands
+
+    def _read_command(self, group: _Group, token: str) -> Command:
+        keys = [group[0][1].key.generation]
+        arguments: list[bytes | str | int] = [self._incarnation, token, self._lease_ms, GENERATION_MS]
+        for _, read in group:
+            keys += (read.key.key, read.key.lease)
+            fields = read.fields if len(read.fields) <= MAX_FIELDS else ()
+            arguments += (read.shape, read.last, 1 if read.slide else 0, len(fields), *fields)
+        return READ.command(keys, arguments)
+
+    def _fill_command(self, fill: Fill) -> Command:
+        payload, loaded = fill.loaded.payload, fill.loaded
+        count = loaded.count if isinstance(payload, bytes) else len(payload)
+        header = Header(self._incarnation, fill.generation, loaded.version, count, loaded.whole, loaded.ttl_ms).encode()
+        items: Iterable[bytes] = ()
+        if isinstance(payload, bytes):
+            header = b"%b\n%b" % (header, payload)
+        else:
+            items = itertools.chain.from_iterable(payload.items()) if isinstance(payload, dict) else payload
+        return FILL.command(
+            [fill.key.key, fill.key.lease, fill.key.generation],
+            (fill.lease, fill.generation, fill.shape, loaded.ttl_ms, header, *items),
+        )
+
+    def _apply_command(self, mutation: Mutation) -> Command:
+        fields = mutation.fields or {}
+        items: Iterable[bytes] = mutation.items
+        if mutation.op in {Op.PUT, Op.REPLACE}:
+            items = itertools.chain.from_iterable(fields.items())
+        elif mutation.op is Op.DELETE:
+            items = fields
+        key, m = mutation.key, mutation
+        return APPLY.command(
+            [key.key, key.lease],
+            (self._incarnation, int(m.op), m.version, m.previous, m.keep, m.ttl_ms, *items),
+        )
+
+    def _rotate_command(self, generation_key: str) -> Command:
+        return ("SET", generation_key, self._new_id(), "PX", GENERATION_MS)
+
+
+_UNAVAILABLE: Final = Miss(MissReason.UNAVAILABLE)
+
+
+def _by_generation(reads: Sequence[Read]) -> list[_Group]:
+    """Return the reads, with their places, by owner: one owner's keys live in one slot."""
+    groups: dict[str, _Group] = {}
+    for item in enumerate(reads):
+        groups.setdefault(item[1].key.generation, []).append(item)
+    if len(reads) <= MAX_READS:
+        return list(groups.values())
+    return [group[at : at + MAX_READS] for group in groups.values() for at in range(0, len(group), MAX_READS)]
+
+
+def _decode(read: Read, found: Any, token: str, generation: str) -> Hit | Miss:
+    """Return what the read script says of one thing."""
+    if isinstance(found, int):
+        return Miss(_REASONS[found >> 1], token if found & 1 else None, generation)
+    payload: Payload
+    if read.shape is Shape.VALUE:
+        raw, _, payload = found.partition(b"\n")
+    elif read.shape is Shape.LIST:
+        raw, payload = found[0], found[1:]
+    elif 0 < len(read.fields) <= MAX_FIELDS:
+        raw = found[0]
+        pairs = zip(read.fields, found[1:], strict=True)
+        payload = {field: value for field, value in pairs if value is not None}
+    else:
+        payload = dict(zip(found[::2], found[1::2], strict=True))
+        raw = payload.pop(HEADER_FIELD)
+        if read.fields:
+            payload = {field: payload[field] for field in read.fields if field in payload}
+    # Split, not decoded: the script has just checked its form.
+    _, _, _, version, _, count, whole, ttl_ms = raw.split(b";")
+    return Hit(Loaded(int(version), payload, int(count), whole == b"w", int(ttl_ms)))
+
+
+def _unique_ids() -> Callable[[], str]:
+    """Return a source of ids: random per source, counted within it, which is cheaper than randomness for each."""
+    source, count = secrets.token_hex(12), itertools.count()
+    return lambda: f"{source}-{next(count):x}"
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
