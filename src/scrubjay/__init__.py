@@ -1,1 +1,69 @@
 """The context layer between an LLM application and its data."""
+
+from scrubjay.app import AsyncScrubjay
+from scrubjay.assembly import Receipt, Window
+from scrubjay.core.errors import (
+    BudgetTooSmall,
+    CacheAuthFailed,
+    CacheUnavailable,
+    Closed,
+    ConfigurationError,
+    InvalidContent,
+    InvalidId,
+    InvalidInput,
+    InvalidLimit,
+    InvalidMessage,
+    InvalidUrl,
+    MissingDependency,
+    NotFound,
+    SchemaMismatch,
+    ScrubjayError,
+    StoreCorrupt,
+    StoreUnavailable,
+    TooLarge,
+    ToolResultWithoutCall,
+    Unavailable,
+    VersionConflict,
+)
+from scrubjay.core.policy import ContextPolicy
+from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
+from scrubjay.standalone import CachedContextStore, ContextCache, ContextStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AgentConfig",
+    "AsyncScrubjay",
+    "BudgetTooSmall",
+    "CacheAuthFailed",
+    "CacheUnavailable",
+    "CachedContextStore",
+    "Closed",
+    "ConfigurationError",
+    "ContextCache",
+    "ContextPolicy",
+    "ContextRecord",
+    "ContextStore",
+    "InvalidContent",
+    "InvalidId",
+    "InvalidInput",
+    "InvalidLimit",
+    "InvalidMessage",
+    "InvalidUrl",
+    "Message",
+    "MissingDependency",
+    "NotFound",
+    "Receipt",
+    "SchemaMismatch",
+    "ScrubjayError",
+    "StoreCorrupt",
+    "StoreUnavailable",
+    "Summary",
+    "TooLarge",
+    "ToolOutput",
+    "ToolResultWithoutCall",
+    "Unavailable",
+    "VersionConflict",
+    "Window",
+    "__version__",
+]

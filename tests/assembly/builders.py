@@ -64,7 +64,7 @@ def assistant(text: str) -> Message:
 
 
 def calls(*ids: str, text: str | None = None, arguments: str = "{}") -> Message:
-    tool_calls = [{"id": id, "type": "function", "function": {"name": "look", "arguments": arguments}} for id in ids]
+    tool_calls = [{"id": one, "type": "function", "function": {"name": "look", "arguments": arguments}} for one in ids]
     return message({"role": "assistant", "content": text, "tool_calls": tool_calls})
 
 
@@ -113,7 +113,7 @@ def chats(draw: st.DrawFn, tokenizer: Tokenizer, max_size: int = 16) -> list[Mes
             ids = draw(st.lists(call_pool, min_size=1, max_size=3, unique=True))
             function = {"name": "look", "arguments": draw(texts)}
             body["role"] = "assistant"
-            body["tool_calls"] = [{"id": id, "type": "function", "function": function} for id in ids]
+            body["tool_calls"] = [{"id": one, "type": "function", "function": function} for one in ids]
         elif kind == "tool":
             body["tool_call_id"] = draw(call_pool)
             if draw(st.booleans()):

@@ -26,7 +26,8 @@ from tests.assembly.builders import WORDS, calls, result
 COOKBOOK: list[dict[str, Any]] = [
     {
         "role": "system",
-        "content": "You are a helpful, pattern-following assistant that translates corporate jargon into plain English.",
+        "content": "You are a helpful, pattern-following assistant that translates corporate jargon into plain "
+        "English.",
     },
     {"role": "system", "name": "example_user", "content": "New synergies will help drive top-line growth."},
     {
@@ -37,7 +38,8 @@ COOKBOOK: list[dict[str, Any]] = [
     {
         "role": "system",
         "name": "example_user",
-        "content": "Let's circle back when we have more bandwidth to touch base on opportunities for increased leverage.",
+        "content": "Let's circle back when we have more bandwidth to touch base on opportunities for increased "
+        "leverage.",
     },
     {
         "role": "system",

@@ -340,8 +340,9 @@ from tests.assembly.builders import WORDS
 from tests.assembly.test_window import as_bytes, session
 from scrubjay.assembly import assemble
 digest = hashlib.sha256()
+sources = session(memory={f"k{n}": "w " * (n % 5) for n in range(9)}, query="rain billing")
 for budget in range(95, 260):
-    digest.update(as_bytes(assemble(session(memory={f"k{n}": "w " * (n % 5) for n in range(9)}, query="rain billing"), budget=budget, counter=WORDS)))
+    digest.update(as_bytes(assemble(sources, budget=budget, counter=WORDS)))
 print(digest.hexdigest())
 """
 

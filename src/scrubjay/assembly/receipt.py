@@ -51,7 +51,7 @@ class Receipt:
     """What went into a window, and what was left out and why. It holds no content.
 
     Attributes:
-        sources_used: The sources that the window shows something of, in the order of the window: `agent`, `profile`,
+        sources_used: The sources that the window shows something of, in this order: `agent`, `profile`,
             `memory`, `summary`, `chat`, `tools`, `state`.
         total_tokens: The tokens of the window as `tokenizer` counts them, all overhead included; the sum of the
             sections.

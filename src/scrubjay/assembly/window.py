@@ -34,6 +34,8 @@ from scrubjay.core.policy import check_limit
 from scrubjay.core.ports import Tokenizer
 from scrubjay.core.records import AgentConfig, Message
 
+SOURCES = ("agent", "profile", "memory", "summary", "chat", "tools", "state")
+"""The sources of a window, as receipts name them."""
 _CHAT_SECTIONS = frozenset({"system", "history", "turn"})
 
 Cost = Callable[[Message], int]
@@ -206,8 +208,8 @@ def _sections(chat: ChatBlocks, cut: _Cut, cost: Cost) -> tuple[SectionReceipt, 
 
 
 def _sources_used(sections: Sequence[SectionReceipt]) -> tuple[str, ...]:
-    used = ("chat" if one.name in _CHAT_SECTIONS else one.name for one in sections if one.items_in)
-    return tuple(dict.fromkeys(used))
+    used = {"chat" if one.name in _CHAT_SECTIONS else one.name for one in sections if one.items_in}
+    return tuple(source for source in SOURCES if source in used)
 
 
 def _recount(chat: ChatBlocks, cut: _Cut, cost: Cost) -> int:

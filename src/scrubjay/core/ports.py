@@ -437,6 +437,14 @@ class HotTier(Protocol):
         """Fill what was loaded; False where the lease had been revoked or had run out."""
         ...
 
+    async def put(self, key: HotKey, loaded: Loaded) -> bool:
+        """Put one whole VALUE, whatever is there, and revoke its lease: for data whose owner keeps no versions.
+
+        Returns:
+            False if the server could not be told.
+        """
+        ...
+
     async def apply(self, mutations: Sequence[Mutation]) -> bool:
         """Apply committed writes; False if the server could not be told."""
         ...

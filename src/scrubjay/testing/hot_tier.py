@@ -316,7 +316,7 @@ class HotTierSuite:
     # --- the rest
 
     async def test_recent(self, rig: Rig) -> None:
-        key = KEYS.recent_metrics(ALICE)
+        key = KEYS.recent_metrics(ALICE).key
         assert await rig.tier.recent(key, 5) == []
         for n in range(9):
             assert await rig.tier.push_recent(key, b"%d" % n, 4, 60_000)

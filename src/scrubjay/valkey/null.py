@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scrubjay.core.keys import HotKey
-from scrubjay.core.ports import Fill, Hit, Miss, MissReason, Mutation, Read
+from scrubjay.core.ports import Fill, Hit, Loaded, Miss, MissReason, Mutation, Read
 
 _MISS = Miss(MissReason.NOT_CACHED)
 
@@ -21,6 +21,10 @@ class NullTier:
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         """Fill nothing."""
         return [False] * len(fills)
+
+    async def put(self, key: HotKey, loaded: Loaded) -> bool:  # noqa: ARG002
+        """Succeed, and forget the value."""
+        return True
 
     async def apply(self, mutations: Sequence[Mutation]) -> bool:  # noqa: ARG002
         """Succeed: there is no entry that the writes could have left stale."""

@@ -33,8 +33,9 @@ MAX_FIELDS = 1_000
 READ: Final = Script.packaged("read")
 FILL: Final = Script.packaged("fill")
 APPLY: Final = Script.packaged("apply")
+PUT: Final = Script.packaged("put")
 PUSH: Final = Script.packaged("push")
-SCRIPTS: Final = (READ, FILL, APPLY, PUSH)
+SCRIPTS: Final = (READ, FILL, APPLY, PUT, PUSH)
 
 _REASONS: Final = (MissReason.ABSENT, MissReason.OUTDATED, MissReason.CORRUPT)
 _Group = list[tuple[int, Read]]
@@ -95,6 +96,14 @@ class ValkeyTier:
             else:
                 (self.counters.fills if reply == 1 else self.counters.refused)[fill.key.kind] += 1
         return [reply == 1 for reply in replies]
+
+    async def put(self, key: HotKey, loaded: Loaded) -> bool:
+        """Put one whole value, whatever is there; False if the server could not be told."""
+        assert isinstance(loaded.payload, bytes)
+        marked = Header(self._incarnation, "\n", loaded.version, loaded.count, loaded.whole, loaded.ttl_ms).encode()
+        before, _, after = marked.partition(b"\n")
+        arguments = (self._new_id(), GENERATION_MS, before, after, loaded.ttl_ms, loaded.payload)
+        return await self._tell([PUT.command([key.key, key.lease, key.generation], arguments)], "put")
 
     async def apply(self, mutations: Sequence[Mutation]) -> bool:
         """Apply committed writes; False if the server could not be told of all."""
