@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import os
+import queue
 import random
 import socket
 import statistics
@@ -574,13 +575,28 @@ def proxy(target: int) -> None:
 
     Threads and not asyncio: an event loop rounds its timers up to whole milliseconds.
     """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))  # not on the client's core, which it would inherit
 
-    def forward(source: socket.socket, sink: socket.socket) -> None:
+    # A delay line: bytes wait from their own arrival on. Sleeping between two reads would charge a client that writes
+    # twice for two delays, and a network does not.
+    def receive(source: socket.socket, line: queue.SimpleQueue[tuple[float, bytes]]) -> None:
+        data = b"-"
+        while data:
+            data = b""
+            with contextlib.suppress(OSError):
+                data = source.recv(65536)
+            line.put((time.perf_counter() + DELAY_S / 2, data))
+
+    def send(sink: socket.socket, line: queue.SimpleQueue[tuple[float, bytes]]) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                time.sleep(DELAY_S / 2)
+            while True:
+                due, data = line.get()
+                time.sleep(max(0.0, due - time.perf_counter()))
+                if not data:
+                    sink.shutdown(socket.SHUT_WR)
+                    return
                 sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
 
     def accept(listener: socket.socket) -> None:
         while True:
@@ -588,8 +604,10 @@ def proxy(target: int) -> None:
             far = socket.create_connection((HOST, target))
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=forward, args=pair, daemon=True).start()
+            for source, sink in ((near, far), (far, near)):
+                line: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+                threading.Thread(target=receive, args=(source, line), daemon=True).start()
+                threading.Thread(target=send, args=(sink, line), daemon=True).start()
 
     with socket.create_server((HOST, 0)) as listener:
         threading.Thread(target=accept, args=(listener,), daemon=True).start()

@@ -29,7 +29,7 @@ from scrubjay.models.extractive import ExtractiveSummarizer
 from scrubjay.models.tokenizers import BytePairTokenizer, tokenizer_for
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.settings import Settings, load_settings
-from scrubjay.store.open import open_store
+from scrubjay.store.open import migrate, open_store, parse_store_url
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.embedded import EmbeddedValkey
 from scrubjay.valkey.null import NullTier
@@ -39,6 +39,42 @@ from scrubjay.valkey.url import CacheKind, CacheUrl, parse_cache_url
 log = logging.getLogger("scrubjay")
 _STATS_EVERY_S = 5.0
 _STATS_TTL_MS = 60_000
+
+
+def migrate_store(
+    *, store: str | None = None, new_incarnation: bool = False, **settings: Any
+) -> tuple[str | None, str]:
+    """Bring the schema of the store up to date; return the revision before (None: there was none) and after.
+
+    Args:
+        store: The URL of the store; None for the one that the settings name.
+        new_incarnation: Say that the database was restored from a backup: nothing cached before counts any more.
+        **settings: Any of `scrubjay.settings.Settings`.
+
+    Raises:
+        ConfigurationError: A setting or the URL cannot work.
+        StoreUnavailable: The database cannot be reached, or refuses.
+    """
+    return migrate(_settings_of(store, settings).store_url, new_incarnation=new_incarnation)
+
+
+def require_store(*, store: str | None = None, **settings: Any) -> None:
+    """Raise unless there is a store to open: `AsyncScrubjay.open` would make the missing SQLite file.
+
+    Args:
+        store: The URL of the store; None for the one that the settings name.
+        **settings: Any of `scrubjay.settings.Settings`.
+
+    Raises:
+        ConfigurationError: The SQLite file is not there, or a setting cannot work.
+    """
+    url = parse_store_url(_settings_of(store, settings).store_url)
+    if url.engine == "sqlite" and not url.path.exists():
+        raise ConfigurationError(f"there is no store at {url.path}; name another one, or make it with `scrubjay migrate`")
+
+
+def _settings_of(store: str | None, settings: dict[str, Any]) -> Settings:
+    return load_settings(settings if store is None else {**settings, "store": store})
 
 
 class AsyncScrubjay:
@@ -294,7 +330,7 @@ class _Running:
 
 
 _SERVER_FIELDS = (
-    "valkey_version", "redis_version", "uptime_in_seconds", "connected_clients", "used_memory", "maxmemory",
+    "valkey_version", "redis_version", "process_id", "uptime_in_seconds", "connected_clients", "used_memory", "maxmemory",
     "maxmemory_policy", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses",
 )  # fmt: skip
 

@@ -81,6 +81,13 @@ def test_long_facts_go_first_and_contexts_last() -> None:
     assert kept(0) == []
 
 
+def test_a_list_that_is_gone_frees_the_room_of_its_tags() -> None:
+    count = TOKENIZERS[1].count
+    contexts = {"profile": [context("p")]}
+    room = fit(user_draft(contexts, {}), PLENTY, count).tokens
+    assert [one.items_in for one in fit(user_draft(contexts, {"a": 1}), room, count).sections] == [1, 0]
+
+
 def test_summaries_stand_oldest_first_and_the_oldest_goes_first() -> None:
     draft = summaries_draft([summary("2026-03-03", "c"), summary("2026-01-01", "a"), summary("2026-02-02", "b")])
     assert body(draft)[1:-1] == ['2026-01-01: "a"', '2026-02-02: "b"', '2026-03-03: "c"']

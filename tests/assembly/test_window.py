@@ -282,6 +282,16 @@ def test_a_long_current_turn_loses_its_oldest_calls_and_all_history() -> None:
     assert (out["history"], out["turn"]) == ({"budget": 1}, {"budget": 2})
 
 
+def test_what_cannot_be_paired_is_reported_where_it_stood() -> None:
+    chat = [result("gone"), calls("a"), user("q"), calls("b"), result("gone")]
+    receipt = assemble(Sources(chat=chat, messages_before=True), budget=60, counter=WORDS).receipt
+    assert {one.name: one.items_out for one in receipt.sections if one.items_out} == {
+        "history": {"orphan_tool_result": 1, "unanswered_tool_call": 1},
+        "turn": {"orphan_tool_result": 1, "unanswered_tool_call": 1},
+    }
+    assert (receipt.pruned_messages, receipt.older_messages) == (4, True)
+
+
 def test_optional_sections_leave_the_history_its_part() -> None:
     many = {f"k{number}": "word " * 9 for number in range(100)}
     chat = [one for number in range(100) for one in (user(f"q{number} " * 9), assistant(f"a{number} " * 9))]

@@ -12,9 +12,12 @@ from scrubjay.core.codec import Corrupt
 from scrubjay.core.counters import CacheCounters
 from scrubjay.core.keys import Kind
 from scrubjay.core.outcome import Outcome, Recorder, Tier
+from scrubjay.core.policy import MINUTE
 from scrubjay.core.ports import Fill, Hit, HotTier, Load, Loaded, Miss, MissReason, Mutation, Op, Read, Store, Written
 
 T = TypeVar("T")
+NOTHING_MS = 30 * MINUTE
+"""How long it is cached that there is nothing, where what there is has no time to live, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,11 @@ def _kept(source: Source[Any], loaded: Loaded) -> Loaded | None:
     if source.max_bytes and _size(payload) > source.max_bytes:
         return None
     count = loaded.count if isinstance(payload, bytes) else len(payload)
-    return Loaded(loaded.version, payload, count, whole, loaded.ttl_ms or source.ttl_ms)
+    ttl_ms = loaded.ttl_ms or source.ttl_ms
+    if not ttl_ms and not count:
+        # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not there.
+        ttl_ms = NOTHING_MS
+    return Loaded(loaded.version, payload, count, whole, ttl_ms)
 
 
 def _size(payload: bytes | dict[bytes, bytes] | list[bytes]) -> int:

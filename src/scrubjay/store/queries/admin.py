@@ -74,22 +74,25 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     """Delete all rows of a user or a tenant; keep a receipt and an outbox row."""
     owner = scoped(scope)
     where = "tenant_id = :tenant" + ("" if scope.is_tenant else " AND user_id = :user")
-    heads, steps, dates, sessions = yield Batch(
+    heads, steps, dates, sessions, measured = yield Batch(
         [
             (_names("heads", "user_id, kind, name", where), owner),
             (_names("tool_outputs", "user_id, session_id, step", where), owner),
             (_names("summaries", "DISTINCT user_id, date", where), owner),
             (_names("sessions", "user_id, session_id", where), owner),
+            (_names("assembly_metrics", "user_id, session_id", where), owner),
         ]
     )
     tenant = scope.tenant
     names = [(Scope(tenant, user), Kind(kind), name, 0) for user, kind, name in heads if kind != "summary"]
     names += [(Scope(tenant, user), Kind.TOOL, session, step) for user, session, step in steps]
     names += [(Scope(tenant, user), Kind.SUMMARY, date, 0) for user, date in dates]
-    for kind in (Kind.METRICS, Kind.CHAT_LEAD):
-        names += [(Scope(tenant, user), kind, session, 0) for user, session in sessions]
-    users = dict.fromkeys(user for rows in (heads, steps, dates, sessions) for user, *_ in rows)
-    names += [(Scope(tenant, user), Kind.SUMMARY, "recent", 0) for user in users if user]
+    names += [(Scope(tenant, user), Kind.CHAT_LEAD, session, 0) for user, session in sessions]
+    names += [(Scope(tenant, user), Kind.METRICS, session, 0) for user, session in measured]
+    # These are cached for a user who was only read, too.
+    users = dict.fromkeys([scope.user, *(user for found in (heads, steps, dates, sessions) for user, *_ in found)])
+    for user in filter(None, users):
+        names += [(Scope(tenant, user), Kind.SUMMARY, "recent", 0), (Scope(tenant, user), Kind.MEMORY, "", 0)]
     tables = TENANT_TABLES if scope.is_tenant else USER_TABLES
     deletes: list[Call] = [
         (Statement(f"DELETE FROM {table.name} WHERE {_where(table, scope)} RETURNING 1"), owner)  # noqa: S608

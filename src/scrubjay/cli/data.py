@@ -1,0 +1,219 @@
+"""`scrubjay stats`, `forget`, `export` and `migrate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from scrubjay.app import AsyncScrubjay, migrate_store, require_store
+from scrubjay.cli.options import connection_options, given, json_option, store_options
+from scrubjay.cli.report import latency_table, ms, number, percent, plain_table, size
+from scrubjay.cli.shell import Failure, dump_json, open_console, print_json, run
+from scrubjay.core.errors import NotFound
+
+
+@click.command()
+@click.option("--tenant", metavar="ID", help="Only this tenant: its users and the averages of its assemblies.")
+@connection_options
+@json_option
+def stats(tenant: str | None, store: str | None, cache: str | None, data_dir: Path | None, as_json: bool) -> None:
+    """Show hit rate, latencies by tier, cache memory and rows of all live processes.
+
+    \b
+    Examples:
+      scrubjay stats
+      scrubjay stats --tenant acme --json
+    """
+    settings = given(store=store, cache=cache, data_dir=data_dir)
+    require_store(**given(store=store, data_dir=data_dir))
+
+    async def read() -> dict[str, Any]:
+        async with AsyncScrubjay.open(**settings) as jay:
+            if tenant is None:
+                return await jay.stats()
+            return {"tenant": tenant, **(await jay.tenant(tenant).stats()).to_dict()}
+
+    found = run(read)
+    if as_json:
+        print_json(found)
+    elif tenant is None:
+        _show_stats(found)
+    else:
+        _show_tenant(found)
+
+
+@click.command()
+@click.option("--tenant", metavar="ID", required=True, help="The tenant.")
+@click.option("--user", metavar="ID", help="The user; without one, the whole tenant with all its users.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connection_options
+@json_option
+def forget(
+    tenant: str,
+    user: str | None,
+    yes: bool,
+    store: str | None,
+    cache: str | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Erase everything of a user, or of a whole tenant, from the store and the cache. It cannot be undone.
+
+    \b
+    Examples:
+      scrubjay forget --tenant acme --user alice
+      scrubjay forget --tenant acme --yes --json
+    """
+    settings = given(store=store, cache=cache, data_dir=data_dir)
+    require_store(**given(store=store, data_dir=data_dir))
+    what = f"user {user!r} of tenant {tenant!r}" if user is not None else f"tenant {tenant!r} with all its users"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is no terminal to ask at: give --yes to erase without being asked.")
+        if not click.confirm(f"Erase everything of {what}?", err=True):
+            raise Failure("nothing was erased", "declined", 1)
+
+    async def erase() -> Mapping[str, Any]:
+        async with AsyncScrubjay.open(**settings) as jay:
+            owner = jay.tenant(tenant)
+            return await (owner.forget() if user is None else owner.user(user).forget())
+
+    receipt = run(erase)
+    if as_json:
+        print_json(receipt)
+        return
+    console = open_console()
+    rows = receipt["rows"]
+    if not rows:
+        console.print(f"There was nothing of {what}.", markup=False)
+    else:
+        console.print(f"Erased {what}:", markup=False)
+        console.print(plain_table(["table", "rows"], [(name, number(count)) for name, count in sorted(rows.items())]))
+    told = "cleared" if receipt["cache"] == "cleared" else "not reached: it will be cleared when it is back"
+    console.print(f"cache {told}; receipt {receipt['id']}", markup=False)
+
+
+@click.command()
+@click.option("--tenant", metavar="ID", required=True, help="The tenant.")
+@click.option("--user", metavar="ID", required=True, help="The user.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Where to write; the file is readable by you alone. Without it, stdout.",
+)
+@connection_options
+def export(
+    tenant: str, user: str, output: Path | None, store: str | None, cache: str | None, data_dir: Path | None
+) -> None:
+    """Write everything that the store holds of a user as JSON.
+
+    \b
+    Examples:
+      scrubjay export --tenant acme --user alice --output alice.json
+      scrubjay export --tenant acme --user alice | jq .messages
+    """
+    settings = given(store=store, cache=cache, data_dir=data_dir)
+    require_store(**given(store=store, data_dir=data_dir))
+
+    async def read() -> Mapping[str, Any]:
+        async with AsyncScrubjay.open(**settings) as jay:
+            return await jay.tenant(tenant).user(user).export()
+
+    found = run(read)
+    if not any(found.values()):
+        raise NotFound(f"the store holds nothing of user {user!r} of tenant {tenant!r}")
+    raw = dump_json(found, indent=True)
+    if output is None or str(output) == "-":
+        click.echo(raw, nl=False)
+        return
+    _write_private(output, raw)
+    click.echo(f"wrote {sum(map(len, found.values())):,} rows to {output}", err=True)
+
+
+@click.command()
+@click.option(
+    "--new-incarnation",
+    is_flag=True,
+    help="Say that the database was restored from a backup: nothing that was cached before counts any more.",
+)
+@store_options
+@json_option
+def migrate(new_incarnation: bool, store: str | None, data_dir: Path | None, as_json: bool) -> None:
+    """Create the store's schema, or bring it up to date. Safe to run again, and by several at once.
+
+    \b
+    Examples:
+      scrubjay migrate --store postgresql://owner@db/app
+      scrubjay migrate --new-incarnation            after restoring a backup
+    """
+    before, after = migrate_store(new_incarnation=new_incarnation, **given(store=store, data_dir=data_dir))
+    if as_json:
+        print_json({"before": before, "after": after, "new_incarnation": new_incarnation})
+        return
+    if before is None:
+        click.echo(f"created the schema: revision {after}")
+    elif before == after:
+        click.echo(f"the schema is up to date: revision {after}")
+    else:
+        click.echo(f"the schema went from revision {before} to {after}")
+    if new_incarnation:
+        click.echo("the store has a new incarnation: what is cached of the old one is not read any more")
+
+
+def _show_stats(found: Mapping[str, Any]) -> None:
+    console = open_console()
+    reads = found["reads"]
+    console.print(
+        f"hit rate {percent(found['hit_rate'])} of {number(reads['hits'] + reads['misses'])} things read, by "
+        f"{found['processes']} live process(es)",
+        markup=False,
+    )
+    console.print(latency_table({"": found["latencies"]}))
+    server = found["server"]
+    if server is None:
+        console.print("cache: cannot be reached", markup=False)
+    elif server:
+        console.print(plain_table(["cache", ""], [(name, _server_value(name, server[name])) for name in server]))
+    rows = [(name, number(count)) for name, count in sorted(found["store"].items()) if count]
+    console.print(plain_table(["store", "rows"], rows))
+
+
+def _server_value(name: str, value: object) -> str:
+    if name in {"used_memory", "maxmemory"} and isinstance(value, int):
+        return size(value) if value or name == "used_memory" else "no limit"
+    return number(value) if isinstance(value, int) and name != "process_id" else str(value)
+
+
+def _show_tenant(found: Mapping[str, Any]) -> None:
+    console = open_console()
+    table: Table = plain_table(["tenant", str(found["tenant"])], [("users", number(found["users"]))])
+    averages = found["assembly"]
+    if averages is None:
+        table.add_row("assemblies", "unknown: the cache cannot be reached")
+    else:
+        table.add_row("sessions assembled", number(averages["sessions"]))
+        table.add_row("mean assembly time", ms(averages["assembly_time_ms"]))
+        table.add_row("mean tokens of a window", number(averages["total_tokens"]))
+        table.add_row("mean pruned messages", number(averages["pruned_messages"]))
+    console.print(table)
+
+
+def _write_private(path: Path, raw: bytes) -> None:
+    """Write a file of mode 0600, whole or not at all."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
