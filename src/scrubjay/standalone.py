@@ -104,7 +104,7 @@ class ContextCache:
         Raises:
             InvalidId: One of the ids cannot be one.
         """
-        found = await self.lookup(user_id, context_type, tenant=tenant)
+        found = await self._lookup(user_id, context_type, tenant, lease=False)
         return None if isinstance(found, Miss) else found[0]
 
     async def set(
@@ -156,10 +156,15 @@ class ContextCache:
 
         The load must begin after this call: then no write that is invalidated meanwhile can be overwritten.
         """
+        return await self._lookup(user_id, context_type, tenant, lease=True)
+
+    async def _lookup(
+        self, user_id: str, context_type: str, tenant: str | None, *, lease: bool
+    ) -> tuple[Contexts, bool] | Miss:
         key = self._key(user_id, context_type, tenant)
         if not self._cacheable(context_type):
             return Miss(MissReason.NOT_CACHED)
-        (answer,) = await self._hot.read([Read(key, Shape.VALUE)])
+        (answer,) = await self._hot.read([Read(key, Shape.VALUE)], lease=lease)
         if isinstance(answer, Miss):
             return answer
         try:
@@ -169,7 +174,7 @@ class ContextCache:
             self.counters.hits[key.kind] -= 1
             self.counters.misses[key.kind, MissReason.CORRUPT] += 1
             await self._hot.apply([Mutation(key, Op.DROP)])
-            (again,) = await self._hot.read([Read(key, Shape.VALUE)])
+            (again,) = await self._hot.read([Read(key, Shape.VALUE)], lease=lease)
             return again if isinstance(again, Miss) else Miss(MissReason.CORRUPT)
 
     async def fill(

@@ -429,8 +429,13 @@ class HotTier(Protocol):
     it names.
     """
 
-    async def read(self, reads: Sequence[Read]) -> list[Hit | Miss]:
-        """Read several things; each miss that nobody else is filling comes with a lease."""
+    async def read(self, reads: Sequence[Read], *, lease: bool = True) -> list[Hit | Miss]:
+        """Read several things; each miss that nobody else is filling comes with a lease.
+
+        Args:
+            reads: What to read.
+            lease: Whether misses want leases; a reader that will not fill must not keep others from it.
+        """
         ...
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:

@@ -14,7 +14,7 @@ _MISS = Miss(MissReason.NOT_CACHED)
 class NullTier:
     """A `HotTier` that holds nothing. No lease is ever granted, so nobody fills it."""
 
-    async def read(self, reads: Sequence[Read]) -> list[Hit | Miss]:
+    async def read(self, reads: Sequence[Read], *, lease: bool = True) -> list[Hit | Miss]:  # noqa: ARG002
         """Miss everything."""
         return [_MISS] * len(reads)
 

@@ -68,11 +68,11 @@ class ValkeyTier:
 
     # --- the port
 
-    async def read(self, reads: Sequence[Read]) -> list[Hit | Miss]:
-        """Read several things; each miss that nobody else is filling comes with a lease."""
+    async def read(self, reads: Sequence[Read], *, lease: bool = True) -> list[Hit | Miss]:
+        """Read several things; each miss that nobody else is filling comes with a lease, if one is wanted."""
         groups = _by_generation(reads)
         token = self._new_id()
-        commands = [self._read_command(group, token) for group in groups]
+        commands = [self._read_command(group, token, self._lease_ms if lease else 0) for group in groups]
         replies = await self._call(commands, "read")
         results: list[Hit | Miss] = [_UNAVAILABLE] * len(reads)
         for group, reply in zip(groups, replies or (), strict=replies is not None):
@@ -216,9 +216,9 @@ class ValkeyTier:
 
     # --- commands
 
-    def _read_command(self, group: _Group, token: str) -> Command:
+    def _read_command(self, group: _Group, token: str, lease_ms: int) -> Command:
         keys = [group[0][1].key.generation]
-        arguments: list[bytes | str | int] = [self._incarnation, token, self._lease_ms, GENERATION_MS]
+        arguments: list[bytes | str | int] = [self._incarnation, token, lease_ms, GENERATION_MS]
         for _, read in group:
             keys += (read.key.key, read.key.lease)
             fields = read.fields if len(read.fields) <= MAX_FIELDS else ()

@@ -1,7 +1,7 @@
 -- Read cached things of one owner. What cannot be trusted is deleted; what is missing is leased to the reader.
 --
 -- KEYS: the owner's generation; then, for each read, its key and its lease.
--- ARGV: store incarnation, a new random id, lease ms, generation ms; then, for each read, its shape, the most items
+-- ARGV: store incarnation, a new random id, lease ms (0: no leases), generation ms; then, for each read, its shape, the most items
 --       wanted (0: all), 1 to slide the expiry, how many fields are wanted (0: all), those fields.
 -- Returns the generation, then for each read what the server holds, header included, or, for a miss, the integer
 --       2 * reason + (1 if leased); reasons: 0 absent, 1 outdated, 2 corrupt.
