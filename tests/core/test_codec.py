@@ -1,0 +1,117 @@
+"""Strict JSON and the header of cached entries."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import json
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scrubjay.core.codec import Corrupt, Header, from_json, to_json
+from scrubjay.core.errors import InvalidContent, TooLarge
+
+text = st.text(st.characters(exclude_categories=("Cs",)))
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=20,
+)
+names = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789_-", min_size=1, max_size=20)
+headers = st.builds(
+    Header,
+    incarnation=names,
+    generation=names,
+    version=st.integers(0, 2**53),
+    count=st.integers(0, 999_999_999),
+    whole=st.booleans(),
+    ttl_ms=st.integers(0, 10**14),
+    key_id=names,
+)
+
+
+@given(json_values)
+def test_what_is_read_is_what_was_written(value: Any) -> None:
+    raw = to_json(value)
+    again = from_json(raw)
+    assert again == value
+    assert type(again) is type(value)
+    assert json.loads(raw) == value
+    assert to_json(again) == raw
+
+
+cyclic: list[Any] = []
+cyclic.append(cyclic)
+deep: Any = None
+for _ in range(65):
+    deep = [deep]
+
+
+class Odd:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({1}, "set"),
+        (b"x", "bytes"),
+        (dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "datetime"),
+        (uuid.uuid4(), "UUID"),
+        (decimal.Decimal(1), "Decimal"),
+        (Odd(), "Odd"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (-(2**63) - 1, "64 bits"),
+        (2**64, "64 bits"),
+        ({1: 2}, "not text"),
+        ({"a": [{"b": {2}}]}, r"content\.a\[0\]\.b: set"),
+        (cyclic, "64 deep"),
+        (deep, "64 deep"),
+        ("\ud800", "not JSON"),
+        ({"\ud800": 1}, "not JSON"),
+    ],
+)
+def test_what_is_no_json(value: Any, where: str) -> None:
+    with pytest.raises(InvalidContent, match=where):
+        to_json(value)
+
+
+def test_a_limit() -> None:
+    assert to_json("x" * 8, max_bytes=10) == b'"xxxxxxxx"'
+    with pytest.raises(TooLarge, match="11 bytes as JSON; the limit is 10"):
+        to_json("x" * 9, max_bytes=10)
+
+
+@given(headers)
+def test_headers_come_back(header: Header) -> None:
+    assert Header.decode(header.encode()) == header
+
+
+def test_the_header_of_wire_version_1_stays_readable() -> None:
+    golden = b"1;0f1e2d3c4b5a6978;Zk3_x-9;1795258648089001;-;3;p;1800000"
+    expected = Header("0f1e2d3c4b5a6978", "Zk3_x-9", 1795258648089001, 3, False, 1_800_000)
+    assert Header.decode(golden) == expected
+    assert expected.encode() == golden
+
+
+@given(st.binary(max_size=80))
+def test_garbage_is_no_header(raw: bytes) -> None:
+    with pytest.raises(Corrupt):
+        Header.decode(raw)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"2;a;b;1;-;1;w;0", b"1;a;b;1;-;1;x;0", b"1;a;b;-1;-;1;w;0", b"1;a;b;1;-;1;w;0;9", b"1;a;b;1;-;1;w;0\n"]
+)
+def test_headers_of_others_are_not_read(raw: bytes) -> None:
+    with pytest.raises(Corrupt):
+        Header.decode(raw)
