@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from scrubjay.app import AsyncScrubjay
 from scrubjay.store.open import migrate
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer, ValkeyServer
+
+settings.register_profile("default", deadline=None, max_examples=60)
+settings.register_profile("long", deadline=None, max_examples=1_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 OpenJay = Callable[..., Awaitable[AsyncScrubjay]]
 
