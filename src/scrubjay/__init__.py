@@ -28,6 +28,7 @@ from scrubjay.core.errors import (
 from scrubjay.core.policy import ContextPolicy
 from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
 from scrubjay.standalone import CachedContextStore, ContextCache, ContextStore
+from scrubjay.sync import Scrubjay
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ __all__ = [
     "NotFound",
     "Receipt",
     "SchemaMismatch",
+    "Scrubjay",
     "ScrubjayError",
     "StoreCorrupt",
     "StoreUnavailable",

@@ -19,6 +19,8 @@ from scrubjay.core.errors import Closed
 P = ParamSpec("P")
 T = TypeVar("T")
 
+TURN_S = 0.5
+"""How long a call waits before it looks for signals, in seconds; one that comes during a wait ends it at once."""
 CANCEL_S = 2.0
 """How long an interrupted call waits for its cancellation to be carried out, in seconds."""
 EXIT_S = 10.0
@@ -77,14 +79,16 @@ class Portal:
             Closed: The portal is closed, or was opened in another process.
             RuntimeError: The caller runs on the portal's own loop, and would wait for itself.
         """
-        if self._closing or self._pid != os.getpid() or self._thread.ident == threading.get_ident():
+        if self._closing or self._pid != os.getpid() or self._thread is threading.current_thread():
             coroutine.close()
             self._refuse()
         call = _Call(coroutine)
         self._calls.add(call)
         try:
             self._loop.call_soon_threadsafe(call.start, self._loop)
-            call.done.acquire()
+            # In turns: a signal that comes just before a wait begins, or to another thread, does not end the wait.
+            while not call.done.acquire(True, TURN_S):
+                pass
         except BaseException as error:
             if isinstance(error, RuntimeError) and self._loop.is_closed():
                 coroutine.close()
@@ -122,7 +126,7 @@ class Portal:
         """
         if self._pid != os.getpid():
             return
-        if self._thread.ident == threading.get_ident():
+        if self._thread is threading.current_thread():
             self._refuse()
         with self._lock:
             if self._closing:
@@ -168,7 +172,7 @@ class Portal:
 class _Call(Generic[T]):
     """One coroutine on its way: made by the caller, run on the loop, answered by releasing a lock."""
 
-    __slots__ = ("cancelled", "coroutine", "done", "error", "result", "task")
+    __slots__ = ("answered", "coroutine", "done", "error", "result", "task")
 
     result: T
 
@@ -178,35 +182,37 @@ class _Call(Generic[T]):
         self.done.acquire()
         self.error: BaseException | None = None
         self.task: asyncio.Task[None] | None = None
-        self.cancelled = False
+        self.answered = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the coroutine; on the loop."""
-        if not self.cancelled:
+        if not self.answered:
             self.task = loop.create_task(self._run())
 
     def cancel(self) -> None:
         """Cancel the coroutine, or see to it that it never starts; on the loop."""
-        self.cancelled = True
         if self.task is not None:
             self.task.cancel()
         else:
             self.fail(asyncio.CancelledError())
 
     def fail(self, error: BaseException) -> None:
-        """Answer a call that will never run."""
-        self.coroutine.close()
-        self.error = error
-        if self.done.locked():
-            self.done.release()
+        """Answer a call that will never run, unless it has its answer."""
+        if not self.answered:
+            self.coroutine.close()
+            self.error = error
+            self._answer()
+
+    def _answer(self) -> None:
+        self.answered = True
+        self.done.release()
 
     async def _run(self) -> None:
         try:
             self.result = await self.coroutine
         except BaseException as error:  # noqa: BLE001 - the caller gets it, whatever it is
             self.error = error
-        finally:
-            self.done.release()
+        self._answer()
 
 
 _open: weakref.WeakSet[Portal] = weakref.WeakSet()
@@ -229,18 +235,21 @@ def _run(loop: asyncio.AbstractEventLoop, calls: set[_Call[Any]]) -> None:
             continue  # A task raised it. It is that task's, and no reason to leave the others.
         break
     try:
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(_end_tasks())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
         # A call either came before the loop was closed, and is here; or the closed loop refuses it.
         for call in list(calls):
-            if call.done.locked():
-                call.fail(Closed(_CLOSED))
+            call.fail(Closed(_CLOSED))
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _warn() -> None:

@@ -20,6 +20,7 @@ from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.counters import CacheCounters, add_counters
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, Closed, ConfigurationError, StoreUnavailable
 from scrubjay.core.keys import KeySpace
+from scrubjay.core.policy import check_limit
 from scrubjay.core.ports import HotTier, Summarizer, Tokenizer
 from scrubjay.core.scope import tenant_scope
 from scrubjay.handles import Tenant, User
@@ -70,7 +71,7 @@ def require_store(*, store: str | None = None, **settings: Any) -> None:
     """
     url = parse_store_url(_settings_of(store, settings).store_url)
     if url.engine == "sqlite" and not url.path.exists():
-        raise ConfigurationError(f"there is no store at {url.path}; name another one, or make it with `scrubjay migrate`")
+        raise ConfigurationError(f"there is no store at {url.path}: name another one, or run `scrubjay migrate`")
 
 
 def _settings_of(store: str | None, settings: dict[str, Any]) -> Settings:
@@ -172,6 +173,7 @@ class AsyncScrubjay:
 
     async def tenants(self, limit: int = 1_000) -> list[str]:
         """Return the ids of all tenants that have data, in order (for operators)."""
+        check_limit(limit, "limit", most=self._services.policies.limits.page, least=0)
         return await self._services.store.tenants(limit)
 
     async def stats(self) -> dict[str, Any]:
@@ -330,8 +332,8 @@ class _Running:
 
 
 _SERVER_FIELDS = (
-    "valkey_version", "redis_version", "process_id", "uptime_in_seconds", "connected_clients", "used_memory", "maxmemory",
-    "maxmemory_policy", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses",
+    "valkey_version", "redis_version", "process_id", "uptime_in_seconds", "connected_clients", "used_memory",
+    "maxmemory", "maxmemory_policy", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses",
 )  # fmt: skip
 
 

@@ -638,8 +638,8 @@ class Tools:
             error: What went wrong, if something did.
 
         Raises:
-            InvalidId: The step or the name cannot be one.
-            InvalidContent: Something is not JSON.
+            InvalidId: The step, the name or the call's id cannot be one.
+            InvalidContent: Something is not JSON, or the error is not text.
             TooLarge: The output is over its limit (4 MiB).
             StoreUnavailable: The store cannot be reached; nothing was written.
         """

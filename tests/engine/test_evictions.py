@@ -256,7 +256,7 @@ class Evictions(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 2**32), share=st.sampled_from([0.1, 0.5, 1.0]))
     def evict(self, seed: int, share: float) -> None:
         chance = random.Random(seed)
-        gone = [key for key in sorted(self.world.view.keys()) if chance.random() < share]
+        gone = [key for key in sorted(self.world.view.names()) if chance.random() < share]
         if gone:
             self.world.view.client.delete(*gone)
 
@@ -268,7 +268,7 @@ class Evictions(RuleBasedStateMachine):
     def damage(self, seed: int) -> None:
         """Do to some keys what nobody should."""
         chance = random.Random(seed)
-        keys = [key for key in sorted(self.world.view.keys()) if ":l:" not in key and not key.endswith(":gen")]
+        keys = [key for key in sorted(self.world.view.names()) if ":l:" not in key and not key.endswith(":gen")]
         for key in chance.sample(keys, min(2, len(keys))):
             harm(self.world.view.client, key, chance)
 

@@ -189,7 +189,7 @@ def _kept(source: Source[Any], loaded: Loaded) -> Loaded | None:
     if not ttl_ms and not count:
         # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not there.
         ttl_ms = NOTHING_MS
-    return Loaded(loaded.version, payload, count, whole, ttl_ms)
+    return Loaded(loaded.version, payload, count, whole, ttl_ms, loaded.left_ms)
 
 
 def _size(payload: bytes | dict[bytes, bytes] | list[bytes]) -> int:

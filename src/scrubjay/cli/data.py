@@ -19,7 +19,7 @@ from scrubjay.cli.shell import Failure, dump_json, open_console, print_json, run
 from scrubjay.core.errors import NotFound
 
 
-@click.command()
+@click.command(short_help="Show hit rate, latencies, cache memory and rows.")
 @click.option("--tenant", metavar="ID", help="Only this tenant: its users and the averages of its assemblies.")
 @connection_options
 @json_option
@@ -49,7 +49,7 @@ def stats(tenant: str | None, store: str | None, cache: str | None, data_dir: Pa
         _show_tenant(found)
 
 
-@click.command()
+@click.command(short_help="Erase everything of a user or a tenant.")
 @click.option("--tenant", metavar="ID", required=True, help="The tenant.")
 @click.option("--user", metavar="ID", help="The user; without one, the whole tenant with all its users.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -75,7 +75,7 @@ def forget(
     require_store(**given(store=store, data_dir=data_dir))
     what = f"user {user!r} of tenant {tenant!r}" if user is not None else f"tenant {tenant!r} with all its users"
     if not yes:
-        if not sys.stdin.isatty():
+        if not _can_ask():
             raise click.UsageError("there is no terminal to ask at: give --yes to erase without being asked.")
         if not click.confirm(f"Erase everything of {what}?", err=True):
             raise Failure("nothing was erased", "declined", 1)
@@ -100,7 +100,7 @@ def forget(
     console.print(f"cache {told}; receipt {receipt['id']}", markup=False)
 
 
-@click.command()
+@click.command(short_help="Write everything of a user as JSON.")
 @click.option("--tenant", metavar="ID", required=True, help="The tenant.")
 @click.option("--user", metavar="ID", required=True, help="The user.")
 @click.option(
@@ -139,7 +139,7 @@ def export(
     click.echo(f"wrote {sum(map(len, found.values())):,} rows to {output}", err=True)
 
 
-@click.command()
+@click.command(short_help="Create or update the store's schema.")
 @click.option(
     "--new-incarnation",
     is_flag=True,
@@ -169,6 +169,10 @@ def migrate(new_incarnation: bool, store: str | None, data_dir: Path | None, as_
         click.echo("the store has a new incarnation: what is cached of the old one is not read any more")
 
 
+def _can_ask() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _show_stats(found: Mapping[str, Any]) -> None:
     console = open_console()
     reads = found["reads"]
@@ -184,7 +188,7 @@ def _show_stats(found: Mapping[str, Any]) -> None:
     elif server:
         console.print(plain_table(["cache", ""], [(name, _server_value(name, server[name])) for name in server]))
     rows = [(name, number(count)) for name, count in sorted(found["store"].items()) if count]
-    console.print(plain_table(["store", "rows"], rows))
+    console.print(plain_table(["store", "rows"], rows) if rows else "store: empty")
 
 
 def _server_value(name: str, value: object) -> str:

@@ -58,10 +58,11 @@ def latency_table(runs: Mapping[str, Latencies], names: Mapping[str, str] = TIER
         names: The rows: what a tier is called by its name.
     """
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for title in runs:
         for column in ("count", "p50", "p99"):
-            table.add_column(Text(f"{title}\n{column}" if title else column), justify="right")
+            over = (title if column == "p50" else "") + "\n" if title else ""
+            table.add_column(Text(f"{over}{column}", justify="right"), justify="right", no_wrap=True)
     for tier, name in names.items():
         cells: list[str] = []
         for run in runs.values():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 import orjson
@@ -18,8 +20,11 @@ from rich.console import Console
 from scrubjay.core.errors import ScrubjayError
 
 T = TypeVar("T")
+_LINE_END_SPACES = re.compile(r" +$", re.MULTILINE)
 WIDTH = 100
 """Columns of output that does not go to a terminal."""
+WIDEST = 120
+"""The most columns in a terminal."""
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
 EXIT_CODES = """\b
 Exit codes:
@@ -42,26 +47,30 @@ class Failure(click.ClickException):
     def __init__(self, message: str, code: str, exit_code: int) -> None:
         super().__init__(message)
         self.code = code
-        self.exit_code = exit_code
+        self.ends_with = exit_code
 
 
 class Cli(click.Group):
     """A group of commands that ends with one line on stderr whatever goes wrong, never with a traceback of ours."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run a command line; exit with its code if `standalone_mode`, else return it."""
+    def main(  # type: ignore[override]  # the base has overloads for what it returns
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
+        """Run a command line; exit with its code if `standalone_mode` (the default), else return it."""
+        standalone = extra.pop("standalone_mode", True)
         _prepare_output()
         try:
-            result = super().main(*args, standalone_mode=False, **extra)
+            result = super().main(args, prog_name, standalone_mode=False, **extra)
             sys.stdout.flush()
             code = result if isinstance(result, int) else 0
-        except BrokenPipeError:
+        except (BrokenPipeError, SystemExit):
+            # click ends the process by itself where a broken pipe meets its own output.
             code = _broken_pipe()
         except click.Abort:
             code = _report("interrupted", "stopped", INTERRUPTED)
         except click.ClickException as error:
-            code = _report(getattr(error, "code", "usage"), _told(error), error.exit_code)
-        if standalone_mode:
+            code = _report_click(error)
+        if standalone:
             sys.exit(code)
         return code
 
@@ -126,9 +135,11 @@ def dump_json(value: Any, *, indent: bool = False) -> bytes:
 def open_console(*, stderr: bool = False) -> Console:
     """Return a console for stdout or stderr; without a terminal it is plain and has a fixed width."""
     console = _Console(stderr=stderr, highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    return console
+    if console.is_terminal:
+        console.width = min(console.width, WIDEST)
+        return console
+    stream: Any = _Trimmed(sys.stderr if stderr else sys.stdout)
+    return _Console(file=stream, width=WIDTH, highlight=False, soft_wrap=False)
 
 
 class _Console(Console):
@@ -136,6 +147,20 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
+
+
+class _Trimmed:
+    """A text stream without spaces at the ends of lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        return self._stream.write(_LINE_END_SPACES.sub("", text))
 
 
 class _LogLines(logging.Handler):
@@ -168,11 +193,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _told(error: click.ClickException) -> str:
-    if isinstance(error, click.UsageError) and not isinstance(error, Failure):
-        path = error.ctx.command_path if error.ctx else "scrubjay"
-        return f"{error.format_message()} See `{path} --help`."
-    return error.format_message()
+def _report_click(error: click.ClickException) -> int:
+    if isinstance(error, Failure):
+        return _report(error.code, error.message, error.ends_with)
+    message = error.format_message()
+    if isinstance(error, click.UsageError):
+        message += f" See `{error.ctx.command_path if error.ctx else 'scrubjay'} --help`."
+    return _report("usage", message, 2)
 
 
 def _report(code: str, message: str, exit_code: int) -> int:
@@ -186,8 +213,6 @@ def _one_line(text: str) -> str:
 
 def _broken_pipe() -> int:
     """Let nothing more be written, so that the interpreter does not complain while it ends."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # Under a test runner the output is no file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass  # The output is no file: under a test runner.
     return BROKEN_PIPE

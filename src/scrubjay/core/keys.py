@@ -8,7 +8,7 @@ can be read back. The part in braces is the Cluster hash tag: all keys of one us
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from urllib.parse import quote, unquote
@@ -115,7 +115,7 @@ class KeySpace:
 
     def chat_lead(self, scope: Scope, session: str) -> HotKey:
         """Return the key of the system messages that a session's chat begins with."""
-        return replace(self._hot(scope, "chat", session, "system"), kind=Kind.CHAT_LEAD)
+        return self._hot(scope, "chat", session, "system", kind=Kind.CHAT_LEAD)
 
     def state(self, scope: Scope, session: str) -> HotKey:
         """Return the key of a session's state hash."""
@@ -190,12 +190,12 @@ class KeySpace:
         parts = tuple(decode_id(part) for part in words[1:])
         return ParsedKey(kind, Scope(owner[0], owner[1] if len(owner) == 2 else ""), parts)
 
-    def _hot(self, scope: Scope, *words: str) -> HotKey:
+    def _hot(self, scope: Scope, *words: str, kind: Kind | None = None) -> HotKey:
         tag = self._tag(scope)
         what = ":".join([words[0], *(encode_id(word) for word in words[1:])])
         tracked = ":c" if words[0] in _TRACKED else ""
         return HotKey(
-            _KIND_OF[words[0]],
+            kind or _KIND_OF[words[0]],
             f"{self.prefix}{tracked}:{tag}:{what}",
             f"{self.prefix}:l:{tag}:{what}",
             f"{self.prefix}:{tag}:gen",

@@ -72,6 +72,8 @@ def _from_anthropic(body: dict[str, Any]) -> dict[str, Any]:
     content = body.get("content")
     if body.get("type") != "message" or not isinstance(content, list):
         return body
+    if not all(isinstance(block, Mapping) for block in content):
+        raise InvalidMessage("each block of an Anthropic message's content must be a dict")
     texts = [block.get("text", "") for block in content if block.get("type") == "text"]
     calls = [
         {

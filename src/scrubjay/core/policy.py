@@ -17,6 +17,7 @@ DAY = 24 * HOUR
 KIB = 1024
 MIB = 1024 * KIB
 MAX_TTL_MS = 10 * 365 * DAY
+MAX_VERSION = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +132,19 @@ class Policies:
 
     def ttl_ms(self, kind: Kind) -> int:
         """Return the time to live of a kind in milliseconds; 0 for kinds that stay (rebuilt from the store at need)."""
-        return {
-            Kind.STATE: self.state_ttl_ms,
-            Kind.CHAT: self.chat_ttl_ms,
-            Kind.CHAT_LEAD: self.chat_ttl_ms,
-            Kind.TOOL: self.tool_ttl_ms,
-            Kind.TOOL_INDEX: self.tool_ttl_ms,
-            Kind.SUMMARY: self.summary_ttl_ms,
-            Kind.METRICS: self.metrics_ttl_ms,
-        }.get(kind, 0)
+        name = _TTL_OF.get(kind)
+        return getattr(self, name) if name else 0
+
+
+_TTL_OF = {
+    Kind.STATE: "state_ttl_ms",
+    Kind.CHAT: "chat_ttl_ms",
+    Kind.CHAT_LEAD: "chat_ttl_ms",
+    Kind.TOOL: "tool_ttl_ms",
+    Kind.TOOL_INDEX: "tool_ttl_ms",
+    Kind.SUMMARY: "summary_ttl_ms",
+    Kind.METRICS: "metrics_ttl_ms",
+}
 
 
 def check_limit(value: object, what: str, *, most: int, least: int = 1) -> int:

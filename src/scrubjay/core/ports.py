@@ -42,7 +42,8 @@ class Loaded:
         payload: The items; its form follows the shape.
         count: How many items.
         whole: Whether these are all there are (a list is cut at its old end, a value at its last records).
-        ttl_ms: The time to live to cache it with, in milliseconds; 0 for none.
+        ttl_ms: The time to live to cache it with, in milliseconds, and that use renews; 0 for none.
+        left_ms: What is left of that time; 0 for all of it.
     """
 
     version: int
@@ -50,6 +51,7 @@ class Loaded:
     count: int
     whole: bool = True
     ttl_ms: int = 0
+    left_ms: int = 0
 
 
 # --- the store -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from scrubjay.core.frozen import FrozenDict
+from scrubjay.core.frozen import FrozenDict, freeze_as
 
 
 class Record(FrozenDict[str, Any]):
@@ -58,8 +58,8 @@ class Message(FrozenDict[str, Any]):
 
     @classmethod
     def make(cls, body: dict[str, Any], seq: int, id: str, created_at_ms: int, tokens: int, encoding: str) -> Message:
-        """Return a message with its attributes set; `body` must already be frozen inside."""
-        message = cls(body)
+        """Return a message with its attributes set, read-only all through."""
+        message = freeze_as(cls, body)
         message.seq, message.id, message.created_at_ms = seq, id, created_at_ms
         message.tokens, message.encoding = tokens, encoding
         return message

@@ -9,7 +9,7 @@ from scrubjay.cache.aside import Source
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
-from scrubjay.core.policy import check_limit
+from scrubjay.core.policy import MAX_VERSION, check_limit
 from scrubjay.core.ports import Load, Mutation, Op, Read, Shape
 from scrubjay.core.records import AgentConfig
 from scrubjay.core.scope import Scope, check_id
@@ -48,6 +48,8 @@ class Agents:
         if not isinstance(config, Mapping) or not config:
             raise InvalidContent("an agent's configuration is a dict with at least one setting")
         limits = self._services.policies.limits
+        if expected_version is not None:
+            check_limit(expected_version, "expected_version", most=MAX_VERSION, least=0)
         fields = decode.encode_fields(config, "setting", max_bytes=limits.message_bytes, most=limits.agent_fields)
         encoded = {key.encode(): value for key, value in sorted(fields.items())}
         started = self._services.clock.monotonic()

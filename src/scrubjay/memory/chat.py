@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -88,13 +89,14 @@ class Chat:
             messages: Dicts or SDK reply objects, at most 1,000.
             idempotency_keys: One key per message.
         """
-        bodies = list(messages)
+        self._services.check_open()
         limit = self._services.policies.limits.messages_per_append
-        if len(bodies) > limit:
-            raise TooLarge(f"{len(bodies):,} messages at once; the limit is {limit:,}")
-        if idempotency_keys is not None and len(idempotency_keys) != len(bodies):
-            raise InvalidMessage(f"{len(idempotency_keys)} idempotency keys for {len(bodies)} messages")
-        keys: Sequence[str | None] = idempotency_keys or [None] * len(bodies)
+        bodies = _listed(messages, "messages", most=limit)
+        keys: Sequence[Any] = [None] * len(bodies)
+        if idempotency_keys is not None:
+            keys = _listed(idempotency_keys, "idempotency keys", most=limit)
+        if len(keys) != len(bodies):
+            raise InvalidMessage(f"{len(keys)} idempotency keys for {len(bodies)} messages")
         new = [self._new(body, key, {}) for body, key in zip(bodies, keys, strict=True)]
         if len({message.id for message in new}) < len(new):
             raise InvalidMessage("an idempotency key stands twice in one call")
@@ -176,3 +178,13 @@ class Chat:
 
     def _drop_lead(self) -> Mutation:
         return Mutation(self._services.keys.chat_lead(self._scope, self._session), Op.DROP)
+
+
+def _listed(values: Iterable[object], what: str, *, most: int) -> list[Any]:
+    """Return the values as a list; of an iterator, no more are taken than tell that there are too many."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise InvalidMessage(f"{what} must be a list, not {type(values).__name__}")
+    found = list(islice(values, most + 1))
+    if len(found) > most:
+        raise TooLarge(f"over {most:,} {what} at once, which is the limit")
+    return found

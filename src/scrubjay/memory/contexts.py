@@ -11,7 +11,7 @@ from scrubjay.core.codec import from_json, to_json
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList, freeze
 from scrubjay.core.keys import Kind
-from scrubjay.core.policy import check_limit
+from scrubjay.core.policy import MAX_VERSION, check_limit
 from scrubjay.core.ports import Load, Mutation, Op, PutMode, Read, Shape, Written
 from scrubjay.core.records import ContextRecord
 from scrubjay.core.scope import Scope, check_id
@@ -61,7 +61,7 @@ class Contexts:
             TooLarge: It is over the limit of its type.
             StoreUnavailable: The store cannot be reached; nothing was written.
         """
-        return await self._put(type, CURRENT, content, metadata or {}, PutMode.SET, None)
+        return await self._put(type, CURRENT, content, {} if metadata is None else metadata, PutMode.SET, None)
 
     async def latest(self, type: str) -> Any:
         """Return the content of the newest record of a type; None if there is none.
@@ -84,7 +84,8 @@ class Contexts:
             InvalidContent: The content is not JSON.
             TooLarge: It is over the limit of its type.
         """
-        return await self._put(type, uuid4().hex, content, metadata or {}, PutMode.CREATE, None)
+        given = {} if metadata is None else metadata
+        return await self._put(type, uuid4().hex, content, given, PutMode.CREATE, None)
 
     async def get(self, type: str, id: str) -> ContextRecord | None:
         """Return one record by its id; None if there is none."""
@@ -130,6 +131,8 @@ class Contexts:
             NotFound: There is no such record.
             VersionConflict: Somebody else wrote it meanwhile.
         """
+        if expected_version is not None:
+            check_limit(expected_version, "expected_version", most=MAX_VERSION, least=0)
         return await self._put(type, check_id(id, "context id"), content, metadata, PutMode.UPDATE, expected_version)
 
     async def delete(self, type: str, id: str) -> bool:

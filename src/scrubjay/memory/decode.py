@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from scrubjay.core.codec import Corrupt, from_json, to_json
-from scrubjay.core.errors import TooLarge
-from scrubjay.core.frozen import FrozenDict, FrozenList, freeze
+from scrubjay.core.errors import InvalidContent, TooLarge
+from scrubjay.core.frozen import FrozenDict, FrozenList, freeze, freeze_as
 from scrubjay.core.ports import Loaded
 from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
 from scrubjay.core.scope import check_id
@@ -29,7 +29,7 @@ def from_fields(payload: Mapping[bytes, bytes]) -> FrozenDict[str, Any]:
 
 def contexts(loaded: Loaded) -> FrozenList[ContextRecord]:
     """Return a list of contexts, newest first."""
-    return FrozenList([ContextRecord(freeze(item)) for item in _records(loaded)])
+    return FrozenList([freeze_as(ContextRecord, item) for item in _records(loaded)])
 
 
 def summaries(loaded: Loaded) -> FrozenList[Summary]:
@@ -58,7 +58,7 @@ def tool(loaded: Loaded) -> ToolOutput | None:
 def tools(loaded: Loaded) -> FrozenList[ToolOutput]:
     """Return tool outputs, oldest first."""
     assert isinstance(loaded.payload, list)
-    return FrozenList([ToolOutput(freeze(_dict(from_json(raw)))) for raw in loaded.payload])
+    return FrozenList([freeze_as(ToolOutput, _dict(from_json(raw))) for raw in loaded.payload])
 
 
 def messages(loaded: Loaded) -> FrozenList[Message]:
@@ -87,7 +87,7 @@ def _message(item: Any) -> Message:
         if not isinstance(seq, int) or not isinstance(tokens, int):
             raise Corrupt("not a message")
         return Message.make(
-            freeze(_dict(body)), seq=seq, id=str(id_), created_at_ms=created_at_ms, tokens=tokens, encoding=encoding
+            _dict(body), seq=seq, id=str(id_), created_at_ms=created_at_ms, tokens=tokens, encoding=encoding
         )
     except (TypeError, ValueError) as error:
         raise Corrupt(str(error)) from error
@@ -112,9 +112,11 @@ def encode_fields(values: Mapping[str, Any], what: str, *, max_bytes: int, most:
 
     Raises:
         InvalidId: A name cannot be one.
-        InvalidContent: A value is not JSON.
+        InvalidContent: It is no mapping, or a value is not JSON.
         TooLarge: A value is over `max_bytes`, or there are more than `most`.
     """
+    if not isinstance(values, Mapping):
+        raise InvalidContent(f"{what}s and their values must be a dict, not {type(values).__name__}")
     if len(values) > most:
         raise TooLarge(f"{len(values):,} {what}s at once; the limit is {most:,}")
     return {

@@ -40,7 +40,7 @@ class UserMemory:
             TooLarge: The value, or the number of facts, is over its limit.
             StoreUnavailable: The store cannot be reached; nothing was written.
         """
-        await self.update({key: value})
+        await self.update({check_id(key, "memory key"): value})
 
     async def update(self, facts: Mapping[str, Any]) -> None:
         """Set several facts in one transaction."""

@@ -42,6 +42,8 @@ class SessionMetrics:
             StoreUnavailable: The store cannot be reached.
         """
         self._services.check_open()
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise InvalidContent(f"metrics must be a dict, not {type(metrics).__name__}")
         values = {**(metrics or {}), **more}
         if not values:
             raise InvalidContent("there is nothing to record; give metrics by name")

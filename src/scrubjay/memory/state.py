@@ -51,7 +51,7 @@ class SessionState:
             TooLarge: The value, or the number of fields, is over its limit.
             StoreUnavailable: The store cannot be reached; nothing was written.
         """
-        await self.update({key: value}, ttl=ttl)
+        await self.update({check_id(key, "state key"): value}, ttl=ttl)
 
     async def update(self, fields: Mapping[str, Any], ttl: float | timedelta | None = None) -> None:
         """Set several fields in one transaction; see `set`."""

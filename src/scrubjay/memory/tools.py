@@ -6,6 +6,7 @@ from typing import Any
 
 from scrubjay.cache.aside import Source
 from scrubjay.core.codec import to_json
+from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Load, Mutation, Op, Read, Shape
@@ -56,13 +57,15 @@ class Tools:
             error: What went wrong, if something did.
 
         Raises:
-            InvalidId: The step or the name cannot be one.
-            InvalidContent: Something is not JSON.
+            InvalidId: The step, the name or the call's id cannot be one.
+            InvalidContent: Something is not JSON, or the error is not text.
             TooLarge: The output is over its limit (4 MiB).
             StoreUnavailable: The store cannot be reached; nothing was written.
         """
         self._services.check_open()
         number = None if step is None else check_step(step)
+        if error is not None and not isinstance(error, str):
+            raise InvalidContent(f"an error is text, not {type(error).__name__}")
         limits = self._services.policies.limits
         fields = {
             b"name": to_json(check_id(name, "tool name"), "name"),

@@ -22,12 +22,14 @@ class Access:
         role: `app` sees one scope; `worker` (relay, sweeper, operator's counts) sees all.
         read_only: Whether it only reads.
         whole_tenant: Whether it may touch all users of its scope's tenant.
+        alone: Whether no other write of its tenant may run beside it (an erasure: what is being written must not stay).
     """
 
     scope: Scope | None
     role: Literal["app", "worker"] = "app"
     read_only: bool = False
     whole_tenant: bool = False
+    alone: bool = False
 
 
 class Driver(ABC):

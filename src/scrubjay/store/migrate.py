@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from secrets import token_hex
 
@@ -18,6 +19,9 @@ from scrubjay.store.sqlite import connect, map_error
 
 _LOCK = 7_260_831_122
 """The key of the advisory lock that puts migrations of one database in line."""
+
+_CONNECT_S = 10
+"""Seconds that connecting may take, at most; a server that hangs is given up."""
 
 _ROLES = """
 DO $$
@@ -54,7 +58,7 @@ def migrate_postgres(url: str, *, new_incarnation: bool = False) -> tuple[str | 
     Raises:
         StoreUnavailable: The server cannot be reached, or refuses.
     """
-    engine = create_engine(_psycopg(url), poolclass=NullPool)
+    engine = _postgres_engine(url, _CONNECT_S)
     try:
         with engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
@@ -96,14 +100,18 @@ def migrate_sqlite(path: Path, *, timeout_s: float = 5.0, new_incarnation: bool 
         engine.dispose()
 
 
-def check_postgres(url: str) -> str:
+def check_postgres(url: str, timeout_s: float = _CONNECT_S) -> str:
     """Return the incarnation of a PostgreSQL database whose schema is up to date.
+
+    Args:
+        url: A `postgresql://` URL.
+        timeout_s: The longest wait for a connection, in seconds (at least 2).
 
     Raises:
         SchemaMismatch: Its schema is another; `scrubjay migrate` mends that.
         StoreUnavailable: The server cannot be reached, or refuses.
     """
-    engine = create_engine(_psycopg(url), poolclass=NullPool)
+    engine = _postgres_engine(url, timeout_s)
     try:
         with engine.connect() as connection:
             connection.execute(text("SET search_path = scrubjay"))
@@ -189,6 +197,12 @@ def _psycopg(url: str) -> str:
     if not separator or scheme not in {"postgresql", "postgres"}:
         raise ConfigurationError("a PostgreSQL URL starts with postgresql://")
     return f"postgresql+psycopg://{rest}"
+
+
+def _postgres_engine(url: str, timeout_s: float) -> Engine:
+    return create_engine(
+        _psycopg(url), poolclass=NullPool, connect_args={"connect_timeout": max(2, math.ceil(timeout_s))}
+    )
 
 
 def _sqlite_engine(path: Path, timeout_s: float) -> Engine:

@@ -44,9 +44,12 @@ def parse_store_url(url: str) -> StoreUrl:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise InvalidUrl(f"the store URL cannot be read ({error}); use {_FORMS}") from error
+    except ValueError:
+        # What cannot be read may be a piece of the password, so it is neither quoted nor chained.
+        raise InvalidUrl(f"the store URL cannot be read; percent-encode user name and password; use {_FORMS}") from None
     if parts.scheme in {"postgresql", "postgres"}:
+        if parts.netloc.count("@") > 1:
+            raise InvalidUrl("the store URL has more than one `@`; write those in user name and password as %40")
         if not parts.hostname and "host=" not in parts.query:
             raise InvalidUrl(f"the store URL names no host; use {_FORMS}")
         return StoreUrl("postgresql", url)
@@ -86,7 +89,7 @@ async def open_store(url: str, *, clock: Clock, policies: Policies, timeout_s: f
     _need_psycopg()
     from scrubjay.store.postgres import PostgresDriver  # noqa: PLC0415 - psycopg is an optional dependency
 
-    incarnation = await asyncio.to_thread(check_postgres, parsed.url)
+    incarnation = await asyncio.to_thread(check_postgres, parsed.url, timeout_s)
     postgres = PostgresDriver(parsed.url, timeout_s=timeout_s, max_size=max_connections)
     await postgres.open()
     return SqlStore(postgres, incarnation, clock, policies)

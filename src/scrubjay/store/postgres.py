@@ -7,40 +7,43 @@ remember the last tenant). Pipeline mode sends BEGIN, those settings, the batch 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from scrubjay.core.errors import Closed, ScrubjayError, StoreUnavailable
+from scrubjay.core.errors import Closed, StoreUnavailable
 from scrubjay.store.driver import Access, Driver
-from scrubjay.store.sql import Batch, Query, Rows
+from scrubjay.store.sql import Params, Query, Statement
+from scrubjay.store.wire import Wire
 
 T = TypeVar("T")
 SCHEMA = "scrubjay"
 APP_ROLE = "scrubjay_app"
 WORKER_ROLE = "scrubjay_worker"
 
-_BEGIN = b"BEGIN"
-_BEGIN_READ = b"BEGIN READ ONLY"
-_COMMIT = b"COMMIT"
+_BEGIN = Statement("BEGIN")
+_BEGIN_READ = Statement("BEGIN READ ONLY")
+_COMMIT = Statement("COMMIT")
+_NOTHING: Params = {}
 # All of it is local to the transaction, so a pooled connection (also one of an external pooler in transaction mode)
 # carries nothing over to the next scope.
-_ENTER = b"""
-    SELECT set_config('role', %(role)s, true), set_config('search_path', 'scrubjay', true),
-           set_config('scrubjay.tenant_id', %(tenant)s, true), set_config('scrubjay.user_id', %(user)s, true),
-           set_config('scrubjay.whole_tenant', %(whole_tenant)s, true)
+_SETTINGS = """
+    SELECT set_config('role', :role, true), set_config('search_path', 'scrubjay', true),
+           set_config('scrubjay.tenant_id', :tenant, true), set_config('scrubjay.user_id', :user, true),
+           set_config('scrubjay.whole_tenant', :whole_tenant, true),
+           set_config('statement_timeout', :timeout_ms, true)
 """
-
-
-class _RawJson(Loader):
-    """Gives JSON as the bytes that were stored: it goes to the cache and to callers without being decoded here."""
-
-    def load(self, data: Buffer) -> bytes:
-        return bytes(data)
+_ENTER = Statement(_SETTINGS)
+# Rows that a write has not committed yet are invisible to an erasure, and would stay: so an erasure waits for the
+# writes of its tenant that are under way, and they for it.
+_ENTER_WRITE = Statement(f"{_SETTINGS}, pg_advisory_xact_lock_shared(hashtextextended(:tenant, 7260831122))")
+_ENTER_ALONE = Statement(f"{_SETTINGS}, pg_advisory_xact_lock(hashtextextended(:tenant, 7260831122))")
 
 
 class PostgresDriver(Driver):
@@ -62,11 +65,13 @@ class PostgresDriver(Driver):
             min_size=min_size,
             max_size=max_size,
             timeout=timeout_s,
+            # Beyond it the pool would try ever more seldom: a server that is back should be found at the next call.
+            reconnect_timeout=timeout_s,
             open=False,
-            configure=_configure,
             check=None,
             kwargs={"autocommit": True, "connect_timeout": max(2, int(timeout_s)), "application_name": "scrubjay"},
         )
+        self._wires: WeakKeyDictionary[psycopg.AsyncConnection[Any], Wire] = WeakKeyDictionary()
         self._closed = False
 
     async def open(self) -> None:
@@ -90,55 +95,71 @@ class PostgresDriver(Driver):
     async def run(self, query: Callable[[], Query[T]], access: Access) -> T:
         if self._closed:
             raise Closed("the store is closed")
+        deadline = _Deadline(self._timeout_s)
         try:
-            async with asyncio.timeout(self._timeout_s), self._pool.connection() as connection:
-                return await self._transaction(connection, query(), access)
-        except ScrubjayError:
-            raise
-        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
-            raise _mapped(error, self._timeout_s) from error
+            async with self._pool.connection(timeout=self._timeout_s) as connection:
+                with deadline.over(connection):
+                    return await self._transaction(connection, query(), access)
+        except (psycopg.Error, PoolTimeout) as error:
+            raise _mapped(error, self._timeout_s, late=deadline.passed) from error
 
     async def _transaction(self, connection: Any, query: Query[T], access: Access) -> T:
-        opening: list[tuple[bytes, Mapping[str, Any] | None]] = [
-            (_BEGIN_READ if access.read_only else _BEGIN, None),
-            (_ENTER, _identity(access)),
-        ]
+        wire = self._wires.get(connection) or self._wires.setdefault(connection, Wire(connection))
+        # The server ends what is late by itself, a little before its connection would be cut.
+        settings = {**_identity(access), "timeout_ms": str(max(1, int(self._timeout_s * 900)))}
+        opening = [(_BEGIN_READ if access.read_only else _BEGIN, _NOTHING), (_enter(access), settings)]
         committed = False
         try:
             batch = next(query)
             while True:
-                answers = await self._send(connection, opening, batch)
+                closing = [(_COMMIT, _NOTHING)] if batch.last else []
+                answers = await wire.run([*opening, *batch.calls, *closing])
+                answers = answers[len(opening) : len(opening) + len(batch.calls)]
                 committed, opening = batch.last, []
                 batch = query.send(answers)
         except StopIteration as stop:
             if not committed:
-                await connection.execute(_COMMIT)
+                await wire.run([(_COMMIT, _NOTHING)])
             return stop.value  # type: ignore[no-any-return]
         except BaseException:
             await _roll_back(connection)
             raise
 
-    @staticmethod
-    async def _send(
-        connection: Any, opening: Sequence[tuple[bytes, Mapping[str, Any] | None]], batch: Batch
-    ) -> list[Rows]:
-        cursors = []
-        async with connection.pipeline():
-            for text, params in opening:
-                await connection.execute(text, params, prepare=params is not None)
-            for statement, params in batch.calls:
-                cursors.append(await connection.execute(statement.postgres, params, prepare=True))
-            if batch.last:
-                await connection.execute(_COMMIT)
-        return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+class _Deadline:
+    """The end of a transaction's time, from now on.
+
+    Whoever is late then has its connection cut: to cancel would be to wait for the answer of a server that may never
+    give one.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._at = self._loop.time() + timeout_s
+        self.passed = False
+
+    @contextmanager
+    def over(self, connection: psycopg.AsyncConnection[Any]) -> Iterator[None]:
+        """Cut the connection if the block lasts longer."""
+        handle = self._loop.call_at(self._at, self._cut, connection)
+        try:
+            yield
+        finally:
+            handle.cancel()
+
+    def _cut(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self.passed = True
+        with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
+            line.shutdown(socket.SHUT_RDWR)
 
 
-async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
-    connection.adapters.register_loader("json", _RawJson)
-    connection.prepare_threshold = 0
+def _enter(access: Access) -> Statement:
+    if access.read_only or access.role == "worker":
+        return _ENTER
+    return _ENTER_ALONE if access.alone else _ENTER_WRITE
 
 
-def _identity(access: Access) -> dict[str, str]:
+def _identity(access: Access) -> Params:
     scope = access.scope
     return {
         "role": WORKER_ROLE if access.role == "worker" else APP_ROLE,
@@ -157,8 +178,8 @@ async def _roll_back(connection: Any) -> None:
         await connection.close()
 
 
-def _mapped(error: Exception, timeout_s: float) -> StoreUnavailable:
-    if isinstance(error, (TimeoutError, PoolTimeout)):
+def _mapped(error: Exception, timeout_s: float, *, late: bool) -> StoreUnavailable:
+    if late or isinstance(error, (PoolTimeout, psycopg.errors.QueryCanceled)):
         return StoreUnavailable(f"PostgreSQL did not answer within {timeout_s:g} s")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return StoreUnavailable(

@@ -28,14 +28,17 @@ class Statement:
 
     Attributes:
         sqlite: The text as `sqlite3` takes it.
-        postgres: The text as psycopg takes it, encoded.
+        numbered: The text as PostgreSQL takes it: parameters as `$1`, encoded.
+        names: The parameters' names in the order of their numbers.
     """
 
-    __slots__ = ("postgres", "sqlite")
+    __slots__ = ("names", "numbered", "sqlite")
 
     def __init__(self, text: str) -> None:
         self.sqlite = re.sub(r"\s+", " ", text).strip()
-        self.postgres = _PARAMETER.sub(r"%(\1)s", self.sqlite.replace("%", "%%")).encode()
+        self.names = tuple(dict.fromkeys(_PARAMETER.findall(self.sqlite)))
+        numbers = {name: f"${number}" for number, name in enumerate(self.names, 1)}
+        self.numbered = _PARAMETER.sub(lambda found: numbers[found[1]], self.sqlite).encode()
 
 
 Call = tuple[Statement, Params]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,7 +47,8 @@ class SqliteDriver(Driver):
         if self._closed:
             raise Closed("the store is closed")
         pool = self._readers if access.read_only else self._writer
-        return await asyncio.get_running_loop().run_in_executor(pool, self._run, query, access)
+        late = time.monotonic() + self._timeout_s
+        return await asyncio.get_running_loop().run_in_executor(pool, self._run, query, access, late)
 
     async def close(self) -> None:
         self._closed = True
@@ -59,7 +61,10 @@ class SqliteDriver(Driver):
             connection.close()
         self._all.clear()
 
-    def _run(self, query: Callable[[], Query[T]], access: Access) -> T:
+    def _run(self, query: Callable[[], Query[T]], access: Access, late: float) -> T:
+        if time.monotonic() > late:
+            # Those before it waited for a lock: it has had its wait, too.
+            raise StoreUnavailable(f"the store {self._path} cannot be used now: database is locked")
         try:
             connection = self._take(access)
             try:

@@ -260,7 +260,7 @@ class SqlStore:
     async def erase(self, scope: Scope) -> ErasedKeys:
         """Delete everything of a user, or of a whole tenant."""
         now, salt = self._clock.now_ms(), self._incarnation
-        access = Access(scope, whole_tenant=scope.is_tenant)
+        access = Access(scope, whole_tenant=scope.is_tenant, alone=True)
         return await self._driver.run(lambda: admin.erase(scope, salt, now), access)
 
     async def export(self, scope: Scope) -> dict[str, Any]:

@@ -52,8 +52,16 @@ def _number(name: str, *, nullable: bool = False, default: str | None = None) ->
 meta = Table("meta", metadata, Column("key", _ID, primary_key=True), _text("value"))
 
 heads = Table(
-    "heads", metadata, _id("tenant_id"), _id("user_id"), _id("kind"), _id("name"), _number("version"),
-)  # fmt: skip
+    "heads",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    _id("kind"),
+    _id("name"),
+    # What it started at: a write that gives this version is the thing's first.
+    _number("initial"),
+    _number("version"),
+)
 
 contexts = Table(
     "contexts",
@@ -229,7 +237,10 @@ erasures = Table(
     # A keyed digest of the erased user's id: a receipt proves an erasure without naming anybody.
     _text("subject"),
     _json("rows"),
+    # The highest version that was deleted: new heads start above it.
+    _number("floor"),
     _at("erased_at"),
+    Index(None, "tenant_id", "floor"),
 )
 
 

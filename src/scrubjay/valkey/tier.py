@@ -236,7 +236,7 @@ class ValkeyTier:
             items = itertools.chain.from_iterable(payload.items()) if isinstance(payload, dict) else payload
         return FILL.command(
             [fill.key.key, fill.key.lease, fill.key.generation],
-            (fill.lease, fill.generation, fill.shape, loaded.ttl_ms, header, *items),
+            (fill.lease, fill.generation, fill.shape, loaded.left_ms or loaded.ttl_ms, header, *items),
         )
 
     def _apply_command(self, mutation: Mutation) -> Command:

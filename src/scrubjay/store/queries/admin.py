@@ -29,7 +29,8 @@ _ENQUEUE_ERASURE = Statement("""
     VALUES (:tenant, :id, :user, 'erasure', '', 0, :now)
 """)
 _RECEIPT = Statement("""
-    INSERT INTO erasures (tenant_id, id, subject, rows, erased_at) VALUES (:tenant, :id, :subject, :rows, :now)
+    INSERT INTO erasures (tenant_id, id, subject, rows, floor, erased_at)
+    VALUES (:tenant, :id, :subject, :rows, :floor, :now)
 """)
 
 
@@ -76,7 +77,7 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     where = "tenant_id = :tenant" + ("" if scope.is_tenant else " AND user_id = :user")
     heads, steps, dates, sessions, measured = yield Batch(
         [
-            (_names("heads", "user_id, kind, name", where), owner),
+            (_names("heads", "user_id, kind, name, version", where), owner),
             (_names("tool_outputs", "user_id, session_id, step", where), owner),
             (_names("summaries", "DISTINCT user_id, date", where), owner),
             (_names("sessions", "user_id, session_id", where), owner),
@@ -84,7 +85,7 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
         ]
     )
     tenant = scope.tenant
-    names = [(Scope(tenant, user), Kind(kind), name, 0) for user, kind, name in heads if kind != "summary"]
+    names = [(Scope(tenant, user), Kind(kind), name, 0) for user, kind, name, _ in heads if kind != "summary"]
     names += [(Scope(tenant, user), Kind.TOOL, session, step) for user, session, step in steps]
     names += [(Scope(tenant, user), Kind.SUMMARY, date, 0) for user, date in dates]
     names += [(Scope(tenant, user), Kind.CHAT_LEAD, session, 0) for user, session in sessions]
@@ -102,7 +103,14 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     rows = {str(table.name): len(gone) for table, gone in zip(tables, answers, strict=False) if gone}
     outbox_id = f"{now_ms:012x}{token_hex(10)}"
     subject = hashlib.blake2b(scope.user.encode(), key=salt.encode()[:64], digest_size=16).hexdigest()
-    receipt = {**owner, "id": outbox_id, "subject": subject, "rows": orjson.dumps(rows).decode(), "now": now_ms}
+    receipt = {
+        **owner,
+        "id": outbox_id,
+        "subject": subject,
+        "rows": orjson.dumps(rows).decode(),
+        "floor": max((version for *_, version in heads), default=0),
+        "now": now_ms,
+    }
     yield Batch([(_RECEIPT, receipt), (_ENQUEUE_ERASURE, receipt)], last=True)
     return ErasedKeys(rows, names, outbox_id)
 
@@ -130,10 +138,12 @@ def _exported(table: Table, row: Sequence[Any]) -> dict[str, Any]:
     columns = [column for column in table.columns if column.name not in _INTERNAL]
     out: dict[str, Any] = {}
     for column, value in zip(columns, row, strict=True):
+        # SQLAlchemy's names are a subclass of str, which JSON encoders refuse.
+        name = str(column.name)
         if value is not None and column.info.get("json"):
-            out[column.name] = orjson.loads(as_bytes(value))
-        elif value is not None and column.name.endswith("_at"):
-            out[column.name] = iso(value)
+            out[name] = orjson.loads(as_bytes(value))
+        elif value is not None and name.endswith("_at"):
+            out[name] = iso(value)
         else:
-            out[column.name] = value
+            out[name] = value
     return out

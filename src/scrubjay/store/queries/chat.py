@@ -12,7 +12,7 @@ from scrubjay.core.messages import call_ids, check_tool_results
 from scrubjay.core.ports import Appended, Load, Loaded, NewMessage, Written
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
-from scrubjay.store.queries.sessions import enter
+from scrubjay.store.queries.sessions import enter, lock
 from scrubjay.store.sql import Batch, Call, Query, Row, Rows, Statement
 
 MAX_LEAD = 16
@@ -57,6 +57,11 @@ _CALLS = Statement("""
     WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND calls IS NOT NULL AND seq >= (
         SELECT first_seq FROM sessions WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session)
     ORDER BY seq DESC LIMIT :limit
+""")
+# Something new is said: the session is open again.
+_TAKE = Statement("""
+    UPDATE sessions SET last_seq = :last, closed_at = NULL
+    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
 """)
 _INSERT = Statement("""
     INSERT INTO messages (
@@ -110,7 +115,7 @@ def append(scope: Scope, session: str, messages: Sequence[NewMessage], now_ms: i
     owner = scoped(scope, session=session)
     bump = Bump.of(scope, Kind.CHAT, session, now_ms)
     keyed = [message for message in messages if message.keyed]
-    calls: list[Call] = [enter(scope, session, now_ms, messages=len(messages)), bump.lock()]
+    calls: list[Call] = [enter(scope, session, now_ms), bump.lock()]
     calls += [(_FIND, {**owner, "id": message.id}) for message in keyed]
     if any(message.role == "tool" for message in messages):
         calls.append((_CALLS, {**owner, "limit": MAX_OPEN_CALLS}))
@@ -122,9 +127,9 @@ def append(scope: Scope, session: str, messages: Sequence[NewMessage], now_ms: i
     if len(answers) > len(keyed):
         check_tool_results(_history(answers[-1]), [message.body for message in new])
     last_seq = entered[0]
-    inserts: list[Call] = []
+    inserts: list[Call] = [(_TAKE, {**owner, "last": last_seq + len(new)})]
     items = dict(found)
-    for seq, message in enumerate(new, last_seq - len(new) + 1):
+    for seq, message in enumerate(new, last_seq + 1):
         inserts.append((_INSERT, _values(owner, seq, message, now_ms)))
         items[message.id] = encode((seq, message.id, now_ms, message.tokens, message.encoding, message.raw))
     head, *_ = yield Batch([*bump.calls(), *inserts], last=True)
@@ -171,7 +176,7 @@ def prune(scope: Scope, session: str, keep: int, now_ms: int) -> Query[tuple[int
     skip = max(keep - 1, 0)
     _, _, ((before,),), cut, calls = yield Batch(
         [
-            enter(scope, session, now_ms),
+            lock(scope, session, now_ms),
             bump.lock(),
             (_COUNT, owner),
             (_CUT, {**owner, "skip": skip}),
@@ -214,8 +219,8 @@ def clear(scope: Scope, session: str, now_ms: int) -> Query[tuple[int, Written |
     """Delete all messages of a chat, pruned ones too."""
     owner = scoped(scope, session=session)
     bump = Bump.of(scope, Kind.CHAT, session, now_ms)
-    (entered,), _, gone = yield Batch([enter(scope, session, now_ms), bump.lock(), (_CLEAR, owner)])
+    entered, _, gone = yield Batch([lock(scope, session, now_ms), bump.lock(), (_CLEAR, owner)])
     if not gone:
         return 0, None
-    head, *_ = yield Batch([*bump.calls(), (_ADVANCE, {**owner, "first": entered[0] + 1})], last=True)
+    head, *_ = yield Batch([*bump.calls(), (_ADVANCE, {**owner, "first": entered[0][0] + 1})], last=True)
     return len(gone), bump.written(head)

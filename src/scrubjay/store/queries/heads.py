@@ -11,12 +11,16 @@ from scrubjay.core.ports import Written
 from scrubjay.core.scope import Scope
 from scrubjay.store.sql import Call, Params, Rows, Statement
 
-# A head starts at a time in microseconds, not at 1: should an erasure have deleted it, the new one is still above every
-# version of the old one. It stays below 2^53, so that Lua and JavaScript hold it exactly.
+# A head starts at a time in microseconds, not at 1, and above all that erasures deleted (clocks may go back): a new one
+# is above every version of an old one. It stays below 2^53, so that Lua and JavaScript hold it exactly.
 _BUMP = Statement("""
-    INSERT INTO heads (tenant_id, user_id, kind, name, version) VALUES (:tenant, :user, :kind, :name, :initial)
+    INSERT INTO heads (tenant_id, user_id, kind, name, initial, version)
+    SELECT :tenant, :user, :kind, :name, start.version, start.version FROM (
+        SELECT CASE WHEN max(floor) >= :initial THEN max(floor) + 1 ELSE :initial END AS version
+        FROM erasures WHERE tenant_id = :tenant
+    ) AS start WHERE 1 = 1
     ON CONFLICT (tenant_id, user_id, kind, name) DO UPDATE SET version = heads.version + 1
-    RETURNING version
+    RETURNING version, initial
 """)
 _ENQUEUE = Statement("""
     INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
@@ -35,23 +39,21 @@ class Bump:
 
     params: Params
     outbox_id: str
-    initial: int
 
     @classmethod
     def of(cls, scope: Scope, kind: Kind, name: str, now_ms: int) -> Bump:
         """Return the bump of one thing's head."""
         outbox_id = f"{now_ms:012x}{token_hex(10)}"
-        initial = now_ms * 1000
         params = {
             "tenant": scope.tenant,
             "user": scope.user,
             "kind": str(kind),
             "name": name,
-            "initial": initial,
+            "initial": now_ms * 1000,
             "outbox_id": outbox_id,
             "now": now_ms,
         }
-        return cls(params, outbox_id, initial)
+        return cls(params, outbox_id)
 
     def calls(self) -> list[Call]:
         """Return the two statements; the first one's rows go to `written`."""
@@ -63,8 +65,8 @@ class Bump:
 
     def written(self, rows: Rows) -> Written:
         """Return what was committed."""
-        version = int(rows[0][0])
-        return Written(version, 0 if version == self.initial else version - 1, self.outbox_id)
+        version, initial = rows[0]
+        return Written(version, 0 if version == initial else version - 1, self.outbox_id)
 
 
 def as_bytes(value: str | bytes) -> bytes:

@@ -17,16 +17,21 @@ from scrubjay.store.sql import Batch, Call, Query, Row, Statement
 
 # Every write of a session starts here: the row lock puts the writers of one session in line.
 ENTER = Statement("""
-    INSERT INTO sessions (tenant_id, user_id, session_id, created_at, last_active_at, last_seq, last_step)
-    VALUES (:tenant, :user, :session, :now, :now, :messages, :step)
+    INSERT INTO sessions (tenant_id, user_id, session_id, created_at, last_active_at, last_step)
+    VALUES (:tenant, :user, :session, :now, :now, CASE WHEN :step < 0 THEN 1 ELSE :step END)
     ON CONFLICT (tenant_id, user_id, session_id) DO UPDATE SET
         last_active_at = CASE WHEN sessions.last_active_at < :now THEN :now ELSE sessions.last_active_at END,
-        closed_at = CASE WHEN :messages > 0 THEN NULL ELSE sessions.closed_at END,
-        last_seq = sessions.last_seq + :messages,
         last_step = CASE
             WHEN :step < 0 THEN sessions.last_step + 1
             WHEN :step > sessions.last_step THEN :step
             ELSE sessions.last_step END
+    RETURNING last_seq, first_seq, last_step, state_ttl_ms, state_expires_at
+""")
+# The same for a write that only takes away: it makes no session.
+LOCK = Statement("""
+    UPDATE sessions SET
+        last_active_at = CASE WHEN last_active_at < :now THEN :now ELSE last_active_at END
+    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
     RETURNING last_seq, first_seq, last_step, state_ttl_ms, state_expires_at
 """)
 _STATE_LOAD = Statement("""
@@ -130,17 +135,21 @@ _SUMMARIES_RECENT = Statement("""
 """)
 
 
-def enter(scope: Scope, session: str, now_ms: int, *, messages: int = 0, step: int = 0) -> Call:
-    """Return the statement that creates or locks a session and takes numbers for what is to be added.
+def enter(scope: Scope, session: str, now_ms: int, *, step: int = 0) -> Call:
+    """Return the statement that creates or locks a session and takes the number of a step that is to be added.
 
     Args:
         scope: The user.
         session: The session's id.
         now_ms: The time of the write.
-        messages: How many message numbers to take.
         step: The step to be recorded; -1 takes the next one.
     """
-    return ENTER, scoped(scope, session=session, now=now_ms, messages=messages, step=step)
+    return ENTER, scoped(scope, session=session, now=now_ms, step=step)
+
+
+def lock(scope: Scope, session: str, now_ms: int) -> Call:
+    """Return the statement that locks a session, if there is one, for a write that takes something away."""
+    return LOCK, scoped(scope, session=session, now=now_ms)
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
@@ -157,7 +166,8 @@ def state_load(item: Load, now_ms: int) -> Query[Loaded]:
     if _expired(expires_at, now_ms):
         return Loaded(version_of(rows), {}, 0)
     fields = {row[3].encode(): as_bytes(row[4]) for row in rows if row[3] is not None}
-    return Loaded(version_of(rows), fields, len(fields), ttl_ms=ttl_ms or 0)
+    left_ms = expires_at - now_ms if expires_at else 0
+    return Loaded(version_of(rows), fields, len(fields), ttl_ms=ttl_ms or 0, left_ms=left_ms)
 
 
 def state_put(
@@ -192,12 +202,10 @@ def state_delete(
     """Delete a field of a session's state and renew its life."""
     bump = Bump.of(scope, Kind.STATE, session, now_ms)
     owner = scoped(scope, session=session)
-    (row,), _, gone = yield Batch(
-        [enter(scope, session, now_ms), bump.lock(), (_STATE_DELETE, {**owner, "field": field})]
-    )
-    if not gone or _expired(row[4], now_ms):
+    rows, _, gone = yield Batch([lock(scope, session, now_ms), bump.lock(), (_STATE_DELETE, {**owner, "field": field})])
+    if not gone or _expired(rows[0][4], now_ms):
         return None
-    ttl = row[3] or default_ttl_ms
+    ttl = rows[0][3] or default_ttl_ms
     renew = (_STATE_RENEW, {**owner, "ttl_ms": ttl, "expires_at": now_ms + ttl})
     head, *_ = yield Batch([*bump.calls(), renew], last=True)
     return bump.written(head), ttl
@@ -233,7 +241,7 @@ def metrics_load(item: Load, ttl_ms: int, now_ms: int) -> Query[Loaded]:
     if not rows or rows[0][0] + ttl_ms <= now_ms:
         return Loaded(0, {}, 0)
     fields = split_json(rows[0][1])
-    return Loaded(rows[0][0], fields, len(fields))
+    return Loaded(rows[0][0], fields, len(fields), left_ms=rows[0][0] + ttl_ms - now_ms)
 
 
 # --- closing and summaries -------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` runs all areas, `python -m benchmarks.<area>` one."""

@@ -1,0 +1,150 @@
+"""A world for each test: one twin of Scrubjay over one store and one cache, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from scrubjay import AsyncScrubjay, Scrubjay
+from scrubjay.handles import Session, Tenant, User
+from scrubjay.store.open import migrate
+from scrubjay.testing.servers import PostgresServer, ValkeyServer
+from tests.aging import AgeingClock, CacheView
+from tests.api.adapter import Awaitable
+
+# Not the full product: each twin meets each store, each kind of cache and `none:`, and so do the stores.
+CONFIGURATIONS = [
+    ("async", "sqlite", "valkey9"),
+    ("async", "postgresql", "redis8"),
+    ("async", "postgresql", "none"),
+    ("sync", "sqlite", "redis8"),
+    ("sync", "postgresql", "valkey9"),
+    ("sync", "sqlite", "none"),
+]
+
+
+@dataclass
+class World:
+    """What a test of the API works with.
+
+    Attributes:
+        twin: `async` or `sync`.
+        store: The URL of the store.
+        server: The cache server; None for `none:`.
+        prefix: What the test's keys and the ids of its tenants begin with.
+        clock: The time of everything in it.
+        jay: A Scrubjay; the synchronous twin behaves as the asynchronous one.
+    """
+
+    twin: str
+    store: str
+    server: ValkeyServer | None
+    prefix: str
+    clock: AgeingClock
+    stack: AsyncExitStack
+    threads: Executor
+    jay: AsyncScrubjay = field(init=False)
+
+    async def open(self, **settings: Any) -> AsyncScrubjay:
+        """Open another Scrubjay of the same kind over the same servers, closed with the test."""
+        settings.setdefault("store", self.store)
+        settings.setdefault("cache", "none:" if self.server is None else self.server.url)
+        settings.setdefault("prefix", self.prefix)
+        settings.setdefault("default_tenant", self.name("default"))
+        settings.setdefault("clock", self.clock)
+        settings.setdefault("housekeeping", 3600.0)
+        settings.setdefault("cache_timeout", 5.0)
+        if self.twin == "async":
+            return await self.stack.enter_async_context(AsyncScrubjay.open(**settings))
+        # It goes through the adapter, which looks like the asynchronous one.
+        return cast("AsyncScrubjay", Awaitable(self.stack.enter_context(Scrubjay.open(**settings)), self.threads))
+
+    @property
+    def cache(self) -> CacheView:
+        """What stands in the cache server."""
+        assert self.clock.cache is not None, "this world has no cache"
+        return self.clock.cache
+
+    @property
+    def cached(self) -> bool:
+        """Whether there is a cache."""
+        return self.server is not None
+
+    def evict(self) -> None:
+        """Lose everything that is cached."""
+        if self.cached:
+            self.cache.evict()
+
+    def name(self, tenant: str) -> str:
+        """Return the id of one of the test's own tenants: tests share a database."""
+        return f"{self.prefix}-{tenant}"
+
+    def tenant(self, name: str) -> Tenant:
+        """Return one of the test's own tenants."""
+        return self.jay.tenant(self.name(name))
+
+    @property
+    def acme(self) -> Tenant:
+        """A tenant."""
+        return self.tenant("acme")
+
+    @property
+    def alice(self) -> User:
+        """One of its users."""
+        return self.acme.user("alice")
+
+    @property
+    def session(self) -> Session:
+        """One of her sessions."""
+        return self.alice.session("s1")
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "store.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres: PostgresServer) -> str:
+    """A migrated PostgreSQL database. To copy it for each test takes longer than the tests: tenants keep them apart."""
+    url = postgres.create_database("shared_api")
+    migrate(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def threads() -> Iterator[Executor]:
+    """As many threads as a test wants calls of the synchronous twin at once."""
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
+
+
+@pytest.fixture(params=CONFIGURATIONS, ids="-".join)
+async def world(request: pytest.FixtureRequest, tmp_path: Path, threads: Executor) -> AsyncIterator[World]:
+    """Each twin over stores and caches."""
+    twin, store, cache = request.param
+    clock, prefix = AgeingClock(), f"t{uuid4().hex[:12]}"
+    server = None if cache == "none" else request.getfixturevalue(cache)
+    if store == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "store.db")
+        url = f"sqlite:///{tmp_path}/store.db?synchronous=off"
+    else:
+        url = request.getfixturevalue("shared_database")
+    async with AsyncExitStack() as stack:
+        if server is not None:
+            clock.cache = CacheView(server, prefix)
+            stack.callback(clock.cache.close)
+        world = World(twin, url, server, prefix, clock, stack, threads)
+        world.jay = await world.open()
+        yield world

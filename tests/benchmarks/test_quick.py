@@ -1,0 +1,112 @@
+"""The benchmarks run, in time, and print what they promise. No figure is asserted: a loaded machine would fail it."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CONTEXT = [
+    "l2_hit_us",
+    "l2_hit_cpu_us",
+    "l2_hit_vs_redis_py",
+    "l2_hit_vs_naive",
+    "l2_hit_vs_floor",
+    "l2_hit_round_trips",
+    "context_cache_get_us",
+    "context_cache_get_vs_redis_py",
+    "context_cache_get_vs_floor",
+    "context_cache_get_round_trips",
+    "db_sqlite_us",
+    "db_postgresql_us",
+    "db_vs_l2",
+    "db_sqlite_vs_l2",
+    "throughput_64_ops",
+    "throughput_64_vs_redis_py",
+    "throughput_64_vs_naive",
+    "throughput_64_vs_floor",
+    "cpu_us_per_hit_64",
+    "context_cache_throughput_64_vs_redis_py",
+    "write_us_sqlite",
+    "write_us_postgresql",
+    "write_round_trips",
+    "invalidate_user_us_1k",
+    "invalidate_user_us_100k",
+    "invalidate_user_vs_incr_1k",
+    "invalidate_user_vs_incr_100k",
+    "invalidate_user_round_trips",
+]
+WRITES = ("chat_turn", "append", "state_set", "tool_record")
+READS = ("state_get", "memory_get", "chat_recent", "context", "assemble")
+OF_EACH = ("us", "cpu_us", "vs_naive", "vs_pipeline", "vs_floor", "round_trips")
+STORES = ("sqlite", "postgresql")
+MEMORY = [
+    *(f"{name}_{figure}" for name in (*WRITES, *READS) for figure in OF_EACH),
+    *(f"{name}_us_{store}" for name in WRITES for store in STORES),
+    *(f"{name}_us_{store}_uncached" for name in (*WRITES, *READS) for store in STORES),
+    *(
+        f"{name}_{figure}"
+        for name in ("context", "assemble")
+        for figure in ("throughput_64", "throughput_64_vs_naive", "throughput_64_vs_pipeline", "cpu_us_64")
+    ),
+]
+AREAS = {"context": CONTEXT, "memory": MEMORY}
+
+
+def run(area: str, *options: str) -> dict[str, Any]:
+    """Run an area; return the object on its last line."""
+    command = [sys.executable, "-m", f"benchmarks.{area}", "--quick", "--json", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert area in done.stderr, "no progress was shown"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(result: dict[str, Any], area: str, rounds: int, suffixes: tuple[str, ...]) -> None:
+    """Fail unless the result has its shape, and all metrics."""
+    assert set(result) == {"area", "metrics", "rounds", "versions"}
+    assert result["area"] == area
+    assert result["rounds"] == rounds
+    assert {"python", "scrubjay", "redis-py", "valkey", "postgresql"} <= set(result["versions"])
+    metrics = result["metrics"]
+    assert set(metrics) == {f"{name}{suffix}" for name in AREAS[area] for suffix in suffixes}
+    assert all(isinstance(value, float) and math.isfinite(value) and value >= 0 for value in metrics.values())
+
+
+def test_an_area_prints_its_metrics() -> None:
+    result = run("context", "--rounds", "1", "--loop", "uvloop")
+    check(result, "context", 1, ("",))
+    # Counted and not timed, so they hold on any machine: whatever is asked for takes one round trip.
+    trips = {name: value for name, value in result["metrics"].items() if name.endswith("_round_trips")}
+    assert set(trips.values()) == {1.0}, trips
+
+
+@pytest.mark.parametrize("options", [["--rounds", "0"], ["--rounds", "many"], ["--loop", "trio"], ["--slow"]])
+def test_a_wrong_option_is_one_clear_error(options: list[str]) -> None:
+    command = [sys.executable, "-m", "benchmarks.context", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("area", AREAS)
+def test_the_quick_form_ends_in_time(area: str) -> None:
+    start = time.monotonic()
+    result = run(area)
+    assert time.monotonic() - start < 50
+    check(result, area, 5, ("", "_asyncio"))
+    # The tool outputs and the chat of a turn are a write and a read.
+    if area == "memory":
+        assert result["metrics"]["chat_turn_round_trips"] == 2.0
+        assert result["metrics"]["assemble_round_trips"] <= 2.0
+        assert result["metrics"]["context_round_trips"] == 1.0

@@ -1,0 +1,323 @@
+"""What each call costs in round trips to the cache server, and how long what it leaves there lives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from scrubjay import AsyncScrubjay
+from scrubjay.handles import Session, Tenant, User
+from scrubjay.testing.servers import ValkeyServer
+
+MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call cost: round trips and commands as the client counts them, and both as the server does."""
+
+    round_trips: int
+    commands: int
+    server_reads: int
+    server_scripts: int
+
+
+class Rig:
+    """A Scrubjay with a server of its own, and a view of that server."""
+
+    def __init__(self, jay: AsyncScrubjay, server: ValkeyServer) -> None:
+        self.jay = jay
+        self.view = redis.Redis(port=server.port)
+        client = jay._open.client
+        assert client is not None
+        self.client = client
+        self.tenant: Tenant = jay.tenant("acme")
+        self.user: User = self.tenant.user("alice")
+        self.session: Session = self.user.session("s1")
+
+    def _server(self) -> tuple[int, int]:
+        stats = self.view.info("everything")
+        scripts = [stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "lrange", "set", "unlink")]
+        return stats["total_reads_processed"], scripts[0]
+
+    async def cost(self, call: Awaitable[Any]) -> Cost:
+        """Return what awaiting `call` costs."""
+        client = self.client
+        before = client.round_trips, client.commands, *self._server()
+        await call
+        after = client.round_trips, client.commands, *self._server()
+        trips, commands, reads, scripts = (new - old for new, old in zip(after, before, strict=True))
+        # Asking costs the server one read.
+        return Cost(trips, commands, reads - 1, scripts)
+
+    def ttls(self) -> dict[str, float | None]:
+        """Return the seconds that every key has left; None for ever."""
+        found: dict[str, float | None] = {}
+        for key in self.view.scan_iter():
+            left = self.view.pttl(key)
+            found[key.decode().removeprefix("rt:")] = None if left < 0 else left / 1000
+        return found
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    with ValkeyServer("valkey") as server:
+        yield server
+
+
+@pytest.fixture
+async def rig(server: ValkeyServer, tmp_path: Path) -> AsyncIterator[Rig]:
+    view = redis.Redis(port=server.port)
+    view.flushall()
+    settings: dict[str, Any] = {
+        "store": f"sqlite:///{tmp_path}/x.db?synchronous=off", "cache": server.url, "prefix": "rt", "housekeeping": 3600.0,
+        "cache_timeout": 10.0,
+    }  # fmt: skip
+    async with AsyncScrubjay.open(**settings) as jay:
+        rig = Rig(jay, server)
+        yield rig
+        rig.view.close()
+    view.close()
+
+
+async def fill(rig: Rig, *, messages: int = 4, tools: int = 2, summaries: int = 1) -> None:
+    """Write something of every kind."""
+    await rig.tenant.agents.set("bot", {"system_prompt": "be kind"})
+    await rig.tenant.contexts.set("faq", ["q", "a"])
+    await rig.user.memory.update({"likes": "birds", "lives": "here"})
+    for type_ in ("profile", "preference", "conversation", "reference", "notes"):
+        await rig.user.contexts.set(type_, {"k": type_})
+    await rig.user.contexts.create("notes", 1)
+    for n in range(summaries):
+        other = rig.user.session(f"old{n}")
+        await other.chat.append(role="user", content="hi")
+        await other.close(f"summary {n}")
+    await rig.session.chat.append(role="system", content="be brief")
+    await rig.session.chat.append_many([{"role": "user", "content": f"m{n}"} for n in range(messages)])
+    await rig.session.state.update({"a": 1, "b": 2})
+    for n in range(tools):
+        await rig.session.tools.record(n + 1, "look", {"n": n}, {"found": n})
+
+
+READS: dict[str, Callable[[Rig], Awaitable[Any]]] = {
+    "memory.all": lambda rig: rig.user.memory.all(),
+    "memory.get": lambda rig: rig.user.memory.get("likes"),
+    "contexts.latest": lambda rig: rig.user.contexts.latest("profile"),
+    "contexts.list": lambda rig: rig.user.contexts.list("notes"),
+    "contexts.get": lambda rig: rig.user.contexts.get("profile", "current"),
+    "tenant.contexts.latest": lambda rig: rig.tenant.contexts.latest("faq"),
+    "agents.get": lambda rig: rig.tenant.agents.get("bot"),
+    "summaries.recent": lambda rig: rig.user.summaries.recent(3),
+    "summaries.on": lambda rig: rig.user.summaries.on(rig_date()),
+    "chat.recent": lambda rig: rig.session.chat.recent(20),
+    "state.all": lambda rig: rig.session.state.all(),
+    "state.get": lambda rig: rig.session.state.get("a"),
+    "tools.all": lambda rig: rig.session.tools.all(),
+    "tools.get": lambda rig: rig.session.tools.get(1),
+    "context": lambda rig: rig.session.context(),
+    "context of nothing": lambda rig: rig.user.session("new").context(),
+    "assemble": lambda rig: rig.session.assemble(),
+    "assemble with an agent": lambda rig: rig.session.assemble(agent="bot"),
+    "assemble nothing": lambda rig: rig.jay.tenant("none").user("nobody").session("new").assemble(agent="none"),
+}
+
+
+def rig_date() -> str:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).date().isoformat()
+
+
+@pytest.mark.parametrize("name", READS)
+async def test_a_read_is_one_round_trip_and_a_miss_is_two(rig: Rig, name: str) -> None:
+    await fill(rig)
+    read = READS[name]
+    rig.view.flushall()
+    miss = await rig.cost(read(rig))
+    hit = await rig.cost(read(rig))
+    # An agent is its tenant's: another slot, in the same round trip.
+    slots = 2 if "agent" in name or name == "assemble nothing" else 1
+    slots = 1 if name.startswith("agents") else slots
+    assert (miss.round_trips, hit.round_trips) == (2, 1)
+    assert (hit.commands, hit.server_reads, hit.server_scripts) == (slots, 1, slots)
+    assert miss.server_reads == 2
+    assert await rig.cost(read(rig)) == hit
+
+
+WRITES: dict[str, tuple[int, Callable[[Rig], Awaitable[Any]]]] = {
+    "memory.set": (1, lambda rig: rig.user.memory.set("likes", "cats")),
+    "memory.update": (1, lambda rig: rig.user.memory.update({f"k{n}": n for n in range(100)})),
+    "memory.delete": (1, lambda rig: rig.user.memory.delete("likes")),
+    "contexts.set": (1, lambda rig: rig.user.contexts.set("profile", 2)),
+    "contexts.create": (1, lambda rig: rig.user.contexts.create("notes", 2)),
+    "contexts.update": (1, lambda rig: rig.user.contexts.update("profile", "current", 2)),
+    "contexts.delete": (1, lambda rig: rig.user.contexts.delete("profile", "current")),
+    "contexts.invalidate": (1, lambda rig: rig.user.contexts.invalidate("profile")),
+    "agents.set": (1, lambda rig: rig.tenant.agents.set("bot", {"x": 1})),
+    "agents.delete": (1, lambda rig: rig.tenant.agents.delete("bot")),
+    "chat.append": (1, lambda rig: rig.session.chat.append(role="user", content="x")),
+    "chat.append of a system message": (1, lambda rig: rig.session.chat.append(role="system", content="x")),
+    "chat.append_many": (
+        1, lambda rig: rig.session.chat.append_many([{"role": "user", "content": "x"} for _ in range(500)])
+    ),
+    "chat.prune": (1, lambda rig: rig.session.chat.prune(1)),
+    "chat.clear": (1, lambda rig: rig.session.chat.clear()),
+    "state.set": (1, lambda rig: rig.session.state.set("a", 1)),
+    "state.update": (1, lambda rig: rig.session.state.update({f"k{n}": n for n in range(100)})),
+    "state.delete": (1, lambda rig: rig.session.state.delete("a")),
+    "tools.record": (1, lambda rig: rig.session.tools.record(9, "look", None, 1)),
+    "close": (1, lambda rig: rig.session.close("done")),
+    "invalidate": (1, lambda rig: rig.user.invalidate()),
+    "forget": (1, lambda rig: rig.user.forget()),
+    "nothing deleted": (0, lambda rig: rig.user.memory.delete("none")),
+    "nothing updated": (0, lambda rig: rig.user.memory.update({})),
+    "chat.count": (0, lambda rig: rig.session.chat.count()),
+    "users": (0, lambda rig: rig.tenant.users()),
+    "sessions": (0, lambda rig: rig.user.sessions()),
+    "agents.list": (0, lambda rig: rig.tenant.agents.list()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "not cached"])
+async def test_a_write_is_one_round_trip(rig: Rig, name: str, cached: bool) -> None:
+    await fill(rig)
+    if cached:
+        await rig.session.assemble(agent="bot")
+        await rig.user.contexts.list("notes")
+    else:
+        rig.view.flushall()
+    wanted, write = WRITES[name]
+    cost = await rig.cost(write(rig))
+    assert (cost.round_trips, cost.server_reads) == (wanted, wanted)
+
+
+@pytest.mark.parametrize("size", [1, 40])
+async def test_the_number_does_not_grow(rig: Rig, size: int) -> None:
+    await fill(rig, messages=size, tools=min(size, 30), summaries=min(size, 20))
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: rig.session.assemble(agent="bot", history=100),
+        lambda: rig.session.context(100),
+        lambda: rig.user.summaries.recent(20),
+        lambda: rig.user.summaries.on(rig_date()),
+        lambda: rig.session.chat.recent(100),
+        lambda: rig.session.tools.all(),
+    ]
+    for call in calls:
+        rig.view.flushall()
+        assert (await rig.cost(call())).round_trips == 2
+        assert (await rig.cost(call())).round_trips == 1
+
+
+async def test_one_missing_source_does_not_cost_the_others(rig: Rig) -> None:
+    await fill(rig)
+    await rig.session.assemble(agent="bot")
+    for key in [each for each in rig.ttls() if ":l:" not in each]:
+        rig.view.delete(f"rt:{key}")
+        cost = await rig.cost(rig.session.assemble(agent="bot"))
+        assert cost.round_trips <= 2, key
+        assert (await rig.cost(rig.session.assemble(agent="bot"))).round_trips == 1
+
+
+LIVES: dict[str, float | None] = {
+    "c:{acme:alice}:ctx:profile": HOUR,
+    "c:{acme:alice}:ctx:conversation": 15 * MINUTE,
+    "c:{acme:alice}:ctx:reference": 4 * HOUR,
+    "c:{acme:alice}:ctx:preference": 2 * HOUR,
+    "c:{acme:alice}:ctx:notes": 30 * MINUTE,
+    "c:{acme}:ctx:faq": 30 * MINUTE,
+    "c:{acme:alice}:memory": None,
+    "c:{acme}:agent:config:bot": None,
+    "{acme:alice}:chat:s1": 30 * MINUTE,
+    "{acme:alice}:chat:s1:system": 30 * MINUTE,
+    "{acme:alice}:session:s1": 30 * MINUTE,
+    "{acme:alice}:tool:s1:step_1": HOUR,
+    "{acme:alice}:tools:s1": HOUR,
+    "{acme:alice}:summary:recent": 30 * DAY,
+    "{acme:alice}:metrics:context:s1": 7 * DAY,
+    "{acme}:metrics:recent": 7 * DAY,
+    "{acme:alice}:gen": 30 * DAY,
+    "{acme}:gen": 30 * DAY,
+}
+
+
+async def read_all(rig: Rig) -> None:
+    for name, read in READS.items():
+        if "nothing" not in name:
+            await read(rig)
+    for type_ in ("profile", "preference", "conversation", "reference", "notes"):
+        await rig.user.contexts.list(type_)
+    await rig.session.metrics.record(total_tokens=1)
+
+
+def check_lives(rig: Rig) -> None:
+    today = f"{{acme:alice}}:summary:{rig_date()}"
+    wanted = {**LIVES, today: 30 * DAY}
+    found = {key: left for key, left in rig.ttls().items() if not key.startswith("l:")}
+    assert set(found) == set(wanted)
+    for key, life in wanted.items():
+        left = found[key]
+        if life is None or left is None:
+            assert left == life, key
+        else:
+            assert life - 30 < left <= life, key
+
+
+async def test_everything_lives_as_long_as_it_should(rig: Rig) -> None:
+    await fill(rig)
+    await read_all(rig)
+    check_lives(rig)
+    # Written while cached: the expiry is of the same step.
+    await rig.session.state.set("a", 5)
+    await rig.session.state.delete("b")
+    await rig.session.chat.append(role="user", content="more")
+    await rig.session.tools.record(3, "look", None, 1)
+    await rig.user.memory.set("likes", "dogs")
+    await rig.user.memory.delete("lives")
+    await rig.tenant.agents.set("bot", {"system_prompt": "be brief"})
+    await read_all(rig)
+    check_lives(rig)
+
+
+async def test_use_and_writes_slide_and_reads_do_not(rig: Rig) -> None:
+    await fill(rig)
+    await read_all(rig)
+    sliding = ["{acme:alice}:chat:s1", "{acme:alice}:chat:s1:system", "{acme:alice}:session:s1"]
+
+    def shorten() -> None:
+        for key in rig.ttls():
+            if rig.view.pttl(f"rt:{key}") > 0:
+                rig.view.pexpire(f"rt:{key}", 10_000)
+
+    def long_lived() -> set[str]:
+        return {key for key, left in rig.ttls().items() if left is not None and left > 11}
+
+    shorten()
+    for name, read in READS.items():
+        if "nothing" not in name and not name.startswith(("context", "assemble")):
+            await read(rig)
+    assert long_lived() == set()
+    await rig.session.context()
+    assert long_lived() == {sliding[0], sliding[2]}
+    shorten()
+    await rig.session.assemble(agent="bot")
+    assert long_lived() == set(sliding)
+    shorten()
+    await rig.session.chat.append(role="user", content="more")
+    assert long_lived() == {sliding[0]}
+    shorten()
+    await rig.session.state.set("c", 1, ttl=5_000)
+    assert long_lived() == {sliding[2]}
+    left = rig.ttls()[sliding[2]]
+    assert left is not None
+    assert 4_900 < left <= 5_000, "the whole hash has the life that was asked for"
+    shorten()
+    await rig.session.assemble()
+    left = rig.ttls()[sliding[2]]
+    assert left is not None
+    assert left > 4_900, "and slides by it"
