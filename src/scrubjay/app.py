@@ -7,7 +7,9 @@ import logging
 import os
 import socket
 from collections.abc import Generator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 from typing import Any, Self
 
@@ -95,6 +97,11 @@ class AsyncScrubjay:
         tokenizer: Tokenizer | None = None,
         summarizer: Summarizer | None = None,
     ) -> None:
+        if settings.shared_store and "cache" not in settings.model_fields_set:
+            raise ConfigurationError(
+                "name the cache that all processes of this PostgreSQL store share: cache='valkey://…' (or 'none:';"
+                " 'embedded:' only if all of them use one data directory)"
+            )
         counting = tokenizer or tokenizer_for(settings.tokenizer)
         self._parts = _Parts(
             settings,
@@ -104,6 +111,7 @@ class AsyncScrubjay:
             parse_cache_url(settings.cache),
         )
         self._running: _Running | None = None
+        self._opening = asyncio.Lock()
         self._closed = False
 
     @classmethod
@@ -113,7 +121,7 @@ class AsyncScrubjay:
         store: str | None = None,
         cache: str | None = None,
         clock: Clock | None = None,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | str | None = None,
         summarizer: Summarizer | None = None,
         **settings: Any,
     ) -> Self:
@@ -122,24 +130,29 @@ class AsyncScrubjay:
         Args:
             store: The URL of the system of record (`postgresql://…`, `sqlite:///…`); None for a SQLite file in
                 `data_dir` (`./.scrubjay`).
-            cache: The URL of the cache (`valkey://…`, `redis://…`, `embedded:`, `none:`); None for a private Valkey.
+            cache: The URL of the cache (`valkey://…`, `redis://…`, `embedded:`, `none:`); None for a private Valkey
+                beside a SQLite file. Beside PostgreSQL it must be named: processes on other machines would never hear
+                of each other's writes through private caches.
             clock: The time; for tests.
-            tokenizer: Counts tokens; None for the one named by the setting `tokenizer`.
+            tokenizer: Counts tokens, or the name of what does (an encoding or a model); None for the setting's.
             summarizer: Summarises sessions; None for the extractive one, which needs no model.
             **settings: Any of `scrubjay.settings.Settings`.
 
         Raises:
             ConfigurationError: A setting is unknown or cannot work.
         """
-        given = {name: value for name, value in (("store", store), ("cache", cache)) if value is not None}
-        loaded = load_settings({**settings, **given})
-        return cls(loaded, clock=clock, tokenizer=tokenizer, summarizer=summarizer)
+        named = tokenizer if isinstance(tokenizer, str) else None
+        given = {"store": store, "cache": cache, "tokenizer": named}
+        loaded = load_settings({**settings, **{name: value for name, value in given.items() if value is not None}})
+        counting = None if isinstance(tokenizer, str) else tokenizer
+        return cls(loaded, clock=clock, tokenizer=counting, summarizer=summarizer)
 
     async def __aenter__(self) -> Self:
-        if self._closed:
-            raise Closed("this Scrubjay is closed; open another one")
-        if self._running is None:
-            self._running = await _start(self._parts)
+        async with self._opening:
+            if self._closed:
+                raise Closed("this Scrubjay is closed; open another one")
+            if self._running is None:
+                self._running = await _start(self._parts)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -150,8 +163,9 @@ class AsyncScrubjay:
 
     async def close(self) -> None:
         """Write what is pending and release everything. Idempotent."""
-        self._closed = True
-        running, self._running = self._running, None
+        async with self._opening:
+            self._closed = True
+            running, self._running = self._running, None
         if running is not None:
             await running.stop()
 
@@ -180,9 +194,10 @@ class AsyncScrubjay:
         """Return counters and latencies of all live processes, and what the cache server and the store hold.
 
         Returns:
-            `processes`, `hit_rate` (of things read; None before the first), `reads` and `writes` (count, mean, p50 and
-            p99 in milliseconds), `cache` (counters by kind), `server` (memory, evictions, hits and misses as the
-            server counts them; None if it cannot be reached) and `store` (rows by table).
+            `processes`, `hit_rate` (of things read; None before the first), `reads` (`hits` and `misses`), `latencies`
+            (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes), `cache`
+            (counters by kind), `server` (memory, evictions, hits and misses as the server counts them; None if it
+            cannot be reached) and `store` (rows by table).
         """
         return await self._open.stats()
 
@@ -240,17 +255,17 @@ class _Running:
     async def stop(self) -> None:
         """Write what is pending, stop in the reverse order of starting."""
         self.services.closed = True
+        await self.services.aside.drain()
         if self.keeper is not None:
             self.keeper.cancel()
             await asyncio.gather(self.keeper, return_exceptions=True)
-        try:
+        async with AsyncExitStack() as stack:
+            # In the reverse order, each whatever becomes of the others.
+            if self.embedded is not None:
+                stack.push_async_callback(asyncio.to_thread, self.embedded.stop)
+            stack.push_async_callback(self.services.store.close)
+            stack.push_async_callback(self.services.hot.close)
             await self.tidy(everything=True)
-        except StoreUnavailable as error:
-            log.warning("not all activity could be written while closing: %s", error)
-        await self.services.hot.close()
-        await self.services.store.close()
-        if self.embedded is not None:
-            await asyncio.to_thread(self.embedded.stop)
 
     async def keep(self) -> None:
         """Write what is pending, publish counters, and revive the private server; for as long as the process lives."""
@@ -264,13 +279,19 @@ class _Running:
                     published = now
                     await self.publish()
                     await self.revive()
-            except (StoreUnavailable, CacheUnavailable, ConfigurationError) as error:
+            except (CacheUnavailable, ConfigurationError) as error:
                 log.warning("housekeeping is put off: %s", error)
+            except Exception:
+                # Nobody awaits this task: were it to end, state would expire under its users.
+                log.exception("housekeeping failed; it goes on")
 
     async def tidy(self, *, everything: bool) -> None:
-        """Write confirmations and activity to the store."""
-        await self.confirmer.flush()
-        await self.services.activity.flush(everything=everything)
+        """Write activity and confirmations to the store; what cannot be written now waits."""
+        for write in (partial(self.services.activity.flush, everything=everything), self.confirmer.flush):
+            try:
+                await write()
+            except StoreUnavailable as error:
+                log.warning("what was noted of sessions and invalidations is written later: %s", error)
 
     async def publish(self) -> None:
         """Publish this process's counters for other processes' `stats`."""
@@ -389,11 +410,20 @@ async def _open_cache(
     client = ValkeyClient(url, deadline=settings.cache_timeout, connections=settings.cache_connections, scripts=SCRIPTS)
     try:
         await client.check()
-    except CacheAuthFailed:
-        await client.close()
-        raise
     except CacheUnavailable as error:
+        if isinstance(error, CacheAuthFailed):
+            await _give_up(client, embedded)
+            raise
         # The cache is never needed: everything is served from the store until it is back.
         log.warning("the cache cannot be reached, reads go to the store: %s", error)
+    except BaseException:
+        await _give_up(client, embedded)
+        raise
     lease_ms = settings.policies().lease_ms
     return ValkeyTier(client, incarnation, lease_ms, counters=counters), embedded, client
+
+
+async def _give_up(client: ValkeyClient, embedded: EmbeddedValkey | None) -> None:
+    await client.close()
+    if embedded is not None:
+        await asyncio.to_thread(embedded.stop)

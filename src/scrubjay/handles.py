@@ -13,10 +13,10 @@ from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenDict, FrozenList, freeze
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import check_limit
-from scrubjay.core.ports import ErasedKeys, Mutation, Op
-from scrubjay.core.records import Message, Summary, iso
+from scrubjay.core.ports import Closed, ErasedKeys, Load, Mutation, Op, Written
+from scrubjay.core.records import Message, Summary, date_of, iso
 from scrubjay.core.scope import Scope, check_id, user_scope
-from scrubjay.memory import agents, chat, contexts, facts, state, summaries, tools
+from scrubjay.memory import agents, chat, contexts, decode, facts, state, summaries, tools
 from scrubjay.memory.metrics import AssemblyAverages, SessionMetrics, averages
 from scrubjay.memory.services import Services
 from scrubjay.memory.summaries import Summaries
@@ -83,14 +83,14 @@ class Session:
         services = self._services
         services.check_open()
         check_limit(history, "history", most=services.policies.limits.page, least=0)
-        memory, fields, (messages, _) = await services.aside.fetch(
+        memory, (fields, ttl_ms), (messages, _) = await services.aside.fetch(
             [
                 facts.source(services, self._scope),
-                state.source(services, self._scope, self.id, slide=True),
+                state.sliding_source(services, self._scope, self.id),
                 chat.source(services, self._scope, self.id, history, slide=True),
             ]
         )
-        services.activity.note(self._scope, self.id)
+        services.activity.note(self._scope, self.id, ttl_ms=ttl_ms)
         return FrozenDict({"memory": memory, "session": fields, "history": messages})
 
     async def assemble(
@@ -127,7 +127,7 @@ class Session:
             raise InvalidContent(f"a query is text, not {type(query).__name__}")
         agent_id = None if agent is None else check_id(agent, "agent id")
         started = services.clock.monotonic()
-        sources = await self._sources(query, agent_id, history)
+        sources, ttl_ms = await self._sources(query, agent_id, history)
         window = assemble(sources, budget=budget, counter=services.tokenizer)
         window = window.with_time((services.clock.monotonic() - started) * 1000)
         receipt = window.receipt
@@ -137,53 +137,64 @@ class Session:
                 "total_tokens": receipt.total_tokens,
                 "assembly_time_ms": receipt.assembly_time_ms,
                 "pruned_messages": receipt.pruned_messages,
-            }
+            },
+            ttl_ms=ttl_ms,
         )
         return window
 
     async def close(self, summary: str | None = None) -> Summary | None:
         """Close the session: write its summary and return it. Closing again changes nothing unless more was said.
 
+        If more is said while the summary is being written, the session stays open, and the next close covers it.
+
         Args:
             summary: The summary; None has the summarizer write one.
 
         Returns:
-            The summary; None for a session in which nothing was said.
+            The summary; None where there is nothing to say.
 
         Raises:
+            InvalidContent: The summary is not text, or is empty.
             StoreUnavailable: The store cannot be reached.
         """
         services = self._services
         services.check_open()
-        limit = services.policies.limits.summary_bytes
-        if summary is not None and not isinstance(summary, str):
-            raise InvalidContent(f"a summary is text, not {type(summary).__name__}")
+        if summary is not None:
+            if not isinstance(summary, str) or not summary:
+                raise InvalidContent("a summary is text, and not empty; give None to have one written")
+            return await self._close(summary, None)
         info = await services.store.session_info(self._scope, self.id)
-        if summary is None:
-            if info is None:
-                return None
-            if info["closed_at"] is not None and info["summarised"]:
-                raw = await services.store.session_summary(self._scope, self.id)
-                return None if raw is None else _summary(raw)
-            messages, _ = await services.aside.get(chat.source(services, self._scope, self.id, MAX_SUMMARISED))
-            summary = await services.summarizer.summarize(messages, max_tokens=SUMMARY_TOKENS)
-            if not summary:
-                return None
-        text = to_json(summary, "summary", max_bytes=limit)
-        return await self._close(text, services.tokenizer.count(summary))
+        if info is None:
+            return None
+        if info["closed_at"] is not None and info["summarised"]:
+            raw = await services.store.session_summary(self._scope, self.id)
+            return None if raw is None else _summary(raw)
+        (loaded,) = await services.store.load([Load(Kind.CHAT, self._scope, self.id, MAX_SUMMARISED)])
+        text = await services.summarizer.summarize(decode.messages(loaded), max_tokens=SUMMARY_TOKENS)
+        return await self._close(text or None, loaded.version)
 
-    async def _close(self, text: bytes, tokens: int) -> Summary:
+    async def _close(self, text: str | None, chat_version: int | None) -> Summary | None:
         services, scope = self._services, self._scope
-        started = services.clock.monotonic()
-        closed = await services.store.session_close(scope, self.id, text, tokens)
-        drops = [
-            Mutation(services.keys.summary(scope, date), Op.DROP, closed.written.version)
-            for date in ("recent", *closed.dates)
-        ]
-        await services.aside.write(scope.tenant, closed.written, drops, started, Kind.SUMMARY)
-        return _summary(closed.item)
+        limit = services.policies.limits.summary_bytes
+        raw = None if text is None else to_json(text, "summary", max_bytes=limit)
+        tokens = 0 if text is None else services.tokenizer.count(text)
 
-    async def _sources(self, query: str | None, agent_id: str | None, history: int) -> Sources:
+        def plan(done: Closed | None) -> tuple[Written, list[Mutation]] | None:
+            if done is None:
+                return None
+            keys = [services.keys.summary(scope, date) for date in ("recent", *done.dates)]
+            return done.written, [Mutation(key, Op.DROP, done.written.version) for key in keys]
+
+        closed = await services.aside.write(
+            scope.tenant,
+            Kind.SUMMARY,
+            [services.keys.summary(scope, name) for name in ("recent", date_of(services.clock.now_ms()))],
+            services.store.session_close(scope, self.id, raw, tokens, chat_version),
+            plan,
+        )
+        return None if closed is None else _summary(closed.item)
+
+    async def _sources(self, query: str | None, agent_id: str | None, history: int) -> tuple[Sources, int]:
         services, scope = self._services, self._scope
         wave: dict[str, Source[Any]] = {
             "memory": facts.source(services, scope),
@@ -191,7 +202,7 @@ class Session:
             "lead": chat.lead_source(services, scope, self.id, slide=True),
             "chat": chat.source(services, scope, self.id, history, slide=True),
             "tools": tools.index_source(services, scope, self.id),
-            "state": state.source(services, scope, self.id, slide=True),
+            "state": state.sliding_source(services, scope, self.id),
         }
         for type_ in PROFILE_TYPES:
             wave[f"ctx:{type_}"] = contexts.source(services, scope, type_, 1)
@@ -203,7 +214,8 @@ class Session:
             # A long run of tool calls: the request that it answers stands further back.
             more = chat.source(services, scope, self.id, services.policies.limits.hot_messages)
             messages, older = await services.aside.get(more)
-        return Sources(
+        fields, ttl_ms = found["state"]
+        sources = Sources(
             agent=found.get("agent"),
             agent_id=agent_id,
             profile={type_: found[f"ctx:{type_}"] for type_ in PROFILE_TYPES},
@@ -211,10 +223,11 @@ class Session:
             summaries=[each for each in found["summaries"] if each["session_id"] != self.id][:SUMMARIES_IN_WINDOW],
             chat=_with_lead(found["lead"], messages),
             tools=found["tools"],
-            state=found["state"],
+            state=fields,
             query=query,
             messages_before=older,
         )
+        return sources, ttl_ms
 
 
 class User:
@@ -249,10 +262,10 @@ class User:
         check_limit(limit, "limit", most=self._services.policies.limits.page, least=0)
         return _frozen(await self._services.store.sessions(self._scope, limit))
 
-    async def invalidate(self) -> None:
-        """Make every next read of this user come from the store."""
+    async def invalidate(self) -> bool:
+        """Make every next read of this user come from the store; False if the cache could not be told."""
         self._services.check_open()
-        await self._services.hot.rotate(self._services.keys.generation(self._scope))
+        return await self._services.hot.rotate(self._services.keys.generation(self._scope))
 
     async def forget(self) -> FrozenDict[str, Any]:
         """Erase everything of this user, in the store and in the cache.
@@ -337,7 +350,8 @@ async def _forget(services: Services, scope: Scope) -> FrozenDict[str, Any]:
         keys.append(services.keys.recent_metrics(scope))
     cleared = await services.hot.erase(keys, [services.keys.generation(owner) for owner in owners])
     if cleared:
-        services.aside.confirm(scope.tenant, erased.outbox_id)
+        for outbox_id in erased.outbox_ids:
+            services.aside.confirm(scope.tenant, outbox_id)
     return _receipt(services, erased, cleared=cleared)
 
 

@@ -6,17 +6,28 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from scrubjay.core.errors import ConfigurationError
-from scrubjay.core.policy import CONTEXT_POLICIES, SECOND, ContextPolicy, Limits, Policies
+from scrubjay.core.policy import CONTEXT_POLICIES, MAX_TTL_MS, SECOND, ContextPolicy, Limits, Policies
 
 CONFIG_VARIABLE = "SCRUBJAY_CONFIG"
 DEFAULT_FILE = "scrubjay.toml"
+VARIABLE_PREFIX = "SCRUBJAY_"
 MIB = 1024 * 1024
+
+_Seconds = Annotated[float, Field(gt=0, le=MAX_TTL_MS // SECOND, allow_inf_nan=False)]
+"""A time, at most ten years."""
 
 
 class _Part(BaseModel):
@@ -27,7 +38,7 @@ class ContextSettings(_Part):
     """The policy of one context type.
 
     Attributes:
-        ttl: Seconds in the cache.
+        ttl: Seconds in the cache, at most ten years.
         changes: `fast` is not cached.
         reads: `rare` is not cached.
         sensitive: Not cached, unless the cache is encrypted.
@@ -35,7 +46,7 @@ class ContextSettings(_Part):
         max_cached_bytes: The largest cached entry.
     """
 
-    ttl: float | None = Field(default=None, gt=0)
+    ttl: _Seconds | None = None
     changes: Literal["slow", "fast"] = "slow"
     reads: Literal["often", "rare"] = "often"
     sensitive: bool = False
@@ -44,13 +55,13 @@ class ContextSettings(_Part):
 
 
 class TtlSettings(_Part):
-    """Times to live, in seconds."""
+    """Times to live, in seconds; at most ten years."""
 
-    state: float = Field(default=1_800, gt=0)
-    chat: float = Field(default=1_800, gt=0)
-    tool: float = Field(default=3_600, gt=0)
-    summary: float = Field(default=30 * 86_400, gt=0)
-    metrics: float = Field(default=7 * 86_400, gt=0)
+    state: _Seconds = 1_800
+    chat: _Seconds = 1_800
+    tool: _Seconds = 3_600
+    summary: _Seconds = 30 * 86_400
+    metrics: _Seconds = 7 * 86_400
 
 
 class LimitSettings(_Part):
@@ -71,6 +82,19 @@ class LimitSettings(_Part):
     hot_summaries: int = Field(default=Limits().hot_summaries, gt=0)
     tool_preview_bytes: int = Field(default=Limits().tool_preview_bytes, gt=0)
     metrics_window: int = Field(default=Limits().metrics_window, gt=0)
+
+
+class _Environment(EnvSettingsSource):
+    """The environment; what it holds and cannot be read is blamed on the variable."""
+
+    def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:
+        """Read the value of a field."""
+        try:
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+        except (ValueError, RecursionError):
+            # The error holds the value, which may be a secret.
+            name = VARIABLE_PREFIX + field_name.upper()
+            raise ConfigurationError(f"settings: the environment variable {name} is not JSON") from None
 
 
 class Settings(BaseSettings):
@@ -98,7 +122,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="SCRUBJAY_",
+        env_prefix=VARIABLE_PREFIX,
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
@@ -111,13 +135,13 @@ class Settings(BaseSettings):
     default_tenant: str = "default"
     prefix: str = "sj1"
     tokenizer: str = "o200k_base"
-    store_timeout: float = Field(default=5.0, gt=0)
+    store_timeout: _Seconds = 5.0
     store_connections: int = Field(default=8, ge=1, le=1_000)
-    cache_timeout: float = Field(default=0.25, gt=0)
+    cache_timeout: _Seconds = 0.25
     cache_connections: int = Field(default=16, ge=1, le=1_000)
     cache_memory: int = Field(default=256 * MIB, ge=4 * MIB)
-    lease: float = Field(default=5.0, gt=0)
-    housekeeping: float = Field(default=1.0, gt=0)
+    lease: _Seconds = 5.0
+    housekeeping: _Seconds = 1.0
     ttl: TtlSettings = TtlSettings()
     limits: LimitSettings = LimitSettings()
     contexts: Mapping[str, ContextSettings] = Field(default_factory=dict)
@@ -127,13 +151,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - `_Environment` stands for it
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names it
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources, the strongest first."""
-        toml = TomlConfigSettingsSource(settings_cls, _file())
-        return init_settings, env_settings, file_secret_settings, toml
+        return init_settings, _Environment(settings_cls), file_secret_settings, _toml(settings_cls)
 
     @property
     def store_url(self) -> str:
@@ -141,6 +164,11 @@ class Settings(BaseSettings):
         if self.store is not None:
             return self.store
         return f"sqlite:///{_quoted(self.data_dir / 'scrubjay.db')}"
+
+    @property
+    def shared_store(self) -> bool:
+        """Whether processes on other machines may use the same store."""
+        return not self.store_url.startswith("sqlite:")
 
     def policies(self) -> Policies:
         """Return times to live and limits as the core takes them."""
@@ -160,7 +188,8 @@ def load_settings(given: Mapping[str, Any]) -> Settings:
     """Return the settings, with keyword arguments over environment over file.
 
     Raises:
-        ConfigurationError: A setting is unknown or cannot work; the message names it and never shows its value.
+        ConfigurationError: A setting is unknown or cannot work, or a variable or the file cannot be read; the message
+            names it and never shows its value.
     """
     try:
         return Settings(**given)
@@ -168,17 +197,35 @@ def load_settings(given: Mapping[str, Any]) -> Settings:
         # A value may be a secret (a URL with a password), so only places and reasons are told.
         problems = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
         raise ConfigurationError("settings: " + "; ".join(problems)) from None
-    except ValueError as error:
-        raise ConfigurationError(f"settings: the file {_file()} cannot be read: {error}") from None
+
+
+def _toml(settings_cls: type[BaseSettings]) -> TomlConfigSettingsSource:
+    file = _file()
+    try:
+        return TomlConfigSettingsSource(settings_cls, file)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except (ValueError, RecursionError) as error:
+        reason = f"it is not TOML: {error}"
+    raise ConfigurationError(f"settings: the file {file} cannot be read: {reason}")
 
 
 def _file() -> Path | None:
     named = os.environ.get(CONFIG_VARIABLE)
     if named:
-        if not Path(named).is_file():
+        if not _is_file(Path(named)):
             raise ConfigurationError(f"settings: {CONFIG_VARIABLE} names {named!r}, which is no file")
         return Path(named)
-    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+    return Path(DEFAULT_FILE) if _is_file(Path(DEFAULT_FILE)) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # its directory cannot be entered
+        return False
 
 
 def _quoted(path: Path) -> str:

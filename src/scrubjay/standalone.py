@@ -307,11 +307,13 @@ class CachedContextStore:
         """Store one context, then invalidate its type; return what the store returned.
 
         Raises:
-            Exception: Whatever the store raises; nothing is invalidated then.
+            Exception: Whatever the store raises.
         """
-        result = await _answer(self.store.create(user_id, context_type, content, **kwargs))
-        await self.cache.invalidate(user_id, context_type, tenant=self.tenant)
-        return result
+        try:
+            return await _answer(self.store.create(user_id, context_type, content, **kwargs))
+        finally:
+            # Also when it failed: it may have failed after it had committed, and to invalidate costs little.
+            await self.cache.invalidate(user_id, context_type, tenant=self.tenant)
 
 
 async def _answer(value: Any) -> Any:

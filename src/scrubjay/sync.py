@@ -86,7 +86,7 @@ class Scrubjay:
         store: str | None = None,
         cache: str | None = None,
         clock: Clock | None = None,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | str | None = None,
         summarizer: Summarizer | None = None,
         **settings: Any,
     ) -> Self:
@@ -95,9 +95,11 @@ class Scrubjay:
         Args:
             store: The URL of the system of record (`postgresql://…`, `sqlite:///…`); None for a SQLite file in
                 `data_dir` (`./.scrubjay`).
-            cache: The URL of the cache (`valkey://…`, `redis://…`, `embedded:`, `none:`); None for a private Valkey.
+            cache: The URL of the cache (`valkey://…`, `redis://…`, `embedded:`, `none:`); None for a private Valkey
+                beside a SQLite file. Beside PostgreSQL it must be named: processes on other machines would never hear
+                of each other's writes through private caches.
             clock: The time; for tests.
-            tokenizer: Counts tokens; None for the one named by the setting `tokenizer`.
+            tokenizer: Counts tokens, or the name of what does (an encoding or a model); None for the setting's.
             summarizer: Summarises sessions; None for the extractive one, which needs no model.
             **settings: Any of `scrubjay.settings.Settings`.
 
@@ -134,9 +136,10 @@ class Scrubjay:
         """Return counters and latencies of all live processes, and what the cache server and the store hold.
 
         Returns:
-            `processes`, `hit_rate` (of things read; None before the first), `reads` and `writes` (count, mean, p50 and
-            p99 in milliseconds), `cache` (counters by kind), `server` (memory, evictions, hits and misses as the
-            server counts them; None if it cannot be reached) and `store` (rows by table).
+            `processes`, `hit_rate` (of things read; None before the first), `reads` (`hits` and `misses`), `latencies`
+            (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes), `cache`
+            (counters by kind), `server` (memory, evictions, hits and misses as the server counts them; None if it
+            cannot be reached) and `store` (rows by table).
         """
         return self._portal.call(self._target.stats())
 
@@ -222,9 +225,9 @@ class User:
         """Return the user's sessions (`id`, `created_at`, `last_active_at`, `closed_at`), the last used first."""
         return self._portal.call(self._target.sessions(limit))
 
-    def invalidate(self) -> None:
-        """Make every next read of this user come from the store."""
-        self._portal.call(self._target.invalidate())
+    def invalidate(self) -> bool:
+        """Make every next read of this user come from the store; False if the cache could not be told."""
+        return self._portal.call(self._target.invalidate())
 
     def forget(self) -> FrozenDict[str, Any]:
         """Erase everything of this user, in the store and in the cache.
@@ -332,9 +335,9 @@ class Contexts:
         """Delete a record; return whether there was one."""
         return self._portal.call(self._target.delete(type, id))
 
-    def invalidate(self, type: str) -> None:
-        """Make the next read of a type come from the store."""
-        self._portal.call(self._target.invalidate(type))
+    def invalidate(self, type: str) -> bool:
+        """Make the next read of a type come from the store; False if the cache could not be told."""
+        return self._portal.call(self._target.invalidate(type))
 
 
 class Agents:
@@ -437,13 +440,16 @@ class Session:
     def close(self, summary: str | None = None) -> Summary | None:
         """Close the session: write its summary and return it. Closing again changes nothing unless more was said.
 
+        If more is said while the summary is being written, the session stays open, and the next close covers it.
+
         Args:
             summary: The summary; None has the summarizer write one.
 
         Returns:
-            The summary; None for a session in which nothing was said.
+            The summary; None where there is nothing to say.
 
         Raises:
+            InvalidContent: The summary is not text, or is empty.
             StoreUnavailable: The store cannot be reached.
         """
         return self._portal.call(self._target.close(summary))
@@ -620,7 +626,7 @@ class Tools:
     def record(
         self,
         step: int | None = None,
-        name: str = "",
+        name: str = "tool",
         arguments: Any = None,
         output: Any = None,
         *,
@@ -681,9 +687,9 @@ class SessionMetrics:
         """
         self._portal.call(self._target.record(metrics, **more))
 
-    def note(self, values: Mapping[str, Any]) -> None:
-        """Take metrics to be recorded off the request path."""
-        self._portal.run(self._target.note, values)
+    def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0, create: bool = False) -> None:
+        """Take metrics to be recorded off the request path; see `ActivityLog.note`."""
+        self._portal.run(self._target.note, values, ttl_ms=ttl_ms, create=create)
 
     def get(self) -> FrozenDict[str, Any]:
         """Return the metrics of the last assembly; empty if there are none, or only older ones."""

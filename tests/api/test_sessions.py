@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scrubjay import NotFound, ScrubjayError, TooLarge
+from scrubjay import InvalidContent, ScrubjayError, TooLarge
 from tests.api.conftest import World
 from tests.api.messages import assistant, user
 
@@ -66,6 +66,8 @@ async def test_a_session_in_which_nothing_was_said_has_no_summary(world: World) 
     await world.session.state.set("k", 1)
     assert await world.session.close() is None
     assert await world.alice.summaries.recent() == []
+    (listed,) = await world.alice.sessions()
+    assert listed["closed_at"] is not None
 
 
 async def test_a_summary_of_ones_own(world: World) -> None:
@@ -83,11 +85,39 @@ async def test_a_summary_of_ones_own(world: World) -> None:
     assert await world.alice.summaries.recent() == [other]
 
 
-async def test_a_session_that_was_never_used_cannot_be_summarised(world: World) -> None:
-    with pytest.raises(NotFound):
-        await world.session.close("nothing happened")
+async def test_a_session_that_was_never_used_can_be_summarised(world: World) -> None:
+    summary = await world.session.close("The call was dropped.")
+    assert await world.alice.summaries.recent() == [summary]
+    (listed,) = await world.alice.sessions()
+    assert listed["closed_at"] is not None
+
+
+@pytest.mark.parametrize("bad", ["", 3, b"x", ["x"]])
+async def test_a_summary_is_text(world: World, bad: Any) -> None:
+    with pytest.raises(InvalidContent, match="summary"):
+        await world.session.close(bad)
     assert await world.alice.sessions() == []
-    assert await world.alice.summaries.recent() == []
+
+
+async def test_what_is_said_while_a_session_is_summarised_is_not_lost(world: World) -> None:
+    class Slow:
+        async def summarize(self, messages: Any, *, max_tokens: int) -> str:
+            await session.chat.append(user("one more thing"))
+            return f"{len(messages)} messages"
+
+    jay = await world.open(summarizer=Slow()) if world.twin == "async" else None
+    if jay is None:
+        return
+    session = jay.tenant(world.name("acme")).user("alice").session("s1")
+    await session.chat.append(user("hello"))
+    first = await session.close()
+    assert first is not None
+    assert first.text == "1 messages"
+    (listed,) = await world.alice.sessions()
+    assert listed["closed_at"] is None
+    second = await session.close()
+    assert second is not None
+    assert second.text == "2 messages"
 
 
 async def test_a_session_can_go_on_after_it_was_closed(world: World) -> None:

@@ -184,6 +184,46 @@ def test_with_a_huge_budget_only_what_cannot_be_paired_or_is_shown_elsewhere_is_
 
 
 @given(tasks())
+def test_nothing_is_cut_while_everything_fits(task: tuple[Sources, Tokenizer, int]) -> None:
+    given_sources, tokenizer, _ = task
+    whole = assemble(given_sources, budget=HUGE, counter=tokenizer)
+    total = whole.receipt.total_tokens
+    for extra in (0, 1, 50):
+        assert assemble(given_sources, budget=total + extra, counter=tokenizer).messages == whole.messages
+    if total > needed(given_sources, tokenizer):
+        receipt = assemble(given_sources, budget=total - 1, counter=tokenizer).receipt
+        assert any("budget" in one.items_out for one in receipt.sections)
+
+
+@given(tasks())
+def test_a_section_is_over_its_share_only_beside_all_the_others_whole(task: tuple[Sources, Tokenizer, int]) -> None:
+    given_sources, tokenizer, budget = task
+    whole = section_tokens(assemble(given_sources, budget=HUGE, counter=tokenizer))
+    cut = section_tokens(assemble(given_sources, budget=budget, counter=tokenizer))
+    least = needed(given_sources, tokenizer)
+    fixed = section_tokens(assemble(given_sources, budget=least, counter=tokenizer))
+    spare = budget - least - (cut["turn"] - fixed["turn"])
+    if cut["turn"] < whole["turn"]:
+        whole["history"] = 0  # what is older than what was cut does not compete
+    competing = ("user", "summary", "tail", "history")
+    for name, share in (("user", 0.25), ("summary", 0.15), ("tail", 0.30)):
+        others = sum(whole[other] for other in competing if other != name)
+        assert cut[name] <= max(share * spare, spare - others)
+
+
+def section_tokens(window: Window) -> dict[str, int]:
+    """Return the tokens of the parts of a window that compete, and of the current turn."""
+    given = {one.name: one.tokens for one in window.receipt.sections}
+    return {
+        "user": given.get("profile", 0) + given.get("memory", 0),
+        "summary": given.get("summary", 0),
+        "tail": given.get("tools", 0) + given.get("state", 0),
+        "history": given.get("history", 0),
+        "turn": given.get("turn", 0),
+    }
+
+
+@given(tasks())
 def test_the_query_changes_nothing_before_the_tail(task: tuple[Sources, Tokenizer, int]) -> None:
     given_sources, tokenizer, budget = task
     prefixes = set()
@@ -311,6 +351,16 @@ def test_optional_sections_leave_the_history_its_part() -> None:
     assert receipt.total_tokens > 970
     roomy = assemble(full, budget=1_000, counter=WORDS, shares=Shares(0, 0, 0)).receipt
     assert {one.name for one in roomy.sections if one.items_in} == {"history", "turn"}
+
+
+def test_a_long_profile_stays_where_there_is_room() -> None:
+    long = Sources(profile={"profile": [context("word " * 3_000)]}, chat=[user("hi")])
+    receipt = assemble(long, budget=8_000, counter=WORDS).receipt
+    assert [one.name for one in receipt.sections if one.items_out] == []
+    assert receipt.total_tokens > 3_000
+    crowded = replace(long, chat=[*(user("word " * 90) for _ in range(90)), user("hi")])
+    out = {one.name: dict(one.items_out) for one in assemble(crowded, budget=8_000, counter=WORDS).receipt.sections}
+    assert out["profile"] == {"budget": 1}
 
 
 def test_stored_tokens_are_not_counted_again() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import enum
 import json
 import uuid
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrubjay.core.codec import Corrupt, Header, from_json, to_json
+from scrubjay.core.codec import Corrupt, Header, _check_json, _is_json, from_json, to_json
 from scrubjay.core.errors import InvalidContent, TooLarge
 
 text = st.text(st.characters(exclude_categories=("Cs",)))
@@ -57,6 +59,68 @@ for _ in range(65):
 
 class Odd:
     pass
+
+
+class Text(str):
+    pass
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+    HUGE = 2**64
+
+
+class Items(list[Any]):
+    pass
+
+
+class Point(NamedTuple):
+    x: Any
+
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**63, -(2**63), -(2**63) - 1, 2**64 - 1, 2**64])
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from([Text("a"), Colour.RED, Colour.HUGE, b"x", {1}, Odd(), decimal.Decimal(1), 1j, deep, cyclic])
+)
+keys = st.text(max_size=2) | st.sampled_from([Text("k"), 1, None, True, b"k"])
+anything = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.lists(inner, max_size=4).map(Items)
+        | inner.map(Point)
+        | st.dictionaries(keys, inner, max_size=4)
+        | st.dictionaries(keys, inner, max_size=4).map(OrderedDict)
+    ),
+    max_leaves=12,
+)
+
+
+@given(anything, st.integers(0, 65))
+def test_the_quick_check_denies_exactly_what_the_other_names(value: Any, depth: int) -> None:
+    try:
+        _check_json(value, "content", depth)
+    except InvalidContent:
+        assert not _is_json(value, depth)
+    else:
+        assert _is_json(value, depth)
+
+
+@pytest.mark.parametrize("leaf", [1, 1.5, "x", None, {"a": "b"}, [2], (3.5, None)])
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: (inner,)])
+def test_64_deep_is_the_deepest(leaf: Any, wrap: Any) -> None:
+    value = leaf
+    for _ in range(63 if isinstance(leaf, (dict, list, tuple)) else 64):
+        value = wrap(value)
+    assert to_json(value)
+    with pytest.raises(InvalidContent, match="64 deep"):
+        to_json(wrap(value))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class SessionModel:
     state: dict[str, Any] = field(default_factory=dict)
     tools: dict[int, Any] = field(default_factory=dict)
     state_expires_at: float = 0.0
-    summary: str | None = None
+    keys: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -153,6 +153,16 @@ class Evictions(RuleBasedStateMachine):
             self.world.run(chat.append_many(messages))
         self.users[user].sessions[session].chat += texts
 
+    @rule(jay=whose, user=users, session=sessions, key=st.sampled_from(["k1", "k2"]))
+    def append_once(self, jay: int, user: str, session: str, key: str) -> None:
+        model = self.users[user].sessions[session]
+        text = f"once {key}"
+        message = {"role": "user", "content": text}
+        self.world.run(self.session(jay, user, session).chat.append(message, idempotency_key=key))
+        if key not in model.keys:
+            model.keys.add(key)
+            model.chat.append(text)
+
     @rule(jay=whose, user=users, session=sessions, keep=st.integers(0, 8))
     def prune(self, jay: int, user: str, session: str, keep: int) -> None:
         model = self.users[user].sessions[session]
@@ -163,7 +173,9 @@ class Evictions(RuleBasedStateMachine):
     @rule(jay=whose, user=users, session=sessions)
     def clear(self, jay: int, user: str, session: str) -> None:
         self.world.run(self.session(jay, user, session).chat.clear())
-        self.users[user].sessions[session].chat = []
+        model = self.users[user].sessions[session]
+        # What was deleted is not known any more, keys included; what was pruned is.
+        model.chat, model.keys = [], set()
 
     @rule(jay=whose, user=users, session=sessions, key=names, value=values)
     def set_state(self, jay: int, user: str, session: str, key: str, value: Any) -> None:
@@ -295,6 +307,9 @@ class Evictions(RuleBasedStateMachine):
                 assert await handle.contexts.latest(type_) == (records[0][1] if records else None)
             found_summaries = await handle.summaries.recent(5)
             assert [(each["session_id"], each.text) for each in found_summaries] == model.summaries
+            for day in {each["date"] for each in found_summaries}:
+                of_day = {each["session_id"] for each in found_summaries if each["date"] == day}
+                assert {each["session_id"] for each in await handle.summaries.on(day)} == of_day
             for session, expected in model.sessions.items():
                 await self._check_session(handle.session(session), expected, chance)
         found_agent = await self.world.jays[jay].tenant(self.tenant).agents.get("agent")
@@ -303,7 +318,9 @@ class Evictions(RuleBasedStateMachine):
     async def _check_session(self, session: Session, expected: SessionModel, chance: random.Random) -> None:
         for n in (3, 50):
             assert [each["content"] for each in await session.chat.recent(n)] == expected.chat[-n:]
+        assert await session.chat.count() == len(expected.chat)
         assert await session.state.all() == self.live_state(expected)
+        assert await session.state.get("k") == self.live_state(expected).get("k")
         assert {each.step: each.output for each in await session.tools.all()} == expected.tools
         if expected.tools:
             step = chance.choice(sorted(expected.tools))
@@ -324,7 +341,7 @@ class Evictions(RuleBasedStateMachine):
             await jay._services.activity.flush(everything=True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3_600)
 def test_nothing_is_lost_and_no_fragment_is_read_as_the_whole() -> None:
     # A server of its own: it is emptied.
     with tempfile.TemporaryDirectory() as directory, ValkeyServer("valkey") as server:
@@ -341,3 +358,38 @@ def test_nothing_is_lost_and_no_fragment_is_read_as_the_whole() -> None:
             )
         finally:
             Evictions.world.close()
+
+
+@pytest.mark.parametrize("ttl", [None, 60.0, 6_000.0])
+async def test_state_in_use_survives_evictions_and_unused_state_does_not(
+    ttl: float | None, tmp_path: Path, valkey9: ValkeyServer
+) -> None:
+    life = ttl or HALF_AN_HOUR
+    prefix, clock = f"e{uuid4().hex[:10]}", AgeingClock()
+    clock.cache = view = CacheView(valkey9, prefix)
+    options: dict[str, Any] = {"cache": valkey9.url, "prefix": prefix, "clock": clock, "housekeeping": 3600.0}
+    async with AsyncScrubjay.open(store=f"sqlite:///{tmp_path}/x.db?synchronous=off", **options) as jay:
+        session = jay.tenant("acme").user("alice").session("s")
+        await session.state.set("a", 1, ttl=ttl)
+        for turn in range(12):
+            clock.advance(life * 0.4)
+            await (session.context() if turn % 2 else session.assemble())
+            # Housekeeping runs every second.
+            await jay._open.tidy(everything=False)
+            clock.advance(life * 0.2)
+            await jay._open.tidy(everything=False)
+            if turn % 3 == 0:
+                view.evict()
+            assert await session.state.all() == {"a": 1}
+        await session.state.set("b", 2)
+        assert await session.state.all() == {"a": 1, "b": 2}
+        # Reading does not keep it alive, evicted or not.
+        for _ in range(3):
+            clock.advance(life * 0.3)
+            view.evict()
+            assert await session.state.all() == {"a": 1, "b": 2}
+        clock.advance(life * 0.1)
+        assert await session.state.all() == {}
+        await session.state.set("c", 3)
+        assert await session.state.all() == {"c": 3}
+    view.close()

@@ -47,6 +47,11 @@ class Proxy:
         """Forward again, what was held back too."""
         self._flows.set()
 
+    def refuse(self) -> None:
+        """Break every connection, and take none any more."""
+        self._server.close()
+        self.cut()
+
     def cut(self) -> None:
         """Break every connection."""
         writers, self._writers = self._writers, []

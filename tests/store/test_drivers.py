@@ -300,11 +300,13 @@ async def test_round_trips(postgres: PostgresServer) -> None:
             "prune": (3, lambda: store.chat_prune(ALICE, "s", 3)),
             "clear": (2, lambda: store.chat_clear(ALICE, "s")),
             "tool": (2, lambda: store.tool_put(ALICE, "s", None, {b"a": b"1"})),
-            "close": (2, lambda: store.session_close(ALICE, "s", b'"x"', 1)),
+            "close": (3, lambda: store.session_close(ALICE, "s", b'"x"', 1, None)),
             "agent": (2, lambda: store.agent_put(TENANT, "a", {b"a": b"1"}, expected=None)),
             "activity": (1, lambda: store.record_activity([Activity(ALICE, f"s{n}", 5) for n in range(9)])),
             "confirm": (1, lambda: store.confirm([("acme", f"{n}") for n in range(9)])),
         }
+        # The first confirmation deletes old rows as well.
+        assert await trips(proxy, lambda: store.confirm([("acme", "a")])) == 2
         # Statements are prepared in the first turn, in the round trip that first runs them.
         for turn in range(2):
             for name, read in reads.items():

@@ -20,14 +20,16 @@ Kept = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """The most that each optional section may take of what the fixed sections and the current turn leave.
+    """What each optional section is sure of, as a part of what the fixed sections and the current turn leave.
+
+    A section may take more only as long as that takes nothing from the others: see `fit_all`.
 
     Attributes:
         memory: The user's profile, preferences and facts.
         summaries: Summaries of earlier sessions.
         tail: Tool outputs that are not in the chat, and session state.
 
-    The history gets the rest, so what the three leave of 1 is certain for it.
+    The history gets what they do not take, so what the three shares leave of 1 is certain for it.
 
     Raises:
         InvalidLimit: One is negative, or together they are over 1.
@@ -61,11 +63,43 @@ class Fitted:
     sections: tuple[SectionReceipt, ...]
 
 
+def fit_all(
+    drafts: Sequence[tuple[Draft, float]], spare: int, history: int, count: Callable[[str], int]
+) -> list[Fitted]:
+    """Fit the optional sections into what is spare.
+
+    A section's ceiling is its share of what is spare or, if that is more, what the whole of all the others (the history
+    included) leaves of it. So nothing is cut as long as everything fits, and together they never exceed what is spare:
+    a section is over its share only where there is room for the others whole.
+
+    Args:
+        drafts: The sections, each with its share.
+        spare: The tokens for them and the history.
+        history: What the whole history takes; `spare` if it takes more.
+        count: Counts the tokens of a text.
+    """
+    wholes = [_whole(draft, count) for draft, _ in drafts]
+    needed = history + sum(tokens for _, tokens in wholes)
+    return [
+        _fit(draft, whole, max(int(spare * share), spare - (needed - whole[1])), count)
+        for (draft, share), whole in zip(drafts, wholes, strict=True)
+    ]
+
+
 def fit(draft: Draft, room: int, count: Callable[[str], int]) -> Fitted:
     """Drop whole items of a section, in the order the draft gives, until it takes at most `room` tokens."""
+    return _fit(draft, _whole(draft, count), room, count)
+
+
+def _whole(draft: Draft, count: Callable[[str], int]) -> tuple[str, int]:
+    """Return a section's text with nothing dropped, and its tokens."""
+    text = draft.text([range(len(listing.lines)) for listing in draft.listings])
+    return text, _message_tokens(text, count)
+
+
+def _fit(draft: Draft, whole: tuple[str, int], room: int, count: Callable[[str], int]) -> Fitted:
+    text, tokens = whole
     kept: Kept = [range(len(listing.lines)) for listing in draft.listings]
-    text = draft.text(kept)
-    tokens = _message_tokens(text, count)
     if tokens > room:
         kept, tokens = _shrink(draft, tokens, room, count)
         text = draft.text(kept)

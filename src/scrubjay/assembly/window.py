@@ -10,9 +10,10 @@ The window, from what changes least to what changes most:
 6. the tail: tool outputs that are not in the chat, and session state (a system message)
 7. the last user message and what follows it
 
-The budget is hard. 1, 2 and the last user message are fixed. The rest gets what they leave in this order: what follows
-the last user message, 6, 3, 4, 5. Of the chat the newest part stays: once a group does not fit, all that is older goes
-too.
+The budget is hard. 1, 2 and the last user message are fixed. What they leave goes to what follows the last user message
+first, then to the rest: if all of it fits, all of it is shown. If not, 3, 4 and 6 are each cut to a share or, if it is
+more, to what is left when all the others are whole; 5 gets what remains. Of the chat the newest part stays: once a
+group does not fit, all that is older goes too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from scrubjay.assembly.blocks import ChatBlocks, Group, LeftOut, split_chat, validate_window
-from scrubjay.assembly.budget import DEFAULT_SHARES, MAX_BUDGET, Fitted, Shares, fit, newest_that_fit
+from scrubjay.assembly.budget import DEFAULT_SHARES, MAX_BUDGET, Fitted, Shares, fit_all, newest_that_fit
 from scrubjay.assembly.receipt import Receipt, SectionReceipt, section
 from scrubjay.assembly.render import agent_text, summaries_draft, tail_draft, user_draft
 from scrubjay.assembly.sources import Sources
@@ -89,7 +90,7 @@ def assemble(sources: Sources, *, budget: int, counter: Tokenizer, shares: Share
         sources: What it is made from.
         budget: The most tokens that it may take, counted as `window_tokens` counts.
         counter: What counts.
-        shares: What the optional sections may take.
+        shares: What the optional sections may take when not everything fits.
 
     Raises:
         BudgetTooSmall: The fixed sections alone exceed the budget; `needed` is the smallest budget that works.
@@ -143,22 +144,26 @@ def _cut(
             budget=budget,
             needed=fixed,
         )
-    left = budget - fixed
-    turn, turn_tokens = newest_that_fit(chat.turn, left, group_cost)
-    left = spare = left - turn_tokens
+    turn, turn_tokens = newest_that_fit(chat.turn, budget - fixed, group_cost)
+    spare = budget - fixed - turn_tokens
+    # What is older than a message that found no room has none either: a chat is shown without holes in its past.
+    candidates = chat.history if len(turn) == len(chat.turn) else []
+    history, history_tokens = newest_that_fit(candidates, spare, group_cost)
 
     shown = _messages_of([*chat.history, *_anchor(chat), *chat.turn]) if sources.tools else ()
-    tail = fit(
-        tail_draft(sources.tools, shown, sources.state, _query(sources, chat)),
-        int(spare * shares.tail),
+    user, summaries, tail = fit_all(
+        (
+            (user_draft(sources.profile, sources.memory), shares.memory),
+            (summaries_draft(sources.summaries), shares.summaries),
+            (tail_draft(sources.tools, shown, sources.state, _query(sources, chat)), shares.tail),
+        ),
+        spare,
+        history_tokens if len(history) == len(candidates) else spare,
         tokenizer.count,
     )
-    user = fit(user_draft(sources.profile, sources.memory), int(spare * shares.memory), tokenizer.count)
-    summaries = fit(summaries_draft(sources.summaries), int(spare * shares.summaries), tokenizer.count)
-    left -= tail.tokens + user.tokens + summaries.tokens
-    # What is older than a message that found no room has none either: a chat is shown without holes in its past.
-    candidates = chat.history if len(turn) == len(chat.turn) else ()
-    history, history_tokens = newest_that_fit(candidates, left, group_cost)
+    left = spare - user.tokens - summaries.tokens - tail.tokens
+    if history_tokens > left:
+        history, history_tokens = newest_that_fit(history, left, group_cost)
     return _Cut(
         agent_text=instructions,
         agent_tokens=agent_tokens,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +11,8 @@ from scrubjay.cache.confirm import OutboxConfirmer
 from scrubjay.core.clock import Clock
 from scrubjay.core.codec import Corrupt
 from scrubjay.core.counters import CacheCounters
-from scrubjay.core.keys import Kind
+from scrubjay.core.errors import StoreUnavailable
+from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.outcome import Outcome, Recorder, Tier
 from scrubjay.core.policy import MINUTE
 from scrubjay.core.ports import Fill, Hit, HotTier, Load, Loaded, Miss, MissReason, Mutation, Op, Read, Store, Written
@@ -72,6 +74,7 @@ class CacheAside:
         self._clock = clock
         self._counters = counters
         self._recorder = recorder
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     async def get(self, source: Source[T]) -> T:
         """Return one thing; see `fetch`."""
@@ -111,20 +114,68 @@ class CacheAside:
         return values
 
     async def write(
-        self, tenant: str, written: Written, mutations: Sequence[Mutation], started: float, kind: Kind
-    ) -> None:
-        """Tell the cache of a committed write; confirm its outbox row if the cache took it.
+        self,
+        tenant: str,
+        kind: Kind,
+        keys: Sequence[HotKey],
+        commit: Awaitable[T],
+        plan: Callable[[T], tuple[Written, Sequence[Mutation]] | None],
+    ) -> T:
+        """Commit a write, tell the cache, and note its outbox row as done if the cache took it.
+
+        Once begun it goes on to its end, also when the caller is cancelled: a write that was committed and not told of
+        would leave old values in the cache.
 
         Args:
             tenant: The tenant of the outbox row.
-            written: The committed write.
-            mutations: How it changes what is cached.
-            started: The clock's monotonic time when the write began.
-            kind: What was written.
+            kind: What is written.
+            keys: What is dropped where it is not known whether the store committed.
+            commit: The write in the store.
+            plan: From the commit's result: the write, and how it changes what is cached; None if nothing was written.
+
+        Returns:
+            The commit's result.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached; the write may or may not have been committed.
         """
-        if await self._hot.apply(mutations):
-            self._confirmer.confirm(tenant, written.outbox_id)
-        self._recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
+        task = asyncio.ensure_future(self._write(tenant, kind, keys, commit, plan))
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    async def drain(self) -> None:
+        """Wait for the writes that are under way."""
+        while self._under_way:
+            await asyncio.wait(set(self._under_way))
+
+    async def _write(
+        self,
+        tenant: str,
+        kind: Kind,
+        keys: Sequence[HotKey],
+        commit: Awaitable[T],
+        plan: Callable[[T], tuple[Written, Sequence[Mutation]] | None],
+    ) -> T:
+        started = self._clock.monotonic()
+        try:
+            result = await commit
+        except StoreUnavailable:
+            await self._hot.apply([Mutation(key, Op.DROP) for key in keys])
+            raise
+        planned = plan(result)
+        if planned is not None:
+            written, mutations = planned
+            if await self._hot.apply(mutations):
+                self._confirmer.confirm(tenant, written.outbox_id)
+            self._recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
+        return result
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._under_way.discard(task)
+        # Where the caller was cancelled, nobody else asks for the error.
+        if not task.cancelled():
+            task.exception()
 
     def confirm(self, tenant: str, outbox_id: str) -> None:
         """Note that the caches have been told of what an outbox row says."""
@@ -182,7 +233,7 @@ def _kept(source: Source[Any], loaded: Loaded) -> Loaded | None:
     elif isinstance(payload, bytes) and source.keep and loaded.count > source.keep:
         # A larger page than the cache keeps was asked for; it is served and not cached.
         return None
-    if source.max_bytes and _size(payload) > source.max_bytes:
+    if not loaded.lasting or (source.max_bytes and _size(payload) > source.max_bytes):
         return None
     count = loaded.count if isinstance(payload, bytes) else len(payload)
     ttl_ms = loaded.ttl_ms or source.ttl_ms

@@ -39,6 +39,9 @@ class OutboxConfirmer:
             StoreUnavailable: The store cannot be reached; the rows stay collected.
         """
         while self._pending:
-            batch = self._pending[:BATCH]
-            await self._mark(batch)
-            del self._pending[: len(batch)]
+            batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
+            try:
+                await self._mark(batch)
+            except BaseException:
+                self._pending = batch + self._pending
+                raise

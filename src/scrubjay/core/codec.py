@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ HEADER_FIELD = b"\x00"
 NOT_ENCRYPTED = "-"
 MAX_DEPTH = 64
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
+_PLAIN: frozenset[type] = frozenset({str, bool, type(None)})
+"""Types whose every value passes the check."""
 _HEADER = re.compile(rb"1;([0-9A-Za-z_-]+);([0-9A-Za-z_-]+);(\d{1,18});([0-9A-Za-z_-]+);(\d{1,9});([wp]);(\d{1,15})")
 
 
@@ -50,7 +53,8 @@ def to_json(value: Any, what: str = "content", *, max_bytes: int | None = None) 
         InvalidContent: It holds something else; the message names the place.
         TooLarge: It is over `max_bytes`.
     """
-    _check_json(value, what, 0)
+    if not _is_json(value, 0):
+        _check_json(value, what, 0)
     try:
         raw = orjson.dumps(value)
     except (TypeError, RecursionError) as error:
@@ -72,7 +76,42 @@ def from_json(raw: bytes | str) -> Any:
         raise Corrupt(str(error)) from error
 
 
+def _is_json(value: Any, depth: int) -> bool:
+    """Tell what `_check_json` tells, without the place of what is wrong: naming places costs more than the check."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                return False
+        items: Iterable[Any] = value.values()
+    elif isinstance(value, (list, tuple)):
+        items = value
+    else:
+        return _is_scalar(value)
+    if depth >= MAX_DEPTH:
+        return False
+    for item in items:
+        kind = type(item)
+        if kind in _PLAIN:
+            continue
+        if kind is int:
+            fine = _MIN_INT <= item <= _MAX_INT
+        else:
+            fine = math.isfinite(item) if kind is float else _is_json(item, depth + 1)
+        if not fine:
+            return False
+    return True
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return _MIN_INT <= value <= _MAX_INT
+    return value is None or isinstance(value, str)
+
+
 def _check_json(value: Any, where: str, depth: int) -> None:
+    """Raise `InvalidContent`, with the place, for what `_is_json` denies."""
     if value is None or isinstance(value, (str, bool)):
         return
     if isinstance(value, int):

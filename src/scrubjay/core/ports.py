@@ -44,6 +44,8 @@ class Loaded:
         whole: Whether these are all there are (a list is cut at its old end, a value at its last records).
         ttl_ms: The time to live to cache it with, in milliseconds, and that use renews; 0 for none.
         left_ms: What is left of that time; 0 for all of it.
+        lasting: Whether it may be cached: not, where it can change without a write (state that has just expired may
+            prove to have been used).
     """
 
     version: int
@@ -52,6 +54,7 @@ class Loaded:
     whole: bool = True
     ttl_ms: int = 0
     left_ms: int = 0
+    lasting: bool = True
 
 
 # --- the store -------------------------------------------------------------------------------------------------------
@@ -113,21 +116,33 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """A session was used; `metrics` are those of its last assembly, as JSON fields."""
+    """A session was used; `metrics` are those of its last assembly, as JSON fields.
+
+    What is noted of a session that is not there (it was erased meanwhile) is dropped, unless `create` says to make it.
+    """
 
     scope: Scope
     session: str
     at_ms: int
     metrics: dict[bytes, bytes] | None = None
+    create: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ErasedKeys:
-    """What an erasure removed: rows by table, and the names by kind that make up the cache keys to delete."""
+    """What an erasure removed.
+
+    Attributes:
+        rows: How many rows, by table.
+        names: The names by kind that make up the cache keys to delete.
+        outbox_id: The receipt's id, and the outbox row of the erased scope itself.
+        outbox_ids: The outbox rows to confirm once the caches have been told: one for each owner that was erased.
+    """
 
     rows: dict[str, int]
     names: list[tuple[Scope, Kind, str, int]]
     outbox_id: str
+    outbox_ids: list[str]
 
 
 class Store(Protocol):
@@ -235,8 +250,19 @@ class Store(Protocol):
         ...
 
     # summaries
-    async def session_close(self, scope: Scope, session: str, summary: bytes, tokens: int) -> Closed:
-        """Write the session's summary and mark it closed. Closing what is closed and unchanged changes nothing."""
+    async def session_close(
+        self, scope: Scope, session: str, summary: bytes | None, tokens: int, chat_version: int | None
+    ) -> Closed | None:
+        """Mark a session closed and write its summary.
+
+        Args:
+            scope: The user.
+            session: The session.
+            summary: JSON text; None where there is nothing to say: then the result is None.
+            tokens: The summary's tokens.
+            chat_version: The version of the chat that was summarised: if more was said meanwhile, the session stays
+                open. None for whatever the chat is now.
+        """
         ...
 
     async def session_summary(self, scope: Scope, session: str) -> bytes | None:

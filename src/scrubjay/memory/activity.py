@@ -10,18 +10,24 @@ import orjson
 
 from scrubjay.core.clock import Clock
 from scrubjay.core.keys import KeySpace
-from scrubjay.core.policy import Policies
+from scrubjay.core.policy import SECOND, Policies
 from scrubjay.core.ports import Activity, HotTier, Mutation, Op, Store
 from scrubjay.core.scope import Scope
 
 MAX_SESSIONS = 20_000
+METRICS_EVERY_MS = 60 * SECOND
+"""How often the metrics of one session are written at the most."""
 BATCH = 200
+AVERAGED = ("assembly_time_ms", "total_tokens", "pruned_messages")
+"""The metrics of which a tenant's averages are taken."""
 
 
 @dataclass(slots=True)
 class _Noted:
     at_ms: int
+    ttl_ms: int
     metrics: dict[bytes, bytes] | None = None
+    create: bool = False
 
 
 class ActivityLog:
@@ -47,16 +53,34 @@ class ActivityLog:
         self._noted: dict[tuple[Scope, str], _Noted] = {}
         self._written_at: dict[tuple[Scope, str], int] = {}
 
-    def note(self, scope: Scope, session: str, metrics: dict[bytes, bytes] | None = None) -> None:
-        """Note that a session was used now; the oldest note goes when there are too many."""
+    def note(
+        self,
+        scope: Scope,
+        session: str,
+        metrics: dict[bytes, bytes] | None = None,
+        *,
+        ttl_ms: int = 0,
+        create: bool = False,
+    ) -> None:
+        """Note that a session was used now; the oldest note goes when there are too many.
+
+        Args:
+            scope: The user.
+            session: The session.
+            metrics: What an assembly measured, as JSON fields.
+            ttl_ms: The time to live of the session's state, in milliseconds; 0 for the usual one.
+            create: Whether to make the session if it is not there.
+        """
         key = (scope, session)
         noted = self._noted.pop(key, None)
         if noted is None:
-            noted = _Noted(0)
+            noted = _Noted(0, self._policies.state_ttl_ms)
             if len(self._noted) >= MAX_SESSIONS:
                 del self._noted[next(iter(self._noted))]
         noted.at_ms = self._clock.now_ms()
+        noted.ttl_ms = ttl_ms or noted.ttl_ms
         noted.metrics = metrics or noted.metrics
+        noted.create = noted.create or create
         self._noted[key] = noted
 
     def metrics(self, scope: Scope, session: str) -> dict[bytes, bytes] | None:
@@ -67,8 +91,11 @@ class ActivityLog:
     def discard(self, scope: Scope) -> None:
         """Forget what was noted of a user, or of a whole tenant."""
         for key in list(self._noted):
-            if key[0] == scope or (scope.is_tenant and key[0].tenant == scope.tenant):
+            if _owns(scope, key[0]):
                 del self._noted[key]
+        for key in list(self._written_at):
+            if _owns(scope, key[0]):
+                del self._written_at[key]
 
     async def flush(self, *, everything: bool = False) -> None:
         """Write what is due, or everything.
@@ -77,15 +104,16 @@ class ActivityLog:
             StoreUnavailable: The store cannot be reached; what was noted stays.
         """
         now = self._clock.now_ms()
-        every = self._policies.state_ttl_ms // 6
-        due = [
-            key
-            for key, noted in self._noted.items()
-            if everything or noted.metrics is not None or now - self._written_at.get(key, 0) >= every
-        ]
+        due = [key for key, noted in self._noted.items() if everything or self._is_due(key, noted, now)]
         for first in range(0, len(due), BATCH):
             await self._write(due[first : first + BATCH])
-        self._forget_old(now - every)
+        self._forget_old(now - self._policies.state_ttl_ms // 6)
+
+    def _is_due(self, key: tuple[Scope, str], noted: _Noted, now_ms: int) -> bool:
+        every = noted.ttl_ms // 6
+        if noted.metrics is not None:
+            every = min(every, METRICS_EVERY_MS)
+        return now_ms - self._written_at.get(key, 0) >= every
 
     def _forget_old(self, before_ms: int) -> None:
         old = [key for key, at in self._written_at.items() if at < before_ms]
@@ -94,7 +122,10 @@ class ActivityLog:
 
     async def _write(self, keys: Sequence[tuple[Scope, str]]) -> None:
         taken = {key: self._noted.pop(key) for key in keys if key in self._noted}
-        batch = [Activity(scope, session, noted.at_ms, noted.metrics) for (scope, session), noted in taken.items()]
+        batch = [
+            Activity(scope, session, noted.at_ms, noted.metrics, noted.create)
+            for (scope, session), noted in taken.items()
+        ]
         try:
             await self._store.record_activity(batch)
         except BaseException:
@@ -111,8 +142,10 @@ class ActivityLog:
         await self._hot.apply([Mutation(self._keys.metrics(each.scope, each.session), Op.DROP) for each in activities])
         for each in activities:
             assert each.metrics is not None
-            fields = {key.decode(): orjson.Fragment(value) for key, value in each.metrics.items()}
-            # The list is the tenant's: it names no user, so an erasure of one need not search it.
+            # The list is the tenant's: numbers only, and no user's name, so an erasure of a user need not search it.
+            fields = {
+                name: orjson.Fragment(each.metrics[name.encode()]) for name in AVERAGED if name.encode() in each.metrics
+            }
             whose = blake2b(f"{each.scope.user}\0{each.session}".encode(), digest_size=16).hexdigest()
             item = orjson.dumps({"session": whose, "metrics": fields})
             await self._hot.push_recent(
@@ -121,3 +154,7 @@ class ActivityLog:
                 self._policies.limits.metrics_window,
                 self._policies.metrics_ttl_ms,
             )
+
+
+def _owns(scope: Scope, other: Scope) -> bool:
+    return scope == other or (scope.is_tenant and scope.tenant == other.tenant)

@@ -52,11 +52,14 @@ class Agents:
             check_limit(expected_version, "expected_version", most=MAX_VERSION, least=0)
         fields = decode.encode_fields(config, "setting", max_bytes=limits.message_bytes, most=limits.agent_fields)
         encoded = {key.encode(): value for key, value in sorted(fields.items())}
-        started = self._services.clock.monotonic()
-        written = await self._services.store.agent_put(self._scope, agent, encoded, expected=expected_version)
-        key = self._services.keys.agent(self._scope, agent)
-        replace = Mutation(key, Op.REPLACE, written.version, written.previous, fields=encoded)
-        await self._services.aside.write(self._scope.tenant, written, [replace], started, Kind.AGENT)
+        cached = self._services.keys.agent(self._scope, agent)
+        written = await self._services.aside.write(
+            self._scope.tenant,
+            Kind.AGENT,
+            [cached],
+            self._services.store.agent_put(self._scope, agent, encoded, expected=expected_version),
+            lambda done: (done, [Mutation(cached, Op.REPLACE, done.version, done.previous, fields=encoded)]),
+        )
         stored = AgentConfig(decode.from_fields(encoded))
         stored.version = written.version
         return stored
@@ -74,13 +77,15 @@ class Agents:
     async def delete(self, id: str) -> bool:
         """Delete an agent's configuration; return whether there was one."""
         agent = self._agent(id)
-        started = self._services.clock.monotonic()
-        written = await self._services.store.agent_delete(self._scope, agent)
-        if written is None:
-            return False
-        drop = Mutation(self._services.keys.agent(self._scope, agent), Op.DROP, written.version)
-        await self._services.aside.write(self._scope.tenant, written, [drop], started, Kind.AGENT)
-        return True
+        cached = self._services.keys.agent(self._scope, agent)
+        written = await self._services.aside.write(
+            self._scope.tenant,
+            Kind.AGENT,
+            [cached],
+            self._services.store.agent_delete(self._scope, agent),
+            lambda done: None if done is None else (done, [Mutation(cached, Op.DROP, done.version)]),
+        )
+        return written is not None
 
     def _agent(self, id_: str) -> str:
         self._services.check_open()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -14,7 +14,7 @@ from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
 from scrubjay.core.messages import is_system, normalise_message
 from scrubjay.core.policy import check_limit
-from scrubjay.core.ports import Load, Loaded, Mutation, NewMessage, Op, Read, Shape, Written
+from scrubjay.core.ports import Appended, Load, Loaded, Mutation, NewMessage, Op, Read, Shape, Written
 from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
@@ -121,18 +121,12 @@ class Chat:
         """
         self._services.check_open()
         check_limit(keep, "the number of messages to keep", most=2**31 - 1, least=0)
-        started = self._services.clock.monotonic()
-        cut, written = await self._services.store.chat_prune(self._scope, self._session, keep)
-        await self._dropped(written, started)
-        return cut
+        return await self._cut(self._services.store.chat_prune(self._scope, self._session, keep))
 
     async def clear(self) -> int:
         """Delete all messages of the session, also those that were pruned; return how many."""
         self._services.check_open()
-        started = self._services.clock.monotonic()
-        count, written = await self._services.store.chat_clear(self._scope, self._session)
-        await self._dropped(written, started)
-        return count
+        return await self._cut(self._services.store.chat_clear(self._scope, self._session))
 
     def _new(self, message: object, key: str | None, fields: dict[str, Any]) -> NewMessage:
         self._services.check_open()
@@ -150,34 +144,46 @@ class Chat:
         )
 
     async def _append(self, new: Sequence[NewMessage]) -> list[Message]:
-        started = self._services.clock.monotonic()
-        appended = await self._services.store.chat_append(self._scope, self._session, new)
-        if appended.written is not None:
-            written = appended.written
+        services = self._services
+        cached = services.keys.chat(self._scope, self._session)
+        lead = services.keys.chat_lead(self._scope, self._session)
+        leads = [Mutation(lead, Op.DROP)] if any(is_system(message.body) for message in new) else []
+
+        def plan(done: Appended) -> tuple[Written, list[Mutation]] | None:
+            if done.written is None:
+                return None
             push = Mutation(
-                self._services.keys.chat(self._scope, self._session),
+                cached,
                 # With some messages there before, what is new is not simply the end of the list.
-                Op.APPEND if appended.fresh == len(new) else Op.DROP,
-                written.version,
-                written.previous,
-                items=appended.items,
-                keep=self._services.policies.limits.hot_messages,
-                ttl_ms=self._services.policies.ttl_ms(Kind.CHAT),
+                Op.APPEND if done.fresh == len(new) else Op.DROP,
+                done.written.version,
+                done.written.previous,
+                items=done.items,
+                keep=services.policies.limits.hot_messages,
+                ttl_ms=services.policies.ttl_ms(Kind.CHAT),
             )
-            mutations = [push]
-            if any(is_system(message.body) for message in new):
-                mutations.append(self._drop_lead())
-            await self._services.aside.write(self._scope.tenant, written, mutations, started, Kind.CHAT)
+            return done.written, [push, *leads]
+
+        append = services.store.chat_append(self._scope, self._session, new)
+        appended = await services.aside.write(self._scope.tenant, Kind.CHAT, [cached, lead], append, plan)
         return [decode.message(item) for item in appended.items]
 
-    async def _dropped(self, written: Written | None, started: float) -> None:
-        if written is not None:
-            drop = Mutation(self._services.keys.chat(self._scope, self._session), Op.DROP, written.version)
-            mutations = [drop, self._drop_lead()]
-            await self._services.aside.write(self._scope.tenant, written, mutations, started, Kind.CHAT)
+    async def _cut(self, cut: Awaitable[tuple[int, Written | None]]) -> int:
+        keys = self._services.keys
+        cached = [keys.chat(self._scope, self._session), keys.chat_lead(self._scope, self._session)]
 
-    def _drop_lead(self) -> Mutation:
-        return Mutation(self._services.keys.chat_lead(self._scope, self._session), Op.DROP)
+        def plan(done: tuple[int, Written | None]) -> tuple[Written, list[Mutation]] | None:
+            _, written = done
+            return None if written is None else (written, [Mutation(key, Op.DROP, written.version) for key in cached])
+
+        count, _ = await self._services.aside.write(
+            self._scope.tenant,
+            Kind.CHAT,
+            cached,
+            cut,
+            plan,
+        )
+        return count
 
 
 def _listed(values: Iterable[object], what: str, *, most: int) -> list[Any]:

@@ -12,7 +12,7 @@ from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList, freeze
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import MAX_VERSION, check_limit
-from scrubjay.core.ports import Load, Mutation, Op, PutMode, Read, Shape, Written
+from scrubjay.core.ports import Load, Mutation, Op, PutMode, Read, Shape
 from scrubjay.core.records import ContextRecord
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
@@ -138,16 +138,20 @@ class Contexts:
     async def delete(self, type: str, id: str) -> bool:
         """Delete a record; return whether there was one."""
         type_, id_ = self._type(type), check_id(id, "context id")
-        started = self._services.clock.monotonic()
-        written = await self._services.store.context_delete(self._scope, type_, id_)
-        if written is not None:
-            await self._dropped(type_, written, started)
+        cached = self._services.keys.context(self._scope, type_)
+        written = await self._services.aside.write(
+            self._scope.tenant,
+            Kind.CONTEXT,
+            [cached],
+            self._services.store.context_delete(self._scope, type_, id_),
+            lambda done: None if done is None else (done, [Mutation(cached, Op.DROP, done.version)]),
+        )
         return written is not None
 
-    async def invalidate(self, type: str) -> None:
-        """Make the next read of a type come from the store."""
+    async def invalidate(self, type: str) -> bool:
+        """Make the next read of a type come from the store; False if the cache could not be told."""
         key = self._services.keys.context(self._scope, self._type(type))
-        await self._services.hot.apply([Mutation(key, Op.DROP)])
+        return await self._services.hot.apply([Mutation(key, Op.DROP)])
 
     def _type(self, type_: str) -> str:
         self._services.check_open()
@@ -168,16 +172,15 @@ class Contexts:
         if metadata is not None and not isinstance(metadata, Mapping):
             raise InvalidContent("metadata must be an object (a dict with text keys)")
         extra = None if metadata is None else to_json(dict(metadata), "metadata", max_bytes=limit)
-        started = self._services.clock.monotonic()
-        record, written = await self._services.store.context_put(
-            self._scope, type_, id_, raw, extra, mode=mode, expected=expected
+        cached = self._services.keys.context(self._scope, type_)
+        record, _ = await self._services.aside.write(
+            self._scope.tenant,
+            Kind.CONTEXT,
+            [cached],
+            self._services.store.context_put(self._scope, type_, id_, raw, extra, mode=mode, expected=expected),
+            lambda done: (done[1], [Mutation(cached, Op.DROP, done[1].version)]),
         )
-        await self._dropped(type_, written, started)
         return _record(record)
-
-    async def _dropped(self, type_: str, written: Written, started: float) -> None:
-        drop = Mutation(self._services.keys.context(self._scope, type_), Op.DROP, written.version)
-        await self._services.aside.write(self._scope.tenant, written, [drop], started, Kind.CONTEXT)
 
 
 def _record(raw: bytes) -> ContextRecord:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scrubjay.core.codec import Corrupt, from_json, to_json
 from scrubjay.core.errors import InvalidContent, TooLarge
 from scrubjay.core.frozen import FrozenDict, FrozenList, freeze, freeze_as
+from scrubjay.core.messages import ROLES
 from scrubjay.core.ports import Loaded
 from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
 from scrubjay.core.scope import check_id
@@ -29,17 +30,17 @@ def from_fields(payload: Mapping[bytes, bytes]) -> FrozenDict[str, Any]:
 
 def contexts(loaded: Loaded) -> FrozenList[ContextRecord]:
     """Return a list of contexts, newest first."""
-    return FrozenList([freeze_as(ContextRecord, item) for item in _records(loaded)])
+    return FrozenList([freeze_as(ContextRecord, item) for item in _records(loaded, _CONTEXT)])
 
 
 def summaries(loaded: Loaded) -> FrozenList[Summary]:
     """Return a user's newest summaries, newest first."""
-    return FrozenList([Summary(item) for item in _records(loaded)])
+    return FrozenList([Summary(item) for item in _records(loaded, _SUMMARY)])
 
 
 def summaries_of_date(loaded: Loaded) -> FrozenList[Summary]:
     """Return the summaries of one date, oldest first."""
-    found = [Summary(item) for item in fields(loaded).values() if isinstance(item, dict)]
+    found = [Summary(_record(item, _SUMMARY)) for item in fields(loaded).values()]
     return FrozenList(sorted(found, key=lambda each: (each["timestamp"], each["session_id"])))
 
 
@@ -52,13 +53,13 @@ def agent(loaded: Loaded) -> AgentConfig | None:
 
 def tool(loaded: Loaded) -> ToolOutput | None:
     """Return one tool output; None if there is none."""
-    return ToolOutput(fields(loaded)) if loaded.payload else None
+    return ToolOutput(_record(fields(loaded), _TOOL)) if loaded.payload else None
 
 
 def tools(loaded: Loaded) -> FrozenList[ToolOutput]:
     """Return tool outputs, oldest first."""
     assert isinstance(loaded.payload, list)
-    return FrozenList([freeze_as(ToolOutput, _dict(from_json(raw))) for raw in loaded.payload])
+    return FrozenList([freeze_as(ToolOutput, _record(from_json(raw), _TOOL)) for raw in loaded.payload])
 
 
 def messages(loaded: Loaded) -> FrozenList[Message]:
@@ -86,24 +87,39 @@ def _message(item: Any) -> Message:
         seq, id_, created_at_ms, tokens, encoding, body = item
         if not isinstance(seq, int) or not isinstance(tokens, int):
             raise Corrupt("not a message")
-        return Message.make(
-            _dict(body), seq=seq, id=str(id_), created_at_ms=created_at_ms, tokens=tokens, encoding=encoding
-        )
+        body = _record(body, _BODY)
+        if body["role"] not in ROLES or (body["role"] == "tool" and not isinstance(body.get("tool_call_id"), str)):
+            raise Corrupt("not a message")
+        for call in body.get("tool_calls") or ():
+            _record(call, _CALL)
+        return Message.make(body, seq=seq, id=str(id_), created_at_ms=created_at_ms, tokens=tokens, encoding=encoding)
     except (TypeError, ValueError) as error:
         raise Corrupt(str(error)) from error
 
 
-def _records(loaded: Loaded) -> list[dict[str, Any]]:
+_Form = Sequence[tuple[str, type]]
+# What the rest of Scrubjay relies on. A foreign hand can leave JSON of another form under a right header.
+_CONTEXT: _Form = (("id", str), ("content", object), ("version", int))
+_SUMMARY: _Form = (("session_id", str), ("summary", str), ("timestamp", str), ("date", str))
+_TOOL: _Form = (("step", int), ("output", object))
+_BODY: _Form = (("role", str), ("content", object))
+_CALL: _Form = (("id", str),)
+
+
+def _records(loaded: Loaded, form: _Form) -> list[dict[str, Any]]:
     assert isinstance(loaded.payload, bytes)
     found = from_json(loaded.payload)
     if not isinstance(found, list) or len(found) != loaded.count:
         raise Corrupt("not the records that the header counts")
-    return [_dict(item) for item in found]
+    return [_record(item, form) for item in found]
 
 
-def _dict(value: object) -> dict[str, Any]:
+def _record(value: object, form: _Form) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Corrupt("not an object")
+    for name, kind in form:
+        if name not in value or not isinstance(value[name], kind):
+            raise Corrupt(f"an object without {name}")
     return value
 
 

@@ -8,16 +8,16 @@ from typing import Any
 from scrubjay.cache.aside import Source
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
-from scrubjay.core.ports import Load, Mutation, Op, Read, Shape
+from scrubjay.core.ports import Load, Mutation, Op, Read, Shape, Written
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
 from scrubjay.memory.services import Services
 
 
-def source(services: Services, scope: Scope) -> Source[FrozenDict[str, Any]]:
-    """Return how a user's facts are read."""
+def source(services: Services, scope: Scope, *fields: bytes) -> Source[FrozenDict[str, Any]]:
+    """Return how a user's facts are read: all, or at least some."""
     return Source(
-        Read(services.keys.memory(scope), Shape.HASH), Load(Kind.MEMORY, scope), decode.fields,
+        Read(services.keys.memory(scope), Shape.HASH, fields=fields), Load(Kind.MEMORY, scope), decode.fields,
     )  # fmt: skip
 
 
@@ -49,18 +49,21 @@ class UserMemory:
         fields = decode.encode_fields(facts, "memory key", max_bytes=limits.field_bytes, most=limits.memory_fields)
         if not fields:
             return
-        started = self._services.clock.monotonic()
-        written = await self._services.store.memory_put(self._scope, fields, most=limits.memory_fields)
+        cached = self._services.keys.memory(self._scope)
         encoded = {key.encode(): value for key, value in fields.items()}
-        put = Mutation(
-            self._services.keys.memory(self._scope), Op.PUT, written.version, written.previous, fields=encoded
+        await self._services.aside.write(
+            self._scope.tenant,
+            Kind.MEMORY,
+            [cached],
+            self._services.store.memory_put(self._scope, fields, most=limits.memory_fields),
+            lambda done: (done, [Mutation(cached, Op.PUT, done.version, done.previous, fields=encoded)]),
         )
-        await self._services.aside.write(self._scope.tenant, written, [put], started, Kind.MEMORY)
 
     async def get(self, key: str) -> Any:
         """Return one fact; None if there is none."""
-        check_id(key, "memory key")
-        return (await self.all()).get(key)
+        self._services.check_open()
+        field = check_id(key, "memory key").encode()
+        return (await self._services.aside.get(source(self._services, self._scope, field))).get(key)
 
     async def all(self) -> FrozenDict[str, Any]:
         """Return all facts, read-only."""
@@ -71,12 +74,17 @@ class UserMemory:
         """Delete one fact; return whether there was one."""
         self._services.check_open()
         check_id(key, "memory key")
-        started = self._services.clock.monotonic()
-        written = await self._services.store.memory_delete(self._scope, key)
-        if written is None:
-            return False
-        delete = Mutation(
-            self._services.keys.memory(self._scope), Op.DELETE, written.version, written.previous, {key.encode(): b""}
+        cached = self._services.keys.memory(self._scope)
+
+        def plan(done: Written | None) -> tuple[Written, list[Mutation]] | None:
+            gone = {key.encode(): b""}
+            return None if done is None else (done, [Mutation(cached, Op.DELETE, done.version, done.previous, gone)])
+
+        written = await self._services.aside.write(
+            self._scope.tenant,
+            Kind.MEMORY,
+            [cached],
+            self._services.store.memory_delete(self._scope, key),
+            plan,
         )
-        await self._services.aside.write(self._scope.tenant, written, [delete], started, Kind.MEMORY)
-        return True
+        return written is not None

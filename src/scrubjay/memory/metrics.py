@@ -16,9 +16,8 @@ from scrubjay.core.ports import Load, Read, Shape
 from scrubjay.core.records import iso
 from scrubjay.core.scope import Scope
 from scrubjay.memory import decode
+from scrubjay.memory.activity import AVERAGED
 from scrubjay.memory.services import Services
-
-_AVERAGED = ("assembly_time_ms", "total_tokens", "pruned_messages")
 
 
 class SessionMetrics:
@@ -47,17 +46,17 @@ class SessionMetrics:
         values = {**(metrics or {}), **more}
         if not values:
             raise InvalidContent("there is nothing to record; give metrics by name")
-        self.note(values)
-        await self._services.activity.flush()
+        self.note(values, create=True)
+        await self._services.activity.flush(everything=True)
         await self._services.aside.get(self._source())
 
-    def note(self, values: Mapping[str, Any]) -> None:
-        """Take metrics to be recorded off the request path."""
+    def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0, create: bool = False) -> None:
+        """Take metrics to be recorded off the request path; see `ActivityLog.note`."""
         limits = self._services.policies.limits
         stamped = {"timestamp": iso(self._services.clock.now_ms()), **values}
         fields = decode.encode_fields(stamped, "metric", max_bytes=limits.field_bytes, most=limits.agent_fields)
         encoded = {key.encode(): raw for key, raw in fields.items()}
-        self._services.activity.note(self._scope, self._session, encoded)
+        self._services.activity.note(self._scope, self._session, encoded, ttl_ms=ttl_ms, create=create)
 
     async def get(self) -> FrozenDict[str, Any]:
         """Return the metrics of the last assembly; empty if there are none, or only older ones."""
@@ -97,15 +96,19 @@ class AssemblyAverages:
 
 async def averages(services: Services, scope: Scope) -> AssemblyAverages | None:
     """Return the averages of a tenant's newest assemblies; None if the cache cannot be reached."""
-    await services.activity.flush()
+    await services.activity.flush(everything=True)
     items = await services.hot.recent(services.keys.recent_metrics(scope).key, services.policies.limits.metrics_window)
     if items is None:
         return None
     last: dict[str, Mapping[str, Any]] = {}
     for raw in items:
-        item = orjson.loads(raw)
-        last.setdefault(item["session"], item["metrics"])
-    means = {name: _mean(metrics.get(name) for metrics in last.values()) for name in _AVERAGED}
+        try:
+            item = orjson.loads(raw)
+            last.setdefault(str(item["session"]), dict(item["metrics"]))
+        except (ValueError, KeyError, TypeError):
+            # Not one of ours; it leaves the list with the next ones.
+            continue
+    means = {name: _mean(metrics.get(name) for metrics in last.values()) for name in AVERAGED}
     return AssemblyAverages(len(last), len(items), **means)
 
 

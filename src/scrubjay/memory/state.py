@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from scrubjay.cache.aside import Source
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import check_ttl_ms
-from scrubjay.core.ports import Load, Mutation, Op, Read, Shape
+from scrubjay.core.ports import Load, Loaded, Mutation, Op, Read, Shape, Written
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
 from scrubjay.memory.services import Services
 
+T = TypeVar("T")
 
-def source(services: Services, scope: Scope, session: str, *, slide: bool = False) -> Source[FrozenDict[str, Any]]:
-    """Return how a session's state is read; `slide` renews its life."""
+
+def source(services: Services, scope: Scope, session: str, *fields: bytes) -> Source[FrozenDict[str, Any]]:
+    """Return how a session's state is read: all of it, or at least some fields."""
+    return _source(services, scope, session, decode.fields, fields=fields)
+
+
+def sliding_source(services: Services, scope: Scope, session: str) -> Source[tuple[FrozenDict[str, Any], int]]:
+    """Return how a session's state is read by what renews its life: the fields, and their time to live in ms."""
+
+    def with_ttl(loaded: Loaded) -> tuple[FrozenDict[str, Any], int]:
+        return decode.fields(loaded), loaded.ttl_ms
+
+    return _source(services, scope, session, with_ttl, slide=True)
+
+
+def _source(
+    services: Services,
+    scope: Scope,
+    session: str,
+    decoder: Callable[[Loaded], T],
+    *,
+    fields: tuple[bytes, ...] = (),
+    slide: bool = False,
+) -> Source[T]:
     return Source(
-        Read(services.keys.state(scope, session), Shape.HASH, slide=slide),
+        Read(services.keys.state(scope, session), Shape.HASH, fields=fields, slide=slide),
         Load(Kind.STATE, scope, session),
-        decode.fields,
+        decoder,
         ttl_ms=services.policies.ttl_ms(Kind.STATE),
     )
 
@@ -61,25 +84,26 @@ class SessionState:
         ttl_ms = None if ttl is None else check_ttl_ms(ttl)
         if not encoded:
             return
-        started = self._services.clock.monotonic()
-        written, cleared, lives_ms = await self._services.store.state_put(
+        raw = {key.encode(): value for key, value in encoded.items()}
+
+        def plan(done: tuple[Written, bool, int]) -> tuple[Written, list[Mutation]]:
+            written, cleared, lives_ms = done
+            # Where expired fields were cleared, a cached entry may still show them.
+            op = Op.DROP if cleared else Op.PUT
+            return written, [Mutation(cached, op, written.version, written.previous, raw, ttl_ms=lives_ms)]
+
+        cached = self._services.keys.state(self._scope, self._session)
+        put = self._services.store.state_put(
             self._scope, self._session, encoded, ttl_ms=ttl_ms, most=limits.state_fields
         )
-        put = Mutation(
-            self._services.keys.state(self._scope, self._session),
-            # Where expired fields were cleared, a cached entry may still show them.
-            Op.DROP if cleared else Op.PUT,
-            written.version,
-            written.previous,
-            fields={key.encode(): value for key, value in encoded.items()},
-            ttl_ms=lives_ms,
-        )
-        await self._services.aside.write(self._scope.tenant, written, [put], started, Kind.STATE)
+        await self._services.aside.write(self._scope.tenant, Kind.STATE, [cached], put, plan)
 
     async def get(self, key: str) -> Any:
         """Return one field; None if there is none, or if the state has expired."""
-        check_id(key, "state key")
-        return (await self.all()).get(key)
+        self._services.check_open()
+        field = check_id(key, "state key").encode()
+        read = source(self._services, self._scope, self._session, field)
+        return (await self._services.aside.get(read)).get(key)
 
     async def all(self) -> FrozenDict[str, Any]:
         """Return all fields, read-only; none if the state has expired."""
@@ -90,18 +114,14 @@ class SessionState:
         """Delete one field; return whether there was one."""
         self._services.check_open()
         check_id(key, "state key")
-        started = self._services.clock.monotonic()
-        answer = await self._services.store.state_delete(self._scope, self._session, key)
-        if answer is None:
-            return False
-        written, lives_ms = answer
-        delete = Mutation(
-            self._services.keys.state(self._scope, self._session),
-            Op.DELETE,
-            written.version,
-            written.previous,
-            fields={key.encode(): b""},
-            ttl_ms=lives_ms,
-        )
-        await self._services.aside.write(self._scope.tenant, written, [delete], started, Kind.STATE)
-        return True
+
+        def plan(done: tuple[Written, int] | None) -> tuple[Written, list[Mutation]] | None:
+            if done is None:
+                return None
+            written, lives_ms = done
+            gone = {key.encode(): b""}
+            return written, [Mutation(cached, Op.DELETE, written.version, written.previous, gone, ttl_ms=lives_ms)]
+
+        cached = self._services.keys.state(self._scope, self._session)
+        delete = self._services.store.state_delete(self._scope, self._session, key)
+        return await self._services.aside.write(self._scope.tenant, Kind.STATE, [cached], delete, plan) is not None

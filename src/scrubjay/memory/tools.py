@@ -9,7 +9,7 @@ from scrubjay.core.codec import to_json
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
-from scrubjay.core.ports import Load, Mutation, Op, Read, Shape
+from scrubjay.core.ports import Load, Mutation, Op, Read, Shape, ToolWritten
 from scrubjay.core.records import ToolOutput
 from scrubjay.core.scope import Scope, check_id, check_step
 from scrubjay.memory import decode
@@ -39,7 +39,7 @@ class Tools:
     async def record(
         self,
         step: int | None = None,
-        name: str = "",
+        name: str = "tool",
         arguments: Any = None,
         output: Any = None,
         *,
@@ -74,23 +74,27 @@ class Tools:
             b"tool_call_id": to_json(tool_call_id if tool_call_id is None else check_id(tool_call_id, "tool call id")),
             b"error": to_json(error, "error", max_bytes=limits.tool_output_bytes),
         }
-        started = self._services.clock.monotonic()
-        done = await self._services.store.tool_put(self._scope, self._session, number, fields)
-        keys = self._services.keys
-        mutations = [
-            Mutation(
-                keys.tool_index(self._scope, self._session),
-                Op.APPEND if done.newest else Op.DROP,
-                done.written.version,
-                done.written.previous,
-                items=[done.item],
-                keep=limits.hot_tools,
-                ttl_ms=self._services.policies.ttl_ms(Kind.TOOL_INDEX),
-            ),
-            Mutation(keys.tool(self._scope, self._session, done.step), Op.DROP, done.written.version),
-        ]
-        await self._services.aside.write(self._scope.tenant, done.written, mutations, started, Kind.TOOL)
+        done = await self._services.aside.write(
+            self._scope.tenant,
+            Kind.TOOL,
+            [self._services.keys.tool_index(self._scope, self._session)],
+            self._services.store.tool_put(self._scope, self._session, number, fields),
+            lambda done: (done.written, self._mutations(done)),
+        )
         return ToolOutput(decode.from_fields(done.fields))
+
+    def _mutations(self, done: ToolWritten) -> list[Mutation]:
+        keys, policies = self._services.keys, self._services.policies
+        index = Mutation(
+            keys.tool_index(self._scope, self._session),
+            Op.APPEND if done.newest else Op.DROP,
+            done.written.version,
+            done.written.previous,
+            items=[done.item],
+            keep=policies.limits.hot_tools,
+            ttl_ms=policies.ttl_ms(Kind.TOOL_INDEX),
+        )
+        return [index, Mutation(keys.tool(self._scope, self._session, done.step), Op.DROP, done.written.version)]
 
     async def get(self, step: int) -> ToolOutput | None:
         """Return one tool output, whole; None if there is none."""

@@ -42,7 +42,7 @@ class Driver(ABC):
         """Run a query as one transaction and return its result; an error rolls it back.
 
         Args:
-            query: Makes the generator; called once, in the thread that runs it.
+            query: Makes the generator, in the thread that runs it; called again if a read is run again.
             access: As whom.
 
         Raises:

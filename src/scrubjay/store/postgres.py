@@ -7,10 +7,7 @@ remember the last tenant). Pipeline mode sends BEGIN, those settings, the batch 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -30,6 +27,7 @@ WORKER_ROLE = "scrubjay_worker"
 _BEGIN = Statement("BEGIN")
 _BEGIN_READ = Statement("BEGIN READ ONLY")
 _COMMIT = Statement("COMMIT")
+_ROLLBACK = Statement("ROLLBACK")
 _NOTHING: Params = {}
 # All of it is local to the transaction, so a pooled connection (also one of an external pooler in transaction mode)
 # carries nothing over to the next scope.
@@ -69,7 +67,12 @@ class PostgresDriver(Driver):
             reconnect_timeout=timeout_s,
             open=False,
             check=None,
-            kwargs={"autocommit": True, "connect_timeout": max(2, int(timeout_s)), "application_name": "scrubjay"},
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": max(2, int(timeout_s)),
+                "application_name": "scrubjay",
+                "client_encoding": "utf8",
+            },
         )
         self._wires: WeakKeyDictionary[psycopg.AsyncConnection[Any], Wire] = WeakKeyDictionary()
         self._closed = False
@@ -95,16 +98,33 @@ class PostgresDriver(Driver):
     async def run(self, query: Callable[[], Query[T]], access: Access) -> T:
         if self._closed:
             raise Closed("the store is closed")
-        deadline = _Deadline(self._timeout_s)
+        until = asyncio.get_running_loop().time() + self._timeout_s
         try:
-            async with self._pool.connection(timeout=self._timeout_s) as connection:
-                with deadline.over(connection):
-                    return await self._transaction(connection, query(), access)
-        except (psycopg.Error, PoolTimeout) as error:
-            raise _mapped(error, self._timeout_s, late=deadline.passed) from error
+            return await self._attempts(query, access, until)
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            raise _mapped(error, self._timeout_s) from error
 
-    async def _transaction(self, connection: Any, query: Query[T], access: Access) -> T:
-        wire = self._wires.get(connection) or self._wires.setdefault(connection, Wire(connection))
+    async def _attempts(self, query: Callable[[], Query[T]], access: Access, until: float) -> T:
+        """Run a query on the first connection that the server has not ended.
+
+        A connection that is lost meanwhile costs a read a second attempt. A write has none: it may have been committed.
+        """
+        loop = asyncio.get_running_loop()
+        again = access.read_only
+        while True:
+            async with self._pool.connection(timeout=until - loop.time()) as connection:
+                wire = self._wires.get(connection) or self._wires.setdefault(connection, Wire(connection))
+                if not wire.alive():
+                    continue
+                try:
+                    async with asyncio.timeout_at(until):
+                        return await self._transaction(wire, query(), access)
+                except psycopg.OperationalError:
+                    if not (again and connection.closed):
+                        raise
+                    again = False
+
+    async def _transaction(self, wire: Wire, query: Query[T], access: Access) -> T:
         # The server ends what is late by itself, a little before its connection would be cut.
         settings = {**_identity(access), "timeout_ms": str(max(1, int(self._timeout_s * 900)))}
         opening = [(_BEGIN_READ if access.read_only else _BEGIN, _NOTHING), (_enter(access), settings)]
@@ -122,35 +142,10 @@ class PostgresDriver(Driver):
                 await wire.run([(_COMMIT, _NOTHING)])
             return stop.value  # type: ignore[no-any-return]
         except BaseException:
-            await _roll_back(connection)
+            # After a lost connection or a cancelled wait there is nothing left to roll back.
+            if not wire.closed and not wire.idle:
+                await wire.run([(_ROLLBACK, _NOTHING)])
             raise
-
-
-class _Deadline:
-    """The end of a transaction's time, from now on.
-
-    Whoever is late then has its connection cut: to cancel would be to wait for the answer of a server that may never
-    give one.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._at = self._loop.time() + timeout_s
-        self.passed = False
-
-    @contextmanager
-    def over(self, connection: psycopg.AsyncConnection[Any]) -> Iterator[None]:
-        """Cut the connection if the block lasts longer."""
-        handle = self._loop.call_at(self._at, self._cut, connection)
-        try:
-            yield
-        finally:
-            handle.cancel()
-
-    def _cut(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        self.passed = True
-        with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
-            line.shutdown(socket.SHUT_RDWR)
 
 
 def _enter(access: Access) -> Statement:
@@ -169,17 +164,8 @@ def _identity(access: Access) -> Params:
     }
 
 
-async def _roll_back(connection: Any) -> None:
-    """End a failed transaction; a connection that cannot even do that is closed, so that the pool replaces it."""
-    try:
-        if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            await connection.execute(b"ROLLBACK")
-    except (psycopg.Error, asyncio.CancelledError):
-        await connection.close()
-
-
-def _mapped(error: Exception, timeout_s: float, *, late: bool) -> StoreUnavailable:
-    if late or isinstance(error, (PoolTimeout, psycopg.errors.QueryCanceled)):
+def _mapped(error: Exception, timeout_s: float) -> StoreUnavailable:
+    if isinstance(error, (PoolTimeout, TimeoutError, psycopg.errors.QueryCanceled)):
         return StoreUnavailable(f"PostgreSQL did not answer within {timeout_s:g} s")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return StoreUnavailable(

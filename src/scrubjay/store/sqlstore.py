@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from scrubjay.core.clock import Clock
+from scrubjay.core.errors import StoreUnavailable
 from scrubjay.core.keys import Kind
-from scrubjay.core.policy import DAY, HOUR, Policies
+from scrubjay.core.policy import DAY, HOUR, MINUTE, Policies
 from scrubjay.core.ports import (
     Activity,
     Appended,
@@ -27,7 +29,11 @@ from scrubjay.store.queries import admin, agents, chat, contexts, memory, sessio
 from scrubjay.store.sql import Batch, Query, Rows
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 _PURGE_EVERY_MS = HOUR
+_PURGE_RETRY_MS = MINUTE
+_PURGE_LIMIT = 5_000
+"""How many confirmed outbox rows are deleted at a time, so that it cannot take longer than a transaction may."""
 _KEEP_DONE_MS = DAY
 """How long confirmed outbox rows are kept: a failover may lose what was confirmed, and then they are replayed."""
 
@@ -47,7 +53,7 @@ class SqlStore:
         self._incarnation = incarnation
         self._clock = clock
         self._policies = policies
-        self._purged_at_ms = 0
+        self._purge_at_ms = 0
 
     @property
     def incarnation(self) -> str:
@@ -192,10 +198,12 @@ class SqlStore:
         now, most = self._clock.now_ms(), self._policies.limits.tool_preview_bytes
         return await self._write(scope, lambda: tools.put(scope, session, step, fields, most=most, now_ms=now))
 
-    async def session_close(self, scope: Scope, session: str, summary: bytes, tokens: int) -> Closed:
-        """Write the session's summary and mark it closed."""
+    async def session_close(
+        self, scope: Scope, session: str, summary: bytes | None, tokens: int, chat_version: int | None
+    ) -> Closed | None:
+        """Mark a session closed and write its summary."""
         now = self._clock.now_ms()
-        return await self._write(scope, lambda: sessions.close(scope, session, summary, tokens, now))
+        return await self._write(scope, lambda: sessions.close(scope, session, summary, tokens, chat_version, now))
 
     async def session_summary(self, scope: Scope, session: str) -> bytes | None:
         """Return a session's summary encoded, or None."""
@@ -242,12 +250,24 @@ class SqlStore:
     async def confirm(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
         """Mark outbox rows `(tenant, id)` as done; now and then delete the old ones."""
         now = self._clock.now_ms()
-        purge = now - self._purged_at_ms >= _PURGE_EVERY_MS
-        before = now - _KEEP_DONE_MS if purge else None
+        # In one order everywhere, so that two processes that confirm the same rows cannot deadlock.
         ids = sorted(outbox_ids)
-        await self._driver.run(lambda: admin.confirm(ids, now_ms=now, purge_before_ms=before), Access(None, "worker"))
-        if purge:
-            self._purged_at_ms = now
+        if ids:
+            await self._driver.run(lambda: admin.confirm(ids, now), Access(None, "worker"))
+        if now >= self._purge_at_ms:
+            await self._purge(now)
+
+    async def _purge(self, now_ms: int) -> None:
+        """Delete some old confirmed rows; if there are more, the next call goes on. It never fails."""
+        before = now_ms - _KEEP_DONE_MS
+        try:
+            gone = await self._driver.run(lambda: admin.purge(before, _PURGE_LIMIT), Access(None, "worker"))
+        except StoreUnavailable as error:
+            _LOG.warning("old outbox rows could not be deleted now: %s", error)
+            self._purge_at_ms = now_ms + _PURGE_RETRY_MS
+        else:
+            if gone < _PURGE_LIMIT:
+                self._purge_at_ms = now_ms + _PURGE_EVERY_MS
 
     async def tenants(self, limit: int) -> list[str]:
         """Return the ids of all tenants in order."""

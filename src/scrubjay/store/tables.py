@@ -256,9 +256,9 @@ WALLS = tuple(
     Wall(table, "user_id" in table.columns) for table in metadata.sorted_tables if "tenant_id" in table.columns
 )
 USER_TABLES = (
-    contexts, session_state, messages, tool_outputs, memories, summaries, assembly_metrics, sessions, heads,
+    sessions, heads, contexts, session_state, messages, tool_outputs, memories, summaries, assembly_metrics,
 )  # fmt: skip
-"""What an erasure of a user deletes, besides outbox rows."""
+"""What an erasure of a user deletes, besides outbox rows, in the order in which every write takes its locks."""
 
 TENANT_TABLES = (*USER_TABLES, agents, knowledge_chunks, knowledge_documents, jobs)
 """What an erasure of a tenant deletes, besides outbox rows."""

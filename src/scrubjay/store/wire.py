@@ -1,23 +1,28 @@
 """Batches of prepared statements in libpq's pipeline mode: one write, one wait, no cursors.
 
 psycopg's own pipeline costs several times the server's work per statement (cursors, adaptation, row makers; see
-`benchmarks/drivers.py`). This speaks to libpq directly for that one thing, and leaves connecting, pooling, waiting and
-cancelling to psycopg.
+`benchmarks/drivers.py`). This speaks to libpq directly for that one thing, and leaves connecting, pooling and waiting
+to psycopg. It never cancels: a server that hangs does not answer a cancellation either, so the connection is closed.
 """
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import psycopg
-from psycopg.pq import ExecStatus
-from psycopg.waiting import Ready, Wait
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.waiting import Ready, Wait, wait_async
 
 from scrubjay.store.sql import Call, Row, Statement
 
 _INT8 = 20
 _TEXT_FORMAT = 0
+MAX_PREPARED = 500
+"""How many prepared statements a connection may hold before it forgets them all (each costs the server memory)."""
+# Nothing is done when it passes: whoever waits for less cancels.
+_WAIT_S = 3600.0
 
 
 def _same(data: bytes) -> bytes:
@@ -41,18 +46,49 @@ class Wire:
         connection: A connection in autocommit mode, used by nobody else meanwhile.
     """
 
-    __slots__ = ("_connection", "_names", "_pg", "_prepared")
+    __slots__ = ("_names", "_pg", "_poll", "_prepared")
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        self._connection = connection
         self._pg = connection.pgconn
         self._names: dict[Statement, bytes] = {}
+        # All that were ever prepared: no name is used twice.
         self._prepared = 0
+        self._poll: select.poll | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed or lost."""
+        return self._pg.status != ConnStatus.OK
+
+    @property
+    def idle(self) -> bool:
+        """Whether the connection is in no transaction."""
+        return self._pg.transaction_status == TransactionStatus.IDLE
+
+    def alive(self) -> bool:
+        """Return whether the server still holds this unused connection, as far as can be told without asking it.
+
+        A connection that the server has ended (a restart) is closed.
+        """
+        if self.closed:
+            return False
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._pg.socket, select.POLLIN)
+        try:
+            # What the server sends unasked is a notice, or its farewell and then the end of the stream.
+            while self._poll.poll(0):
+                self._pg.consume_input()
+        except psycopg.Error:
+            self._pg.finish()
+            return False
+        return True
 
     async def run(self, calls: Sequence[Call]) -> list[list[Row]]:
         """Run statements in one round trip, and return the rows of each.
 
-        An error leaves the transaction failed, the connection usable after a rollback.
+        An error of a statement leaves the transaction failed, the connection usable after a rollback. Whatever else
+        ends the wait (a cancellation, a lost server) closes the connection at once, and the server rolls back.
 
         Raises:
             psycopg.Error: The first error of the server; the statements after it did not run.
@@ -60,29 +96,35 @@ class Wire:
         self._pg.enter_pipeline_mode()
         try:
             expected, fresh = self._send(calls)
-            results = await self._connection.wait(_answers(self._pg))
-        finally:
-            # After a failed wait psycopg has finished the connection; there is no mode to leave.
-            if self._pg.status == psycopg.pq.ConnStatus.OK:
-                self._pg.exit_pipeline_mode()
+            results = await wait_async(_answers(self._pg), self._pg.socket, interval=_WAIT_S)
+            self._pg.exit_pipeline_mode()
+        except BaseException:
+            self._pg.finish()
+            raise
+        for statement, (index, name) in fresh.items():
+            if results[index].status == ExecStatus.COMMAND_OK:
+                self._names[statement] = name
         for result in results:
             if result.status not in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}:
                 raise psycopg.errors.error_from_result(result, encoding="utf-8")
-        # Known only now: after an error a statement may or may not have been prepared (its name is not used again).
-        self._names.update(fresh)
         return [_rows(results[index]) for index in expected]
 
-    def _send(self, calls: Sequence[Call]) -> tuple[list[int], dict[Statement, bytes]]:
-        """Put statements on their way; return where their results will stand, and what was prepared for them."""
+    def _send(self, calls: Sequence[Call]) -> tuple[list[int], dict[Statement, tuple[int, bytes]]]:
+        """Put statements on their way; return where their results, and those of preparing, will stand."""
         expected: list[int] = []
-        fresh: dict[Statement, bytes] = {}
+        fresh: dict[Statement, tuple[int, bytes]] = {}
         sent = 0
+        if len(self._names) >= MAX_PREPARED and self.idle:
+            self._names.clear()
+            self._pg.send_query_params(b"DEALLOCATE ALL", None)
+            sent += 1
         for statement, params in calls:
             values = [params[name] for name in statement.names]
-            name = self._names.get(statement) or fresh.get(statement)
+            name = self._names.get(statement) or fresh.get(statement, (0, None))[1]
             if name is None:
                 self._prepared += 1
-                name = fresh[statement] = b"s%d" % self._prepared
+                name = b"s%d" % self._prepared
+                fresh[statement] = sent, name
                 # A number says so: where the statement leaves the type open, PostgreSQL would take it for text.
                 types = [_INT8 if type(value) is int else 0 for value in values]
                 self._pg.send_prepare(name, statement.numbered, types)
@@ -105,10 +147,7 @@ def _rows(result: psycopg.pq.abc.PGresult) -> list[Row]:
     readers = [_READERS.get(result.ftype(column), bytes.decode) for column in columns]
     get = result.get_value
     return [
-        tuple(
-            None if (data := get(row, column)) is None else readers[column](data)
-            for column in columns
-        )
+        tuple(None if (data := get(row, column)) is None else readers[column](data) for column in columns)
         for row in range(result.ntuples)
     ]
 
@@ -127,6 +166,8 @@ def _answers(pg: psycopg.pq.abc.PGconn) -> Generator[Wait, Ready | int, list[psy
             pg.consume_input()
         result = pg.get_result()
         if result is None:
+            if pg.status != ConnStatus.OK:
+                raise psycopg.OperationalError(pg.get_error_message())
             continue
         if result.status == ExecStatus.PIPELINE_SYNC:
             return results

@@ -10,10 +10,10 @@ from typing import Any, Final, Protocol
 import orjson
 import pytest
 
-from scrubjay.core.errors import NotFound, ToolResultWithoutCall, VersionConflict
+from scrubjay.core.errors import ToolResultWithoutCall, VersionConflict
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import Activity, Appended, Load, Loaded, NewMessage, PutMode, Store, Written
+from scrubjay.core.ports import Activity, Appended, Closed, Load, Loaded, NewMessage, PutMode, Store, Written
 from scrubjay.core.scope import Scope
 from scrubjay.testing.clock import ManualClock
 
@@ -111,8 +111,15 @@ async def fill_user(store: Store, scope: Scope, text: str = "text", sessions: Se
         messages = [new_message(text, role="system"), new_message(text), call("c1"), result("c1")]
         await store.chat_append(scope, session, [replace(each, id=f"m{n}") for n, each in enumerate(messages)])
         await store.tool_put(scope, session, None, {b"name": b'"f"', b"output": value})
-        await store.session_close(scope, session, value, 1)
+        await store.session_close(scope, session, value, 1, None)
         await store.record_activity([Activity(scope, session, 1_750_000_001_000, {b"tokens": value})])
+
+
+async def close(store: Store, session: str, text: str) -> Closed:
+    """Close a session of Alice's with a summary of whatever its chat is now."""
+    closed = await store.session_close(ALICE, session, orjson.dumps(text), 2, None)
+    assert closed is not None
+    return closed
 
 
 def everything_of(
@@ -286,7 +293,7 @@ class KindSuite:
     async def test_a_key_appends_once(self, rig: StoreRig) -> None:
         store = rig.store
         first = await store.chat_append(ALICE, "s", [new_message("a", "k1")])
-        await store.session_close(ALICE, "s", b'"all"', 1)
+        await close(store, "s", "all")
         before = await rig.dump()
         rig.clock.advance(1)
         again = await store.chat_append(ALICE, "s", [new_message("another text", "k1")])
@@ -295,15 +302,11 @@ class KindSuite:
         assert (after["messages"], after["heads"], after["outbox"]) == (
             before["messages"], before["heads"], before["outbox"],
         )  # fmt: skip
-        info = await store.session_info(ALICE, "s")
-        assert info is not None
-        assert info["closed_at"] is not None, "a repeated append does not open the session again"
+        assert (await self._closed(store))[1] is not None, "a repeated append does not open the session again"
         mixed = await store.chat_append(ALICE, "s", [new_message("b", "k2"), new_message("x", "k1"), new_message("c")])
         assert (seqs(mixed.items), mixed.fresh) == ([2, 1, 3], 2)
         assert await texts_of(store) == ["a", "b", "c"]
-        info = await store.session_info(ALICE, "s")
-        assert info is not None
-        assert info["closed_at"] is None
+        assert (await self._closed(store))[1] is None
 
     async def test_keys_are_of_one_session(self, rig: StoreRig) -> None:
         for scope, session in ((ALICE, "s"), (ALICE, "t"), (BOB, "s"), (STRANGER, "s")):
@@ -406,11 +409,9 @@ class KindSuite:
 
     async def test_summaries(self, rig: StoreRig) -> None:
         store, clock = rig.store, rig.clock
-        with pytest.raises(NotFound):
-            await store.session_close(ALICE, "s", b'"x"', 1)
         for session in ("s", "t"):
             await say(store, "a", session=session)
-            closed = await store.session_close(ALICE, session, orjson.dumps(f"about {session}"), 2)
+            closed = await close(store, session, f"about {session}")
             assert closed.dates == ("2025-06-15",)
             assert await store.session_summary(ALICE, session) == closed.item
         recent, day = await store.load(
@@ -420,18 +421,34 @@ class KindSuite:
         assert list(day.payload) == [b"s", b"t"]
         assert (recent.payload, recent.whole) == (b"[" + closed.item + b"]", False)
         assert recent.version == day.version == closed.written.version
-        info = await store.session_info(ALICE, "s")
-        assert info is not None
-        assert (info["id"], info["summarised"], info["closed_at"]) == ("s", True, "2025-06-15T15:06:40.000Z")
+        assert await self._closed(store) == (True, "2025-06-15T15:06:40.000Z")
         clock.advance(86_400)
         await say(store, "b")
-        info = await store.session_info(ALICE, "s")
-        assert info is not None
-        assert (info["summarised"], info["closed_at"]) == (False, None)
-        closed = await store.session_close(ALICE, "s", b'"more"', 2)
+        assert await self._closed(store) == (False, None)
+        closed = await close(store, "s", "more")
         assert set(closed.dates) == {"2025-06-15", "2025-06-16"}
         old, new = await store.load([Load(Kind.SUMMARY, ALICE, day) for day in ("2025-06-15", "2025-06-16")])
+        assert isinstance(old.payload, dict)
         assert (list(old.payload), list(new.payload)) == ([b"t"], [b"s"])
+
+    async def test_closing_while_more_is_said(self, rig: StoreRig) -> None:
+        store = rig.store
+        await say(store, "a")
+        before = (await chat_of(store)).version
+        await say(store, "b")
+        assert await store.session_close(ALICE, "s", b'"of a"', 1, before) is not None
+        assert await self._closed(store) == (False, None)
+        assert await store.session_close(ALICE, "s", None, 0, before) is None
+        assert await self._closed(store) == (False, None)
+        assert await store.session_close(ALICE, "s", None, 0, (await chat_of(store)).version) is None
+        assert (await self._closed(store))[1] is not None
+        assert await store.session_summary(ALICE, "s") is not None, "what was written before stays"
+
+    async def _closed(self, store: Store) -> tuple[bool, str | None]:
+        info = await store.session_info(ALICE, "s")
+        assert info is not None
+        assert info["id"] == "s"
+        return info["summarised"], info["closed_at"]
 
     async def test_agents(self, rig: StoreRig) -> None:
         store = rig.store
@@ -471,11 +488,24 @@ class KindSuite:
 
     async def test_metrics(self, rig: StoreRig) -> None:
         store, clock = rig.store, rig.clock
+        await say(store, "a")
+        clock.advance(1)
         at = clock.now_ms()
         await store.record_activity([Activity(ALICE, "s", at, {b"z": b"1", b"a": b"2"})])
         await store.record_activity([Activity(ALICE, "s", at - 5, {b"z": b"0"}), Activity(BOB, "s", at, {b"z": b"9"})])
-        (loaded,) = await store.load([Load(Kind.METRICS, ALICE, "s")])
-        assert loaded.payload == {b"z": b"1", b"a": b"2"}
+        mine, his = await store.load([Load(Kind.METRICS, ALICE, "s"), Load(Kind.METRICS, BOB, "s")])
+        assert mine.payload == {b"z": b"1", b"a": b"2"}
+        assert his.payload == {}, "nothing is kept of a session that is not there"
+        await store.record_activity([Activity(BOB, "s", at, {b"z": b"9"}, create=True)])
+        (his,) = await store.load([Load(Kind.METRICS, BOB, "s")])
+        assert his.payload == {b"z": b"9"}
+        await store.erase(ALICE)
+        await store.record_activity([Activity(ALICE, "s", at, {b"z": b"1"})])
+        clock.advance(1)
+        await say(store, "b")
+        await store.record_activity([Activity(ALICE, "s", at, {b"z": b"1"})])
+        (mine,) = await store.load([Load(Kind.METRICS, ALICE, "s")])
+        assert mine.payload == {}, "nor of one that was erased, though another has its name"
         clock.advance(Policies().metrics_ttl_ms / 1000)
-        (loaded,) = await store.load([Load(Kind.METRICS, ALICE, "s")])
-        assert loaded.payload == {}
+        (his,) = await store.load([Load(Kind.METRICS, BOB, "s")])
+        assert his.payload == {}

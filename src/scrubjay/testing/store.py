@@ -126,7 +126,6 @@ class StoreSuite(KindSuite):
             (ToolResultWithoutCall, lambda: store.chat_append(ALICE, "s", [new_message(), result("c1")])),
             (ToolResultWithoutCall, lambda: store.chat_append(BOB, "new", [result("c1")])),
             (VersionConflict, lambda: store.agent_put(TENANT, "a", {b"k": b"2"}, expected=5)),
-            (NotFound, lambda: store.session_close(ALICE, "none", b'"x"', 1)),
         ]
         for error, attempt in failing:
             with pytest.raises(error):

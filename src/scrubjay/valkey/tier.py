@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from scrubjay.core.codec import HEADER_FIELD, Header
 from scrubjay.core.counters import CacheCounters
-from scrubjay.core.errors import CacheUnavailable
+from scrubjay.core.errors import CacheUnavailable, Closed
 from scrubjay.core.keys import HotKey
 from scrubjay.core.policy import DAY
 from scrubjay.core.ports import Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Payload, Read, Shape
@@ -192,7 +192,8 @@ class ValkeyTier:
         """Send commands; None, counted, if the server cannot be reached."""
         try:
             return await self.client.call(commands)
-        except CacheUnavailable:
+        except (CacheUnavailable, Closed):
+            # Closed: a write that began before the close has committed, and must not fail for it.
             self.counters.failures[operation] += 1
             return None
 

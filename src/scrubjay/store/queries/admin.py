@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from secrets import token_hex
 from typing import Any
 
@@ -23,7 +24,11 @@ _USERS = Statement("""
 """)
 _TENANTS = Statement("SELECT DISTINCT tenant_id FROM heads ORDER BY tenant_id LIMIT :limit")
 _CONFIRM = Statement("UPDATE outbox SET done_at = :now WHERE tenant_id = :tenant AND id = :id AND done_at IS NULL")
-_PURGE = Statement("DELETE FROM outbox WHERE done_at < :before")
+_PURGE = Statement("""
+    DELETE FROM outbox WHERE (tenant_id, id) IN (
+        SELECT tenant_id, id FROM outbox WHERE done_at < :before ORDER BY done_at LIMIT :limit
+    ) RETURNING 1
+""")
 _ENQUEUE_ERASURE = Statement("""
     INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
     VALUES (:tenant, :id, :user, 'erasure', '', 0, :now)
@@ -49,17 +54,19 @@ def tenants(limit: int) -> Query[list[str]]:
 def counts() -> Query[dict[str, int]]:
     """Return rows by table."""
     tables = [str(table.name) for table in metadata.sorted_tables if table.name != "meta"]
-    calls: list[Call] = [(Statement(f"SELECT count(*) FROM {name}"), {}) for name in tables]  # noqa: S608 - our tables
-    answers = yield Batch(calls, last=True)
+    answers = yield Batch([(_select(name, "count(*)", "1 = 1"), {}) for name in tables], last=True)
     return {name: rows[0][0] for name, rows in zip(tables, answers, strict=True)}
 
 
-def confirm(ids: Sequence[tuple[str, str]], *, now_ms: int, purge_before_ms: int | None) -> Query[None]:
-    """Mark outbox rows as done; delete those that were done before a time."""
-    calls: list[Call] = [(_CONFIRM, {"tenant": tenant, "id": id_, "now": now_ms}) for tenant, id_ in ids]
-    if purge_before_ms is not None:
-        calls.append((_PURGE, {"before": purge_before_ms}))
-    yield Batch(calls, last=True)
+def confirm(ids: Sequence[tuple[str, str]], now_ms: int) -> Query[None]:
+    """Mark outbox rows as done."""
+    yield Batch([(_CONFIRM, {"tenant": tenant, "id": id_, "now": now_ms}) for tenant, id_ in ids], last=True)
+
+
+def purge(before_ms: int, limit: int) -> Query[int]:
+    """Delete the oldest outbox rows that were done before a time; return how many."""
+    (gone,) = yield Batch([(_PURGE, {"before": before_ms, "limit": limit})], last=True)
+    return len(gone)
 
 
 def _where(table: Table, scope: Scope) -> str:
@@ -67,21 +74,39 @@ def _where(table: Table, scope: Scope) -> str:
     return "tenant_id = :tenant" + (" AND user_id = :user" if by_user else "")
 
 
-def _names(table: str, columns: str, where: str) -> Statement:
+# A statement is prepared once per object, so each text is made once.
+@cache
+def _select(table: str, columns: str, where: str) -> Statement:
     return Statement(f"SELECT {columns} FROM {table} WHERE {where}")  # noqa: S608 - constants
 
 
+@cache
+def _delete(table: str, where: str) -> Statement:
+    return Statement(f"DELETE FROM {table} WHERE {where} RETURNING 1")  # noqa: S608 - constants
+
+
+@cache
+def _lock(table: str, columns: str, where: str, order: str) -> Statement:
+    """Return the statement that reads rows and locks them in an order (SQLite has locked the whole file already)."""
+    statement = Statement(f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {order}")  # noqa: S608 - constants
+    statement.numbered += b" FOR UPDATE"
+    return statement
+
+
 def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
-    """Delete all rows of a user or a tenant; keep a receipt and an outbox row."""
+    """Delete all rows of a user or a tenant; keep a receipt, and an outbox row for each owner."""
     owner = scoped(scope)
     where = "tenant_id = :tenant" + ("" if scope.is_tenant else " AND user_id = :user")
-    heads, steps, dates, sessions, measured = yield Batch(
+    # Other writes of the tenant wait outside. Activity and confirmations, which are of many tenants, do not: their rows
+    # are locked in their order.
+    sessions, heads, steps, dates, measured, untold = yield Batch(
         [
-            (_names("heads", "user_id, kind, name, version", where), owner),
-            (_names("tool_outputs", "user_id, session_id, step", where), owner),
-            (_names("summaries", "DISTINCT user_id, date", where), owner),
-            (_names("sessions", "user_id, session_id", where), owner),
-            (_names("assembly_metrics", "user_id, session_id", where), owner),
+            (_lock("sessions", "user_id, session_id", where, "user_id, session_id"), owner),
+            (_select("heads", "user_id, kind, name, version", where), owner),
+            (_select("tool_outputs", "user_id, session_id, step", where), owner),
+            (_select("summaries", "DISTINCT user_id, date", where), owner),
+            (_select("assembly_metrics", "user_id, session_id", where), owner),
+            (_lock("outbox", "user_id", where, "id"), owner),
         ]
     )
     tenant = scope.tenant
@@ -90,29 +115,35 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     names += [(Scope(tenant, user), Kind.SUMMARY, date, 0) for user, date in dates]
     names += [(Scope(tenant, user), Kind.CHAT_LEAD, session, 0) for user, session in sessions]
     names += [(Scope(tenant, user), Kind.METRICS, session, 0) for user, session in measured]
-    # These are cached for a user who was only read, too.
-    users = dict.fromkeys([scope.user, *(user for found in (heads, steps, dates, sessions) for user, *_ in found)])
+    # These are cached for a user who was only read, too. An owner of outbox rows may have been erased before, and the
+    # caches not have been told yet.
+    found = (heads, steps, dates, sessions, measured, untold)
+    users = dict.fromkeys([scope.user, *(user for rows in found for user, *_ in rows)])
     for user in filter(None, users):
         names += [(Scope(tenant, user), Kind.SUMMARY, "recent", 0), (Scope(tenant, user), Kind.MEMORY, "", 0)]
     tables = TENANT_TABLES if scope.is_tenant else USER_TABLES
     deletes: list[Call] = [
-        (Statement(f"DELETE FROM {table.name} WHERE {_where(table, scope)} RETURNING 1"), owner)  # noqa: S608
-        for table in (*tables, metadata.tables["outbox"])
+        (_delete(str(table.name), _where(table, scope)), owner) for table in (*tables, metadata.tables["outbox"])
     ]
     answers = yield Batch(deletes)
     rows = {str(table.name): len(gone) for table, gone in zip(tables, answers, strict=False) if gone}
-    outbox_id = f"{now_ms:012x}{token_hex(10)}"
+    # The first is the row of the scope itself, and the receipt's id.
+    outbox_ids = {user: f"{now_ms:012x}{token_hex(10)}" for user in users}
     subject = hashlib.blake2b(scope.user.encode(), key=salt.encode()[:64], digest_size=16).hexdigest()
-    receipt = {
+    receipt: dict[str, Any] = {
         **owner,
-        "id": outbox_id,
+        "id": outbox_ids[scope.user],
         "subject": subject,
         "rows": orjson.dumps(rows).decode(),
         "floor": max((version for *_, version in heads), default=0),
         "now": now_ms,
     }
-    yield Batch([(_RECEIPT, receipt), (_ENQUEUE_ERASURE, receipt)], last=True)
-    return ErasedKeys(rows, names, outbox_id)
+    notes: list[Call] = [
+        (_ENQUEUE_ERASURE, {"tenant": tenant, "id": id_, "user": user, "now": now_ms})
+        for user, id_ in outbox_ids.items()
+    ]
+    yield Batch([(_RECEIPT, receipt), *notes], last=True)
+    return ErasedKeys(rows, names, receipt["id"], list(outbox_ids.values()))
 
 
 def export(scope: Scope) -> Query[dict[str, Any]]:
@@ -124,7 +155,7 @@ def export(scope: Scope) -> Query[dict[str, Any]]:
         columns = ", ".join(column.name for column in table.columns if column.name not in _INTERNAL)
         order = ", ".join(column.name for column in table.primary_key.columns)
         where = f"{_where(table, scope)} ORDER BY {order}"
-        calls.append((_names(table.name, columns, where), owner))
+        calls.append((_select(str(table.name), columns, where), owner))
     answers = yield Batch(calls, last=True)
     return {
         str(table.name): [_exported(table, row) for row in rows] for table, rows in zip(tables, answers, strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from scrubjay.core.errors import NotFound, TooLarge
+from scrubjay.core.errors import TooLarge
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Activity, Closed, Load, Loaded, Written
 from scrubjay.core.records import date_of, iso
@@ -64,15 +64,16 @@ _STATE_RENEW = Statement("""
 # Use renews the state's life only while it lives: what has expired stays expired.
 _TOUCH = Statement("""
     UPDATE sessions SET
-        last_active_at = :at,
+        last_active_at = CASE WHEN last_active_at < :at THEN :at ELSE last_active_at END,
         state_expires_at = CASE
-            WHEN state_expires_at IS NULL OR state_expires_at <= :at THEN state_expires_at
-            ELSE :at + state_ttl_ms END
-    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND last_active_at < :at
+            WHEN state_expires_at > :at AND :at + state_ttl_ms > state_expires_at THEN :at + state_ttl_ms
+            ELSE state_expires_at END
+    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
 """)
 _METRICS_PUT = Statement("""
     INSERT INTO assembly_metrics (tenant_id, user_id, session_id, body, recorded_at)
-    VALUES (:tenant, :user, :session, :body, :at)
+    SELECT tenant_id, user_id, session_id, :body, :at FROM sessions
+    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND created_at <= :at
     ON CONFLICT (tenant_id, user_id, session_id) DO UPDATE SET
         body = CASE WHEN assembly_metrics.recorded_at <= excluded.recorded_at
                THEN excluded.body ELSE assembly_metrics.body END,
@@ -164,7 +165,8 @@ def state_load(item: Load, now_ms: int) -> Query[Loaded]:
     (rows,) = yield Batch([(_STATE_LOAD, scoped(item.scope, session=item.name))], last=True)
     ttl_ms, expires_at = rows[0][1:3]
     if _expired(expires_at, now_ms):
-        return Loaded(version_of(rows), {}, 0)
+        # Its last use may still be on its way here, and bring it back: that there is nothing must not be cached.
+        return Loaded(version_of(rows), {}, 0, lasting=all(row[3] is None for row in rows))
     fields = {row[3].encode(): as_bytes(row[4]) for row in rows if row[3] is not None}
     left_ms = expires_at - now_ms if expires_at else 0
     return Loaded(version_of(rows), fields, len(fields), ttl_ms=ttl_ms or 0, left_ms=left_ms)
@@ -219,6 +221,8 @@ def record_activity(activities: Sequence[Activity]) -> Query[None]:
     calls: list[Call] = []
     for activity in activities:
         owner = scoped(activity.scope, session=activity.session, at=activity.at_ms)
+        if activity.create:
+            calls.append(enter(activity.scope, activity.session, activity.at_ms))
         calls.append((_TOUCH, owner))
         if activity.metrics is not None:
             calls.append((_METRICS_PUT, {**owner, "body": metrics_json(activity.metrics).decode()}))
@@ -267,25 +271,30 @@ def summary_load(item: Load) -> Query[Loaded]:
     return Loaded(version_of(rows), fields, len(fields))
 
 
-def close(scope: Scope, session: str, summary: bytes, tokens: int, now_ms: int) -> Query[Closed]:
-    """Write a session's summary and mark the session closed."""
+def close(
+    scope: Scope, session: str, summary: bytes | None, tokens: int, chat_version: int | None, now_ms: int
+) -> Query[Closed | None]:
+    """Mark a session closed and write its summary, if there is one."""
     bump = Bump.of(scope, Kind.SUMMARY, "", now_ms)
     owner = scoped(scope, session=session, now=now_ms)
-    closed, chat, before, head, _ = yield Batch(
-        [(_CLOSE, owner), (_CHAT_HEAD, owner), (_SUMMARY_DATE, owner), *bump.calls()]
-    )
-    if not closed:
-        raise NotFound(f"there is no session {session!r:.80} to close")
+    _, chat, before = yield Batch([enter(scope, session, now_ms), (_CHAT_HEAD, owner), (_SUMMARY_DATE, owner)])
+    current = chat[0][0] if chat else 0
+    # What was said while the summary was written is not in it: the session goes on.
+    closing: list[Call] = [(_CLOSE, owner)] if chat_version in {None, current} else []
+    if summary is None:
+        yield Batch(closing, last=True)
+        return None
+    head, _ = yield Batch(bump.calls())
     written = bump.written(head)
     values = {
         **owner,
         "date": date_of(now_ms),
         "summary": summary.decode(),
         "tokens": tokens,
-        "chat_version": chat[0][0] if chat else 0,
+        "chat_version": current if chat_version is None else chat_version,
         "position": written.version,
     }
-    (rows,) = yield Batch([(_SUMMARY_PUT, values)], last=True)
+    rows, *_ = yield Batch([(_SUMMARY_PUT, values), *closing], last=True)
     dates = dict.fromkeys([date_of(now_ms), *(row[0] for row in before)])
     return Closed(_summary(rows[0]), tuple(dates), written)
 

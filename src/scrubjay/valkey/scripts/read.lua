@@ -63,7 +63,7 @@ for i = 2, #KEYS, 2 do
   if reason then
     if reason > 0 then redis.call('UNLINK', key) end
     raw = reason * 2
-    local set = generation ~= '' and redis.pcall('SET', KEYS[i + 1], ARGV[2], 'NX', 'PX', ARGV[3])
+    local set = generation ~= '' and ARGV[3] ~= '0' and redis.pcall('SET', KEYS[i + 1], ARGV[2], 'NX', 'PX', ARGV[3])
     if set and set.ok then
       raw = raw + 1
     elseif set and set.err and not string.find(set.err, 'OOM', 1, true) then
