@@ -77,6 +77,7 @@ class LimitSettings(_Part):
     summary_bytes: int = Field(default=Limits().summary_bytes, gt=0)
     page: int = Field(default=Limits().page, gt=0)
     hot_messages: int = Field(default=Limits().hot_messages, gt=0)
+    hot_bytes: int = Field(default=Limits().hot_bytes, gt=0)
     hot_tools: int = Field(default=Limits().hot_tools, gt=0)
     hot_contexts: int = Field(default=Limits().hot_contexts, gt=0)
     hot_summaries: int = Field(default=Limits().hot_summaries, gt=0)

@@ -228,8 +228,9 @@ def _kept(source: Source[Any], loaded: Loaded) -> Loaded | None:
     """Return what of a load is cached: the newest items, with the time to live; None if it is too large."""
     payload = loaded.payload
     whole = loaded.whole
-    if isinstance(payload, list) and source.keep and len(payload) > source.keep:
-        payload, whole = payload[-source.keep :], False
+    if isinstance(payload, list):
+        payload = _newest(payload, source)
+        whole = whole and len(payload) == loaded.count
     elif isinstance(payload, bytes) and source.keep and loaded.count > source.keep:
         # A larger page than the cache keeps was asked for; it is served and not cached.
         return None
@@ -241,6 +242,19 @@ def _kept(source: Source[Any], loaded: Loaded) -> Loaded | None:
         # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not there.
         ttl_ms = NOTHING_MS
     return Loaded(loaded.version, payload, count, whole, ttl_ms, loaded.left_ms)
+
+
+def _newest(items: list[bytes], source: Source[Any]) -> list[bytes]:
+    """Return the newest items of a list that may be cached: as many as are kept, within the bytes that are allowed."""
+    items = items[-source.keep :] if source.keep else items
+    if not source.max_bytes or sum(map(len, items)) <= source.max_bytes:
+        return items
+    room = source.max_bytes
+    for place in range(len(items) - 1, -1, -1):
+        room -= len(items[place])
+        if room < 0:
+            return items[place + 1 :]
+    return items
 
 
 def _size(payload: bytes | dict[bytes, bytes] | list[bytes]) -> int:

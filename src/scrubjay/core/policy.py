@@ -86,6 +86,8 @@ class Limits:
     """The most items that one call returns or takes as its `limit`."""
     hot_messages: int = 200
     """The most messages of a chat that the cache holds; older ones are read from the store."""
+    hot_bytes: int = 2 * MIB
+    """The most bytes of a chat, or of a session's tool outputs, that are put into the cache at once, the newest."""
     hot_tools: int = 32
     """The most tool outputs of a session that stand in its cached index."""
     hot_contexts: int = 200

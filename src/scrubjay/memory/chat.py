@@ -38,6 +38,7 @@ def source(
         newest,
         wanted=last,
         keep=services.policies.limits.hot_messages,
+        max_bytes=services.policies.limits.hot_bytes,
         ttl_ms=services.policies.ttl_ms(Kind.CHAT),
     )
 

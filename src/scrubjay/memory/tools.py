@@ -24,6 +24,7 @@ def index_source(services: Services, scope: Scope, session: str, wanted: int = 0
         decode.tools,
         wanted=wanted,
         keep=services.policies.limits.hot_tools,
+        max_bytes=services.policies.limits.hot_bytes,
         ttl_ms=services.policies.ttl_ms(Kind.TOOL_INDEX),
     )
 
