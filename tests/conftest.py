@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,6 +18,9 @@ from scrubjay.app import AsyncScrubjay
 from scrubjay.store.open import migrate
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer, ValkeyServer
+
+# A run in the background is started with Ctrl-C ignored, and its children inherit that; tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.register_profile("long", deadline=None, max_examples=1_000)

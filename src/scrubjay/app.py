@@ -273,6 +273,7 @@ class _Running:
         while True:
             await asyncio.sleep(self.settings.housekeeping)
             try:
+                await self.services.aside.retell()
                 await self.tidy(everything=False)
                 now = self.services.clock.monotonic()
                 if now - published >= _STATS_EVERY_S:

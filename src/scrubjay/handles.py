@@ -272,7 +272,7 @@ class User:
 
         Returns:
             The receipt: `id`, `erased_at`, `rows` (erased rows by table) and `cache` (`cleared`; or `pending`, when the
-            cache could not be told now: it is told when it is back).
+            cache could not be told now: this process tells it when it is back, and an outbox row says that it must be).
 
         Raises:
             StoreUnavailable: The store cannot be reached; nothing was erased.
@@ -348,10 +348,8 @@ async def _forget(services: Services, scope: Scope) -> FrozenDict[str, Any]:
     owners = dict.fromkeys([scope, *(owner for owner, *_ in erased.names)])
     if scope.is_tenant:
         keys.append(services.keys.recent_metrics(scope))
-    cleared = await services.hot.erase(keys, [services.keys.generation(owner) for owner in owners])
-    if cleared:
-        for outbox_id in erased.outbox_ids:
-            services.aside.confirm(scope.tenant, outbox_id)
+    generations = [services.keys.generation(owner) for owner in owners]
+    cleared = await services.aside.erase(scope.tenant, keys, generations, erased.outbox_ids)
     return _receipt(services, erased, cleared=cleared)
 
 

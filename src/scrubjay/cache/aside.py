@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from scrubjay.cache.confirm import OutboxConfirmer
+from scrubjay.cache.untold import Untold
 from scrubjay.core.clock import Clock
 from scrubjay.core.codec import Corrupt
 from scrubjay.core.counters import CacheCounters
@@ -75,6 +76,7 @@ class CacheAside:
         self._counters = counters
         self._recorder = recorder
         self._under_way: set[asyncio.Future[Any]] = set()
+        self._untold = Untold()
 
     async def get(self, source: Source[T]) -> T:
         """Return one thing; see `fetch`."""
@@ -144,6 +146,30 @@ class CacheAside:
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 
+    async def erase(
+        self, tenant: str, keys: Sequence[HotKey], generations: Sequence[str], outbox_ids: Sequence[str]
+    ) -> bool:
+        """Delete what an erasure removed; False if the cache could not be told now: then it is told later."""
+        rows = [(tenant, outbox_id) for outbox_id in outbox_ids]
+        if await self._hot.erase(keys, generations):
+            self._confirm(rows)
+            return True
+        self._untold.add(keys, generations, rows)
+        return False
+
+    async def retell(self) -> None:
+        """Tell the cache what it could not be told before; until then this process reads past what it holds of it."""
+        while portion := self._untold.portion():
+            keys, generations, rows = portion
+            if not await self._hot.erase(keys, generations):
+                return
+            self._untold.remove(keys, generations)
+            self._confirm(rows)
+
+    def _confirm(self, rows: Sequence[tuple[str, str]]) -> None:
+        for tenant, outbox_id in rows:
+            self._confirmer.confirm(tenant, outbox_id)
+
     async def drain(self) -> None:
         """Wait for the writes that are under way."""
         while self._under_way:
@@ -161,13 +187,16 @@ class CacheAside:
         try:
             result = await commit
         except StoreUnavailable:
-            await self._hot.apply([Mutation(key, Op.DROP) for key in keys])
+            if not await self._hot.apply([Mutation(key, Op.DROP) for key in keys]):
+                self._untold.add(keys)
             raise
         planned = plan(result)
         if planned is not None:
             written, mutations = planned
             if await self._hot.apply(mutations):
                 self._confirmer.confirm(tenant, written.outbox_id)
+            else:
+                self._untold.add([each.key for each in mutations], (), [(tenant, written.outbox_id)])
             self._recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
         return result
 
@@ -177,14 +206,12 @@ class CacheAside:
         if not task.cancelled():
             task.exception()
 
-    def confirm(self, tenant: str, outbox_id: str) -> None:
-        """Note that the caches have been told of what an outbox row says."""
-        self._confirmer.confirm(tenant, outbox_id)
-
     async def _read(self, sources: Sequence[Source[Any]]) -> list[Hit | Miss]:
-        asked = [source.read for source in sources if source.cacheable]
+        # What the cache could not be told of is not believed: a process never reads older than what it wrote.
+        usable = [source.cacheable and source.read.key not in self._untold for source in sources]
+        asked = [source.read for source, use in zip(sources, usable, strict=True) if use]
         answers = iter(await self._hot.read(asked) if asked else [])
-        return [next(answers) if source.cacheable else _NOT_CACHED for source in sources]
+        return [next(answers) if use else _NOT_CACHED for use in usable]
 
     async def _repair(self, source: Source[Any]) -> Miss:
         """Delete an entry whose header is right and whose payload cannot be read, and lease it for a fill."""
