@@ -234,7 +234,7 @@ class User:
 
         Returns:
             The receipt: `id`, `erased_at`, `rows` (erased rows by table) and `cache` (`cleared`; or `pending`, when the
-            cache could not be told now: it is told when it is back).
+            cache could not be told now: this process tells it when it is back, and an outbox row says that it must be).
 
         Raises:
             StoreUnavailable: The store cannot be reached; nothing was erased.
