@@ -10,8 +10,11 @@ DEMO_STAMP := $(VENV)/.installed-demo
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
+# Debian's Python comes without ensurepip unless python3-venv is installed: then pip itself puts pip there.
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	    $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --quiet --disable-pip-version-check --python $(VENV)/bin/python install pip; }
 
 $(DEMO_STAMP): pyproject.toml requirements/run.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
