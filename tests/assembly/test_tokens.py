@@ -121,8 +121,16 @@ class Counting:
         return len(text)
 
 
-def test_counts_are_remembered_by_tokenizer_and_text(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def ten_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory for counts of ten entries a generation, empty: the tests before have filled the shared one."""
     monkeypatch.setattr(CachedTokenizer, "GENERATION", 10)
+    monkeypatch.setattr(CachedTokenizer, "_young", {})
+    monkeypatch.setattr(CachedTokenizer, "_old", {})
+
+
+@pytest.mark.usefixtures("ten_counts")
+def test_counts_are_remembered_by_tokenizer_and_text() -> None:
     one, other = Counting("cached one"), Counting("cached other")
     for _ in range(3):
         assert CachedTokenizer(one).count("a text") == 6
@@ -132,8 +140,8 @@ def test_counts_are_remembered_by_tokenizer_and_text(monkeypatch: pytest.MonkeyP
     assert CachedTokenizer(one).count("lone \ud800 surrogate") == 16
 
 
-def test_the_memory_for_counts_is_bounded_and_keeps_what_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CachedTokenizer, "GENERATION", 10)
+@pytest.mark.usefixtures("ten_counts")
+def test_the_memory_for_counts_is_bounded_and_keeps_what_is_used() -> None:
     counting = Counting("cached bounded")
     cached = CachedTokenizer(counting)
     for number in range(200):

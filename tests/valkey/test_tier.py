@@ -530,12 +530,17 @@ async def test_a_demoted_primary_takes_no_write(own_server: ValkeyServer) -> Non
 
 
 async def test_after_close(server: ValkeyServer) -> None:
+    """A write that began before the close commits all the same: for it a closed tier is one out of reach."""
     rig = ValkeyRig(server)
     await rig.tier.ping()
     await rig.close()
     await rig.close()
+    assert await rig.tier.ping() is None
+    assert await read_one(rig.tier, CHAT) == Miss(MissReason.UNAVAILABLE)
+    assert not await rig.tier.apply([Mutation(CHAT, Op.DROP)])
+    assert rig.tier.counters.failures.total() == 3
     with pytest.raises(Closed):
-        await rig.tier.ping()
+        await rig.client.call([("PING",)])
 
 
 def test_one_client_one_loop(server: ValkeyServer) -> None:
