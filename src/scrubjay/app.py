@@ -408,7 +408,7 @@ async def _open_cache(
     if url.kind is CacheKind.EMBEDDED:
         embedded = EmbeddedValkey(settings.data_dir, maxmemory_bytes=settings.cache_memory)
         url = CacheUrl(CacheKind.SERVER, path=str(await asyncio.to_thread(embedded.start)))
-    client = ValkeyClient(url, deadline=settings.cache_timeout, connections=settings.cache_connections, scripts=SCRIPTS)
+    client = ValkeyClient(url, deadline=settings.cache_timeout, scripts=SCRIPTS)
     try:
         await client.check()
     except CacheUnavailable as error:

@@ -113,7 +113,6 @@ class Settings(BaseSettings):
         store_timeout: The longest that one transaction may take, in seconds.
         store_connections: The most connections to PostgreSQL.
         cache_timeout: The longest that one round trip to the cache may take, in seconds.
-        cache_connections: The most connections to the cache.
         cache_memory: The memory of the embedded Valkey, in bytes.
         lease: How long a reader may load before another may take over, in seconds.
         housekeeping: Seconds between background writes (activity, confirmations, counters).
@@ -139,7 +138,6 @@ class Settings(BaseSettings):
     store_timeout: _Seconds = 5.0
     store_connections: int = Field(default=8, ge=1, le=1_000)
     cache_timeout: _Seconds = 0.25
-    cache_connections: int = Field(default=16, ge=1, le=1_000)
     cache_memory: int = Field(default=256 * MIB, ge=4 * MIB)
     lease: _Seconds = 5.0
     housekeeping: _Seconds = 1.0
