@@ -1,47 +1,25 @@
-"""AsyncScrubjay: opens, wires and closes everything. The only importer of settings and backends."""
+"""AsyncScrubjay: the public face of an opened engine."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import socket
 from collections.abc import Generator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from functools import partial
-from secrets import token_hex
 from typing import Any, Self
 
-import orjson
-
-from scrubjay.assembly import message_tokens
-from scrubjay.cache.aside import CacheAside
-from scrubjay.cache.confirm import OutboxConfirmer
 from scrubjay.core.clock import Clock, SystemClock
-from scrubjay.core.counters import CacheCounters, add_counters
-from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, Closed, ConfigurationError, StoreUnavailable
-from scrubjay.core.keys import KeySpace
+from scrubjay.core.errors import Closed, ConfigurationError
 from scrubjay.core.policy import check_limit
-from scrubjay.core.ports import HotTier, Summarizer, Tokenizer
+from scrubjay.core.ports import Summarizer, Tokenizer
 from scrubjay.core.scope import tenant_scope
+from scrubjay.engine import Engine, Parts, start
 from scrubjay.handles import Tenant, User
-from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.services import Services
 from scrubjay.models.extractive import ExtractiveSummarizer
-from scrubjay.models.tokenizers import BytePairTokenizer, tokenizer_for
+from scrubjay.models.tokenizers import tokenizer_for
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.settings import Settings, load_settings
-from scrubjay.store.open import migrate, open_store, parse_store_url
-from scrubjay.valkey.client import ValkeyClient
-from scrubjay.valkey.embedded import EmbeddedValkey
-from scrubjay.valkey.null import NullTier
-from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
-from scrubjay.valkey.url import CacheKind, CacheUrl, parse_cache_url
-
-log = logging.getLogger("scrubjay")
-_STATS_EVERY_S = 5.0
-_STATS_TTL_MS = 60_000
+from scrubjay.store.open import migrate, parse_store_url
+from scrubjay.valkey.url import parse_cache_url
 
 
 def migrate_store(
@@ -103,14 +81,14 @@ class AsyncScrubjay:
                 " 'embedded:' only if all of them use one data directory)"
             )
         counting = tokenizer or tokenizer_for(settings.tokenizer)
-        self._parts = _Parts(
+        self._parts = Parts(
             settings,
             clock or SystemClock(),
             counting,
             summarizer or ExtractiveSummarizer(counting),
             parse_cache_url(settings.cache),
         )
-        self._running: _Running | None = None
+        self._running: Engine | None = None
         self._opening = asyncio.Lock()
         self._closed = False
 
@@ -152,7 +130,7 @@ class AsyncScrubjay:
             if self._closed:
                 raise Closed("this Scrubjay is closed; open another one")
             if self._running is None:
-                self._running = await _start(self._parts)
+                self._running = await start(self._parts)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -216,7 +194,7 @@ class AsyncScrubjay:
         return self._open.recorder
 
     @property
-    def _open(self) -> _Running:
+    def _open(self) -> Engine:
         if self._running is None:
             what = "is closed; open another one" if self._closed else "is not open: use `async with` or `await`"
             raise Closed(f"this Scrubjay {what}")
@@ -225,206 +203,3 @@ class AsyncScrubjay:
     @property
     def _services(self) -> Services:
         return self._open.services
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What a Scrubjay is made from."""
-
-    settings: Settings
-    clock: Clock
-    tokenizer: Tokenizer
-    summarizer: Summarizer
-    cache_url: CacheUrl
-
-
-@dataclass(slots=True)
-class _Running:
-    """Everything that is open."""
-
-    settings: Settings
-    services: Services
-    counters: CacheCounters
-    recorder: ProcessRecorder
-    confirmer: OutboxConfirmer
-    embedded: EmbeddedValkey | None
-    client: ValkeyClient | None
-    process: str
-    keeper: asyncio.Task[None] | None = None
-
-    async def stop(self) -> None:
-        """Write what is pending, stop in the reverse order of starting."""
-        self.services.closed = True
-        await self.services.aside.drain()
-        if self.keeper is not None:
-            self.keeper.cancel()
-            await asyncio.gather(self.keeper, return_exceptions=True)
-        async with AsyncExitStack() as stack:
-            # In the reverse order, each whatever becomes of the others.
-            if self.embedded is not None:
-                stack.push_async_callback(asyncio.to_thread, self.embedded.stop)
-            stack.push_async_callback(self.services.store.close)
-            stack.push_async_callback(self.services.hot.close)
-            await self.tidy(everything=True)
-
-    async def keep(self) -> None:
-        """Write what is pending, publish counters, and revive the private server; for as long as the process lives."""
-        published = -_STATS_EVERY_S
-        while True:
-            await asyncio.sleep(self.settings.housekeeping)
-            try:
-                await self.services.aside.retell()
-                await self.tidy(everything=False)
-                now = self.services.clock.monotonic()
-                if now - published >= _STATS_EVERY_S:
-                    published = now
-                    await self.publish()
-                    await self.revive()
-            except (CacheUnavailable, ConfigurationError) as error:
-                log.warning("housekeeping is put off: %s", error)
-            except Exception:
-                # Nobody awaits this task: were it to end, state would expire under its users.
-                log.exception("housekeeping failed; it goes on")
-
-    async def tidy(self, *, everything: bool) -> None:
-        """Write activity and confirmations to the store; what cannot be written now waits."""
-        for write in (partial(self.services.activity.flush, everything=everything), self.confirmer.flush):
-            try:
-                await write()
-            except StoreUnavailable as error:
-                log.warning("what was noted of sessions and invalidations is written later: %s", error)
-
-    async def publish(self) -> None:
-        """Publish this process's counters for other processes' `stats`."""
-        hot = self.services.hot
-        if isinstance(hot, ValkeyTier):
-            keys = self.services.keys
-            payload = orjson.dumps({"recorder": self.recorder.as_dict(), "cache": self.counters.as_dict()})
-            now = self.services.clock.now_ms()
-            await hot.publish_stats(keys.stats(self.process), keys.stats_index(), payload, _STATS_TTL_MS, now)
-
-    async def revive(self) -> None:
-        """Start the private server again if it died."""
-        if self.embedded is not None and self.client is not None and await self.services.hot.ping() is None:
-            path = await asyncio.to_thread(self.embedded.ensure_running)
-            self.client.retarget(CacheUrl(CacheKind.SERVER, path=str(path)))
-
-    async def stats(self) -> dict[str, Any]:
-        """See `AsyncScrubjay.stats`."""
-        await self.publish()
-        total, cache, processes = await self._all_processes()
-        info = await self.services.hot.info()
-        return {
-            "processes": processes,
-            "hit_rate": total.hit_rate,
-            "reads": {"hits": total.hits, "misses": total.misses},
-            "latencies": total.latencies(),
-            "cache": cache,
-            "server": None if info is None else {name: info.get(name) for name in _SERVER_FIELDS if name in info},
-            "store": await self.services.store.counts(),
-        }
-
-    async def _all_processes(self) -> tuple[ProcessRecorder, dict[str, dict[str, int]], int]:
-        hot = self.services.hot
-        published = await hot.read_stats(self.services.keys.stats_index()) if isinstance(hot, ValkeyTier) else None
-        if not published:
-            return self.recorder, self.counters.as_dict(), 1
-        total = ProcessRecorder()
-        cache: dict[str, dict[str, int]] = {}
-        for raw in published.values():
-            try:
-                each = orjson.loads(raw)
-                total.merge(each["recorder"])
-                add_counters(cache, each["cache"])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                log.warning("the counters of one process cannot be read; another version may have published them")
-        return total, cache, len(published)
-
-    async def health(self) -> dict[str, Any]:
-        """See `AsyncScrubjay.health`."""
-        started = self.services.clock.monotonic()
-        try:
-            await self.services.store.ping()
-            store: dict[str, Any] = {"ok": True, "latency_ms": (self.services.clock.monotonic() - started) * 1000}
-        except StoreUnavailable as error:
-            store = {"ok": False, "error": str(error)}
-        ping = await self.services.hot.ping()
-        cache = {"ok": False, "error": "no answer"} if ping is None else {"ok": True, "latency_ms": ping}
-        return {"ok": store["ok"], "store": store, "cache": cache, "outbox_pending": self.confirmer.pending}
-
-
-_SERVER_FIELDS = (
-    "valkey_version", "redis_version", "process_id", "uptime_in_seconds", "connected_clients", "used_memory",
-    "maxmemory", "maxmemory_policy", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses",
-)  # fmt: skip
-
-
-async def _start(parts: _Parts) -> _Running:
-    settings, clock = parts.settings, parts.clock
-    policies = settings.policies()
-    keys = KeySpace(settings.prefix)
-    if isinstance(parts.tokenizer, BytePairTokenizer):
-        # It takes some 100 ms to load: not in the middle of the first request.
-        await asyncio.to_thread(parts.tokenizer.preload)
-    store = await open_store(
-        settings.store_url,
-        clock=clock,
-        policies=policies,
-        timeout_s=settings.store_timeout,
-        max_connections=settings.store_connections,
-    )
-    counters, recorder = CacheCounters(), ProcessRecorder()
-    try:
-        hot, embedded, client = await _open_cache(parts, store.incarnation, counters)
-    except BaseException:
-        await store.close()
-        raise
-    confirmer = OutboxConfirmer(store.confirm)
-    services = Services(
-        store=store,
-        hot=hot,
-        aside=CacheAside(store, hot, confirmer, clock, counters, recorder),
-        keys=keys,
-        policies=policies,
-        clock=clock,
-        tokenizer=parts.tokenizer,
-        message_tokens=message_tokens,
-        summarizer=parts.summarizer,
-        activity=ActivityLog(store, hot, keys, policies, clock),
-    )
-    process = f"{socket.gethostname()}-{os.getpid()}-{token_hex(3)}"
-    running = _Running(settings, services, counters, recorder, confirmer, embedded, client, process)
-    running.keeper = asyncio.create_task(running.keep(), name="scrubjay-housekeeping")
-    return running
-
-
-async def _open_cache(
-    parts: _Parts, incarnation: str, counters: CacheCounters
-) -> tuple[HotTier, EmbeddedValkey | None, ValkeyClient | None]:
-    url, settings = parts.cache_url, parts.settings
-    if url.kind is CacheKind.NONE:
-        return NullTier(), None, None
-    embedded = None
-    if url.kind is CacheKind.EMBEDDED:
-        embedded = EmbeddedValkey(settings.data_dir, maxmemory_bytes=settings.cache_memory)
-        url = CacheUrl(CacheKind.SERVER, path=str(await asyncio.to_thread(embedded.start)))
-    client = ValkeyClient(url, deadline=settings.cache_timeout, scripts=SCRIPTS)
-    try:
-        await client.check()
-    except CacheUnavailable as error:
-        if isinstance(error, CacheAuthFailed):
-            await _give_up(client, embedded)
-            raise
-        # The cache is never needed: everything is served from the store until it is back.
-        log.warning("the cache cannot be reached, reads go to the store: %s", error)
-    except BaseException:
-        await _give_up(client, embedded)
-        raise
-    lease_ms = settings.policies().lease_ms
-    return ValkeyTier(client, incarnation, lease_ms, counters=counters), embedded, client
-
-
-async def _give_up(client: ValkeyClient, embedded: EmbeddedValkey | None) -> None:
-    await client.close()
-    if embedded is not None:
-        await asyncio.to_thread(embedded.stop)

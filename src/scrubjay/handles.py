@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from scrubjay.assembly import Sources, Window, assemble
-from scrubjay.cache.aside import Source
+from scrubjay.cache.source import Source
 from scrubjay.core.codec import from_json, to_json
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenDict, FrozenList, freeze
@@ -38,10 +38,12 @@ class TenantStats:
     Attributes:
         users: How many users have data (counted up to 10,000).
         assembly: Averages over the newest sessions' last assemblies; None if the cache cannot be reached.
+        cache: Things read by this process, by kind and by what answered: `l1`, `l2` and `store`.
     """
 
     users: int
     assembly: AssemblyAverages | None
+    cache: Mapping[str, Mapping[str, int]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -263,9 +265,20 @@ class User:
         return _frozen(await self._services.store.sessions(self._scope, limit))
 
     async def invalidate(self) -> bool:
-        """Make every next read of this user come from the store; False if the cache could not be told."""
+        """Make every next read of this user come from the store, in every process.
+
+        Returns:
+            False if the cache could not be told now: it is told when it is back, and not asked before.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached, so it is not certain to be told.
+        """
         self._services.check_open()
-        return await self._services.hot.rotate(self._services.keys.generation(self._scope))
+        services, scope = self._services, self._scope
+        generation = services.keys.generation(scope)
+        return await services.aside.invalidate(
+            scope.tenant, [], [generation], _rows(services.store.user_invalidate(scope))
+        )
 
     async def forget(self) -> FrozenDict[str, Any]:
         """Erase everything of this user, in the store and in the cache.
@@ -320,11 +333,30 @@ class Tenant:
         """Return how many users there are, and averages over the newest sessions' assemblies."""
         self._services.check_open()
         users = await self._services.store.users(self._scope, self._services.policies.limits.page)
-        return TenantStats(len(users), await averages(self._services, self._scope))
+        return TenantStats(
+            len(users), await averages(self._services, self._scope), self._services.tallies.of_tenant(self.id)
+        )
+
+    async def invalidate(self) -> bool:
+        """Make every next read of this tenant and of all its users come from the store, in every process.
+
+        Returns:
+            False if the cache could not be told now: it is told when it is back, and not asked before.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached; nothing was invalidated.
+        """
+        self._services.check_open()
+        epoch, written = await self._services.store.tenant_invalidate(self._scope)
+        return await self._services.aside.renew(self._scope.tenant, epoch, written.outbox_id)
 
     async def forget(self) -> FrozenDict[str, Any]:
         """Erase everything of this tenant and of all its users; see `User.forget`."""
         return await _forget(self._services, self._scope)
+
+
+async def _rows(written: Awaitable[Written]) -> list[str]:
+    return [(await written).outbox_id]
 
 
 def _summary(raw: bytes) -> Summary:
@@ -350,6 +382,9 @@ async def _forget(services: Services, scope: Scope) -> FrozenDict[str, Any]:
         keys.append(services.keys.recent_metrics(scope))
     generations = [services.keys.generation(owner) for owner in owners]
     cleared = await services.aside.erase(scope.tenant, keys, generations, erased.outbox_ids)
+    if erased.epoch is not None:
+        epoch, outbox_id = erased.epoch
+        cleared = await services.aside.renew(scope.tenant, epoch, outbox_id) and cleared
     return _receipt(services, erased, cleared=cleared)
 
 

@@ -39,6 +39,7 @@ class ContextSettings(_Part):
 
     Attributes:
         ttl: Seconds in the cache, at most ten years.
+        stale: Seconds beyond it for which the value is served while it is loaded anew.
         changes: `fast` is not cached.
         reads: `rare` is not cached.
         sensitive: Not cached, unless the cache is encrypted.
@@ -47,6 +48,7 @@ class ContextSettings(_Part):
     """
 
     ttl: _Seconds | None = None
+    stale: float = Field(default=0.0, ge=0, le=MAX_TTL_MS // SECOND, allow_inf_nan=False)
     changes: Literal["slow", "fast"] = "slow"
     reads: Literal["often", "rare"] = "often"
     sensitive: bool = False
@@ -113,6 +115,8 @@ class Settings(BaseSettings):
         store_timeout: The longest that one transaction may take, in seconds.
         store_connections: The most connections to PostgreSQL.
         cache_timeout: The longest that one round trip to the cache may take, in seconds.
+        cache_deadline: Within how many seconds a write of another process is seen, at the latest.
+        local_memory: The memory that cached values may take in this process, in bytes; 0 for none.
         cache_memory: The memory of the embedded Valkey, in bytes.
         lease: How long a reader may load before another may take over, in seconds.
         housekeeping: Seconds between background writes (activity, confirmations, counters).
@@ -138,6 +142,8 @@ class Settings(BaseSettings):
     store_timeout: _Seconds = 5.0
     store_connections: int = Field(default=8, ge=1, le=1_000)
     cache_timeout: _Seconds = 0.25
+    cache_deadline: float = Field(default=1.0, ge=0.05, le=86_400)
+    local_memory: int = Field(default=64 * MIB, ge=0)
     cache_memory: int = Field(default=256 * MIB, ge=4 * MIB)
     lease: _Seconds = 5.0
     housekeeping: _Seconds = 1.0
@@ -239,6 +245,7 @@ def _policy(type_: str, given: ContextSettings) -> ContextPolicy:
     base = CONTEXT_POLICIES.get(type_, ContextPolicy())
     return ContextPolicy(
         ttl_ms=base.ttl_ms if given.ttl is None else _ms(given.ttl),
+        stale_ms=round(given.stale * SECOND),
         changes=given.changes,
         reads=given.reads,
         sensitive=given.sensitive,

@@ -17,8 +17,8 @@ from scrubjay import AsyncScrubjay, StoreUnavailable, Unavailable
 from scrubjay.core.codec import HEADER_FIELD
 from scrubjay.handles import Tenant
 from scrubjay.store.open import migrate
+from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import PostgresServer, ValkeyServer
-from tests.store.proxy import Proxy
 
 
 @pytest.fixture
@@ -376,18 +376,23 @@ async def test_fields_of_another_form_never_raise(jay: AsyncScrubjay, view: redi
 
 
 @pytest.fixture
-async def proxied(postgres: PostgresServer) -> AsyncIterator[Proxy]:
+async def proxied(postgres: PostgresServer) -> AsyncIterator[TcpProxy]:
     url = postgres.create_database(f"t{uuid4().hex}")
     await asyncio.to_thread(migrate, url)
-    async with Proxy(url) as proxy:
+    async with TcpProxy(url) as proxy:
         yield proxy
 
 
-Outage = Callable[[Proxy], None]
+Outage = Callable[[TcpProxy], None]
 
 
-@pytest.mark.parametrize("outage", [Proxy.refuse, Proxy.hang], ids=["refused", "hung"])
-async def test_what_is_cached_outlives_the_store(server: ValkeyServer, proxied: Proxy, outage: Outage) -> None:
+def refused(proxy: TcpProxy) -> None:
+    proxy.refuse()
+    proxy.cut()
+
+
+@pytest.mark.parametrize("outage", [refused, TcpProxy.black_hole], ids=["refused", "hung"])
+async def test_what_is_cached_outlives_the_store(server: ValkeyServer, proxied: TcpProxy, outage: Outage) -> None:
     async with opened(server, proxied.url, store_timeout=0.4, cache_timeout=5.0) as jay:
         tenant = jay.tenant("acme")
         await write_all(tenant)
@@ -450,13 +455,13 @@ async def test_what_is_cached_outlives_the_store(server: ValkeyServer, proxied: 
         assert await tenant.contexts.latest("faq") == ["q"]
 
 
-async def test_neither_store_nor_cache_is_an_error(server: ValkeyServer, proxied: Proxy) -> None:
+async def test_neither_store_nor_cache_is_an_error(server: ValkeyServer, proxied: TcpProxy) -> None:
     async with opened(server, proxied.url, store_timeout=0.3) as jay:
         alice = jay.tenant("acme").user("alice")
         await write_all(jay.tenant("acme"))
         await read_all(jay.tenant("acme"))
         server.kill()
-        proxied.refuse()
+        refused(proxied)
         calls: list[Awaitable[Any]] = [
             alice.memory.all(), alice.session("s1").chat.recent(), alice.session("s1").state.all(),
             alice.session("s1").tools.all(), alice.summaries.recent(), alice.contexts.latest("profile"),

@@ -24,9 +24,9 @@ from scrubjay.store.open import migrate, open_store
 from scrubjay.store.sql import Batch, Query, Statement
 from scrubjay.store.sqlstore import SqlStore
 from scrubjay.testing.clock import ManualClock
+from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import PostgresServer
 from scrubjay.testing.store import ALICE, TENANT, everything_of, fill_user, new_message, put, say, texts_of
-from tests.store.proxy import Proxy
 
 _INSERT = Statement("INSERT INTO memories VALUES ('acme', 'alice', 'fact', :id, '1', 1)")
 _COUNT = Statement("SELECT count(*) FROM memories")
@@ -182,17 +182,16 @@ async def test_a_slow_statement(postgres: PostgresServer) -> None:
 async def test_a_server_that_hangs(postgres: PostgresServer) -> None:
     url = postgres.create_database(f"t{uuid4().hex}")
     migrate(url)
-    async with Proxy(url) as proxy:
+    async with TcpProxy(url) as proxy:
         store = await opened(proxy.url, timeout_s=0.5, connections=2)
         await say(store, "a")
-        proxy.hang()
+        proxy.black_hole()
         started = time.monotonic()
         calls: list[Awaitable[Any]] = [texts_of(store), say(store, "b"), say(store, "c"), texts_of(store)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(each) for each in outcomes] == [StoreUnavailable] * 4
         assert time.monotonic() - started < 5
-        proxy.cut()
-        proxy.go_on()
+        proxy.heal(drop=True)
         await recovered(store)
         assert (await texts_of(store))[0] == "a"
         assert len(await texts_of(store)) == await store.chat_count(ALICE, "s")
@@ -272,7 +271,7 @@ async def reopened(url: str) -> str:
 async def test_round_trips(postgres: PostgresServer) -> None:
     url = postgres.create_database(f"t{uuid4().hex}")
     migrate(url)
-    async with Proxy(url) as proxy:
+    async with TcpProxy(url) as proxy:
         store = await opened(proxy.url, connections=1)
         await fill_user(store, ALICE)
         loads = everything_of(ALICE)
@@ -318,7 +317,7 @@ async def test_round_trips(postgres: PostgresServer) -> None:
         assert proxy.connections <= 2
 
 
-async def trips(proxy: Proxy, call: Callable[[], Awaitable[Any]]) -> int:
+async def trips(proxy: TcpProxy, call: Callable[[], Awaitable[Any]]) -> int:
     before = proxy.round_trips
     await call()
     return proxy.round_trips - before

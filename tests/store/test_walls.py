@@ -42,6 +42,8 @@ def filled(postgres: PostgresServer) -> str:
             await store.erase(Scope(scope.tenant, "gone"))
             await store.agent_put(Scope(scope.tenant), "a", {b"k": b"1"}, expected=None)
         await put(store, "shared", scope=TENANT)
+        for tenant in ("acme", "globex"):
+            await store.tenant_invalidate(Scope(tenant))
         await store.close()
 
     asyncio.run(fill())

@@ -1,13 +1,18 @@
-"""Cache-aside reads and write-through invalidation, over any store and any cache server."""
+"""Reads through the tiers, writes past them: process memory, the shared cache, the store."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from scrubjay.cache.confirm import OutboxConfirmer
+from scrubjay.cache.flights import Flights, Parts
+from scrubjay.cache.l1 import L1, Entry, Ticket
+from scrubjay.cache.source import Source
 from scrubjay.cache.untold import Untold
 from scrubjay.core.clock import Clock
 from scrubjay.core.codec import Corrupt
@@ -15,72 +20,75 @@ from scrubjay.core.counters import CacheCounters
 from scrubjay.core.errors import StoreUnavailable
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.outcome import Outcome, Recorder, Tier
-from scrubjay.core.policy import MINUTE
-from scrubjay.core.ports import Fill, Hit, HotTier, Load, Loaded, Miss, MissReason, Mutation, Op, Read, Store, Written
+from scrubjay.core.policy import SECOND
+from scrubjay.core.ports import Hit, HotTier, Loaded, Miss, MissReason, Mutation, Op, Shape, Written
 
 T = TypeVar("T")
-NOTHING_MS = 30 * MINUTE
-"""How long it is cached that there is nothing, where what there is has no time to live, in milliseconds."""
+SOFT_DEADLINE_S = 0.1
+"""How long a reader waits for a load, in seconds, before it is given the value that is being loaded anew."""
+MAX_REFRESHES = 64
+"""How many loads may run in the background."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source(Generic[T]):
-    """One thing to read: where the cache holds it, how the store loads it, how its payload is decoded.
+class Watch:
+    """What reads and writes report to.
 
     Attributes:
-        read: The cache's key and shape.
-        load: What to ask of the store on a miss.
-        decode: Turns the payload into the value; raises `Corrupt` for what cannot be read.
-        wanted: How many items the caller needs; fewer in a cached part (not the whole) are a miss. 0: any.
-        keep: The most items that are cached, the newest; 0 for all.
-        ttl_ms: The time to live of a fill, unless the load names its own; 0 for none.
-        cacheable: Whether policy lets it be cached at all.
-        max_bytes: The largest payload that is cached, in bytes; 0 for no limit.
+        confirmer: Takes outbox rows whose caches have been told.
+        counters: Where damaged entries are counted.
+        recorder: Takes one outcome per read that left the process, and per write.
     """
 
-    read: Read
-    load: Load
-    decode: Callable[[Loaded], T]
-    wanted: int = 0
-    keep: int = 0
-    ttl_ms: int = 0
-    cacheable: bool = True
-    max_bytes: int = 0
+    confirmer: OutboxConfirmer
+    counters: CacheCounters
+    recorder: Recorder
 
 
 class CacheAside:
     """Reads through the cache, writes past it.
 
     Args:
-        store: The system of record.
-        hot: The cache server.
-        confirmer: Takes outbox rows whose caches have been told.
-        clock: For durations.
-        counters: Where damaged entries are counted.
-        recorder: Takes one outcome per read and write.
+        parts: The store, the shared cache and what guards it.
+        l1: The cache in process memory.
+        watch: What to report to.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        hot: HotTier,
-        confirmer: OutboxConfirmer,
-        clock: Clock,
-        counters: CacheCounters,
-        recorder: Recorder,
-    ) -> None:
-        self._store = store
-        self._hot = hot
-        self._confirmer = confirmer
-        self._clock = clock
-        self._counters = counters
-        self._recorder = recorder
+    def __init__(self, parts: Parts, l1: L1, watch: Watch) -> None:
+        self.l1 = l1
+        self.flights = Flights(parts, self._hearing)
+        self.refreshes = 0
+        """Values that were loaded anew before they expired."""
+        self._parts = parts
+        self._hot: HotTier = parts.hot
+        self._gate = parts.gate
+        self._floors = parts.floors
+        self._clock: Clock = parts.clock
+        self._watch = watch
         self._under_way: set[asyncio.Future[Any]] = set()
         self._untold = Untold()
 
+    def held(self, source: Source[T]) -> Entry | None:
+        """Return what process memory may answer."""
+        entry = self.l1.get(source.key)
+        if entry is not None and (entry.whole or entry.count >= source.wanted):
+            source.tally.l1 += 1
+            return entry
+        return None
+
     async def get(self, source: Source[T]) -> T:
         """Return one thing; see `fetch`."""
-        (value,) = await self.fetch([source])
+        if source.local:
+            entry = self.held(source)
+            if entry is not None:
+                return entry.value  # type: ignore[no-any-return]
+        return await self.beyond(source)
+
+    async def beyond(self, source: Source[T]) -> T:
+        """Return one thing that process memory does not hold."""
+        if source.read.shape is Shape.VALUE and not source.read.slide and self._usable(source):
+            return await self._value(source)
+        (value,) = await self._beyond([source])
         return value  # type: ignore[no-any-return]
 
     async def fetch(self, sources: Sequence[Source[Any]]) -> list[Any]:
@@ -89,21 +97,59 @@ class CacheAside:
         Raises:
             StoreUnavailable: The cache could not answer for all, and the store cannot be reached.
         """
+        held = [self.held(source) if source.local else None for source in sources]
+        rest = [source for source, entry in zip(sources, held, strict=True) if entry is None]
+        found = iter(await self._beyond(rest) if rest else [])
+        return [entry.value if entry is not None else next(found) for entry in held]
+
+    # --- reading beyond process memory
+
+    async def _value(self, source: Source[T]) -> T:
+        """Return one VALUE by the shortest way."""
         start = self._clock.monotonic()
+        key = source.read.key
+        ticket = self._ticket(source)
+        answer: Loaded | MissReason = await self._hot.value(key)
+        if type(answer) is Loaded:
+            value = await self._taken(source, answer, ticket)
+            if type(value) is not _NotTaken:
+                source.tally.l2 += 1
+                self._watch.recorder.record(
+                    Outcome("read", (key.kind,), Tier.L2, 1, 0, self._clock.monotonic() - start)
+                )
+                return value  # type: ignore[no-any-return]
+            miss = value.miss
+        else:
+            miss = None
+            if answer is MissReason.UNAVAILABLE:
+                self._gate.close("a read was not answered")
+                miss = _NOT_CACHED
+        (found,) = await self._loaded([(source, miss, ticket)])
+        self._watch.recorder.record(Outcome("read", (key.kind,), Tier.STORE, 0, 1, self._clock.monotonic() - start))
+        return found  # type: ignore[no-any-return]
+
+    async def _beyond(self, sources: Sequence[Source[Any]]) -> list[Any]:
+        """Return several things from the shared cache, and from the store what that lacks."""
+        start = self._clock.monotonic()
+        # Before anything is asked: what changes from now on spoils them.
+        tickets = [self._ticket(source) for source in sources]
         answers = await self._read(sources)
-        values: list[Any] = [None] * len(sources)
-        missing: list[int] = []
-        for index, (source, answer) in enumerate(zip(sources, answers, strict=True)):
-            if isinstance(answer, Hit) and _enough(source, answer.loaded):
-                try:
-                    values[index] = source.decode(answer.loaded)
-                    continue
-                except Corrupt:
-                    answers[index] = await self._repair(source)
-            missing.append(index)
+        values: list[Any] = []
+        for source, answer, ticket in zip(sources, answers, tickets, strict=True):
+            if isinstance(answer, Hit):
+                values.append(await self._taken(source, answer.loaded, ticket))
+            else:
+                values.append(_NotTaken(answer))
+        missing = [index for index, value in enumerate(values) if type(value) is _NotTaken]
         if missing:
-            await self._load(sources, answers, missing, values)
-        self._recorder.record(
+            wanted = [(sources[index], values[index].miss, tickets[index]) for index in missing]
+            for index, value in zip(missing, await self._loaded(wanted), strict=True):
+                values[index] = value
+            for index in missing:
+                sources[index].tally.l2 -= 1
+        for source in sources:
+            source.tally.l2 += 1
+        self._watch.recorder.record(
             Outcome(
                 "read",
                 [source.read.key.kind for source in sources],
@@ -115,6 +161,115 @@ class CacheAside:
         )
         return values
 
+    async def _read(self, sources: Sequence[Source[Any]]) -> list[Hit | Miss]:
+        usable = [self._usable(source) for source in sources]
+        asked = [source.read for source, use in zip(sources, usable, strict=True) if use]
+        found = await self._hot.read(asked) if asked else []
+        if any(isinstance(answer, Miss) and answer.reason is MissReason.UNAVAILABLE for answer in found):
+            self._gate.close("a read was not answered")
+        answers = iter(found)
+        return [next(answers) if use else _NOT_CACHED for use in usable]
+
+    def _usable(self, source: Source[Any]) -> bool:
+        # What the cache could not be told of is not believed: a process never reads older than what it wrote.
+        return source.cacheable and self._gate.open and source.read.key not in self._untold
+
+    async def _taken(self, source: Source[Any], loaded: Loaded, ticket: Ticket | None) -> Any:
+        """Return the value of a hit; `_NotTaken` where it is too old, too little, or cannot be read."""
+        key = source.read.key
+        if not source.enough(loaded) or not self._floors.admits(key.key, loaded.version):
+            # What is there stays for those whom it serves, or goes with the change that is on its way.
+            return _NotTaken(_NOT_CACHED)
+        if loaded.fresh_until_ms:
+            now_ms = self._clock.now_ms()
+            if now_ms >= loaded.fresh_until_ms + source.stale_ms:
+                return await self._dropped(key)
+            if self._due(loaded, now_ms):
+                anew = await self._anew(source, loaded, now_ms)
+                if anew is not None:
+                    loaded = anew
+        try:
+            value = source.decode(loaded)
+        except Corrupt:
+            self._watch.counters.hits[key.kind] -= 1
+            self._watch.counters.misses[key.kind, MissReason.CORRUPT] += 1
+            return await self._dropped(key)
+        if ticket is not None:
+            self._keep(source, ticket, loaded, value)
+        return value
+
+    async def _dropped(self, key: HotKey) -> _NotTaken:
+        """Drop an entry that its server would go on showing; then it can be leased."""
+        return _NotTaken(None if await self._hot.apply([Mutation(key, Op.DROP)]) else _NOT_CACHED)
+
+    async def _loaded(self, wanted: Sequence[tuple[Source[Any], Hit | Miss | None, Ticket | None]]) -> list[Any]:
+        """Return what the store has of what the shared cache lacked."""
+        try:
+            found = await self.flights.load([(source, answer) for source, answer, _ in wanted])
+        except BaseException:
+            for _, _, ticket in wanted:
+                if ticket is not None:
+                    self.l1.give_back(ticket)
+            raise
+        values = []
+        for (source, _, ticket), loaded in zip(wanted, found, strict=True):
+            source.tally.store += 1
+            value = source.decode(loaded)
+            if ticket is not None:
+                self._keep(source, ticket, loaded, value)
+            values.append(value)
+        return values
+
+    # --- process memory
+
+    def _hearing(self) -> bool:
+        return self.l1.alive_until > self._clock.monotonic()
+
+    def _ticket(self, source: Source[Any]) -> Ticket | None:
+        if not source.local or not source.cacheable or not self.l1.on:
+            return None
+        key = source.read.key
+        return self.l1.ticket(key.key, key.generation, key.tenant)
+
+    def _keep(self, source: Source[Any], ticket: Ticket, loaded: Loaded, value: Any) -> None:
+        until = math.inf
+        if loaded.fresh_until_ms:
+            until = self._clock.monotonic() + (loaded.fresh_until_ms - self._clock.now_ms()) / SECOND
+        elif loaded.ttl_ms or source.ttl_ms:
+            # Nobody filled it, or it does not say until when it is fresh.
+            until = self._clock.monotonic() + (loaded.left_ms or loaded.ttl_ms or source.ttl_ms) / SECOND
+        large = bool(source.keep) and loaded.count > source.keep
+        if large or not loaded.lasting:
+            self.l1.give_back(ticket)
+        else:
+            self.l1.put(ticket, value, loaded.version, whole=loaded.whole, count=loaded.count, until=until)
+
+    # --- before it expires
+
+    def _due(self, loaded: Loaded, now_ms: int) -> bool:
+        """Whether to load anew: certain once it has expired, and ever likelier before (XFetch).
+
+        Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
+        """
+        left_ms = loaded.fresh_until_ms - now_ms
+        return left_ms <= 0 or left_ms < -loaded.cost_ms * math.log(1 - self._parts.chance())
+
+    async def _anew(self, source: Source[Any], loaded: Loaded, now_ms: int) -> Loaded | None:
+        """Load anew in the background; return the new value if it comes soon enough, None to go on with the old one."""
+        if self.flights.busy >= MAX_REFRESHES:
+            return None
+        flight = self.flights.refresh(source)
+        if flight is None:
+            return None
+        self.refreshes += 1
+        if now_ms < loaded.fresh_until_ms:
+            return None
+        await asyncio.wait([flight.future], timeout=SOFT_DEADLINE_S)
+        future = flight.future
+        return future.result() if future.done() and not future.cancelled() and future.exception() is None else None
+
+    # --- writing
+
     async def write(
         self,
         tenant: str,
@@ -123,10 +278,10 @@ class CacheAside:
         commit: Awaitable[T],
         plan: Callable[[T], tuple[Written, Sequence[Mutation]] | None],
     ) -> T:
-        """Commit a write, tell the cache, and note its outbox row as done if the cache took it.
+        """Commit a write, tell the caches, and note its outbox row as done if the shared cache took it.
 
         Once begun it goes on to its end, also when the caller is cancelled: a write that was committed and not told of
-        would leave old values in the cache.
+        would leave old values in the cache until a relay finds it.
 
         Args:
             tenant: The tenant of the outbox row.
@@ -141,39 +296,115 @@ class CacheAside:
         Raises:
             StoreUnavailable: The store cannot be reached; the write may or may not have been committed.
         """
-        task = asyncio.ensure_future(self._write(tenant, kind, keys, commit, plan))
-        self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        return await self._to_its_end(self._write(tenant, kind, keys, commit, plan))
+
+    async def invalidate(
+        self,
+        tenant: str,
+        keys: Sequence[HotKey],
+        generations: Sequence[str] = (),
+        commit: Awaitable[Sequence[str]] | None = None,
+    ) -> bool:
+        """Forget entries, and everything of some owners, in every tier of every process.
+
+        Args:
+            tenant: Whose they are.
+            keys: The entries.
+            generations: The keys of the owners' generations.
+            commit: Writes outbox rows first, so that nothing can prevent it any more; gives their ids.
+
+        Returns:
+            False if the shared cache could not be told now: then it is told later.
+
+        Raises:
+            StoreUnavailable: The rows could not be written.
+        """
+        return await self._to_its_end(self._invalidate(tenant, keys, generations, commit))
 
     async def erase(
         self, tenant: str, keys: Sequence[HotKey], generations: Sequence[str], outbox_ids: Sequence[str]
     ) -> bool:
-        """Delete what an erasure removed; False if the cache could not be told now: then it is told later."""
-        rows = [(tenant, outbox_id) for outbox_id in outbox_ids]
-        if await self._hot.erase(keys, generations):
-            self._confirm(rows)
-            return True
-        self._untold.add(keys, generations, rows)
-        return False
+        """Forget what the store has erased; False if the shared cache could not be told now: then it is told later.
 
-    async def retell(self) -> None:
-        """Tell the cache what it could not be told before; until then this process reads past what it holds of it."""
+        Args:
+            tenant: Whose it was.
+            keys: The entries.
+            generations: The keys of the owners' generations.
+            outbox_ids: The rows that say so.
+        """
+
+        async def committed() -> Sequence[str]:
+            return outbox_ids
+
+        return await self.invalidate(tenant, keys, generations, committed())
+
+    async def renew(self, tenant: str, epoch: str, outbox_id: str) -> bool:
+        """Take a tenant's new epoch, and tell all processes; False if they could not be told now.
+
+        Args:
+            tenant: The tenant.
+            epoch: Its epoch, as the store has it.
+            outbox_id: The row that says so; a relay tells it where this process cannot.
+        """
+        self.learn({tenant: epoch})
+        with contextlib.suppress(StoreUnavailable):
+            # Two may do this at once, and the one that was committed last counts.
+            self.learn(await self._parts.store.epochs())
+        told = self._gate.open and await self._hot.announce(tenant, epoch)
+        if told:
+            self._confirm([(tenant, outbox_id)])
+        else:
+            self._gate.close("an invalidation was not taken")
+        return told
+
+    def learn(self, epochs: Mapping[str, str]) -> None:
+        """Take epochs as the store has them, and forget what was held under older ones."""
+        for tenant in self._parts.lives.learn(epochs):
+            self.l1.drop_tenant(tenant)
+            self.flights.detach_where(lambda source, gone=tenant: source.read.key.tenant == gone)  # type: ignore[misc]
+
+    def changed(self, keys: Sequence[HotKey], generations: Sequence[str] = (), versions: Sequence[int] = ()) -> None:
+        """Forget what has changed, in this process: what it holds, and what it is loading."""
+        for index, key in enumerate(keys):
+            self.l1.drop(key.key)
+            self.flights.detach(key.key)
+            if versions and versions[index]:
+                self._floors.written(key.key, versions[index])
+        for generation in generations:
+            self.l1.drop_owner(generation)
+            self.flights.detach_where(lambda source, gone=generation: source.read.key.generation == gone)  # type: ignore[misc]
+
+    async def retell(self) -> bool:
+        """Tell the cache what it could not be told before; until then this process reads past what it holds of it.
+
+        Returns:
+            Whether everything has been told.
+        """
         while portion := self._untold.portion():
             keys, generations, rows = portion
             if not await self._hot.erase(keys, generations):
-                return
+                return False
             self._untold.remove(keys, generations)
             self._confirm(rows)
-
-    def _confirm(self, rows: Sequence[tuple[str, str]]) -> None:
-        for tenant, outbox_id in rows:
-            self._confirmer.confirm(tenant, outbox_id)
+        return True
 
     async def drain(self) -> None:
-        """Wait for the writes that are under way."""
+        """Wait for the writes and loads that are under way."""
         while self._under_way:
             await asyncio.wait(set(self._under_way))
+        await self.flights.drain()
+
+    async def _to_its_end(self, what: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(what)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._under_way.discard(task)
+        # Where the caller was cancelled, nobody else asks for the error.
+        if not task.cancelled():
+            task.exception()
 
     async def _write(
         self,
@@ -187,106 +418,62 @@ class CacheAside:
         try:
             result = await commit
         except StoreUnavailable:
-            if not await self._hot.apply([Mutation(key, Op.DROP) for key in keys]):
-                self._untold.add(keys)
+            await self._tell([Mutation(key, Op.DROP) for key in keys], [])
             raise
         planned = plan(result)
         if planned is not None:
             written, mutations = planned
-            if await self._hot.apply(mutations):
-                self._confirmer.confirm(tenant, written.outbox_id)
-            else:
-                self._untold.add([each.key for each in mutations], (), [(tenant, written.outbox_id)])
-            self._recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
+            # From here on nobody may see what was before, whatever becomes of the telling.
+            self.changed([each.key for each in mutations], (), [each.version for each in mutations])
+            await self._tell(mutations, [(tenant, written.outbox_id)])
+            self._watch.recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
         return result
 
-    def _ended(self, task: asyncio.Future[Any]) -> None:
-        self._under_way.discard(task)
-        # Where the caller was cancelled, nobody else asks for the error.
-        if not task.cancelled():
-            task.exception()
+    async def _tell(self, mutations: Sequence[Mutation], rows: Sequence[tuple[str, str]]) -> None:
+        """Tell the shared cache of a committed write; what cannot be told now is told later, and not read until then."""
+        keys = [each.key for each in mutations]
+        if self._gate.open and await self._hot.apply(mutations):
+            self._confirm(rows)
+        else:
+            self._untold.add(keys, (), rows)
+            self._gate.close("a change was not taken")
+        # Once more: what was read from the shared cache before it knew is old.
+        self.changed(keys)
 
-    async def _read(self, sources: Sequence[Source[Any]]) -> list[Hit | Miss]:
-        # What the cache could not be told of is not believed: a process never reads older than what it wrote.
-        usable = [source.cacheable and source.read.key not in self._untold for source in sources]
-        asked = [source.read for source, use in zip(sources, usable, strict=True) if use]
-        answers = iter(await self._hot.read(asked) if asked else [])
-        return [next(answers) if use else _NOT_CACHED for use in usable]
+    async def _invalidate(
+        self,
+        tenant: str,
+        keys: Sequence[HotKey],
+        generations: Sequence[str],
+        commit: Awaitable[Sequence[str]] | None,
+    ) -> bool:
+        rows = [] if commit is None else [(tenant, outbox_id) for outbox_id in await commit]
+        self.changed(keys, generations)
+        told = self._gate.open and await self._hot.erase(keys, generations)
+        if told:
+            self._confirm(rows)
+        else:
+            self._untold.add(keys, generations, rows)
+            self._gate.close("an invalidation was not taken")
+        self.changed(keys, generations)
+        return told
 
-    async def _repair(self, source: Source[Any]) -> Miss:
-        """Delete an entry whose header is right and whose payload cannot be read, and lease it for a fill."""
-        key = source.read.key
-        self._counters.hits[key.kind] -= 1
-        self._counters.misses[key.kind, MissReason.CORRUPT] += 1
-        await self._hot.apply([Mutation(key, Op.DROP)])
-        (answer,) = await self._hot.read([source.read])
-        return answer if isinstance(answer, Miss) else _NOT_CACHED
-
-    async def _load(
-        self, sources: Sequence[Source[Any]], answers: Sequence[Hit | Miss], missing: Sequence[int], values: list[Any]
-    ) -> None:
-        loads = [_at_least(sources[index]) for index in missing]
-        fills: list[Fill] = []
-        for index, loaded in zip(missing, await self._store.load(loads), strict=True):
-            source, answer = sources[index], answers[index]
-            values[index] = source.decode(loaded)
-            if isinstance(answer, Miss) and answer.lease is not None:
-                kept = _kept(source, loaded)
-                if kept is not None:
-                    fills.append(Fill(source.read.key, source.read.shape, kept, answer.lease, answer.generation))
-        if fills:
-            await self._hot.fill(fills)
+    def _confirm(self, rows: Sequence[tuple[str, str]]) -> None:
+        for tenant, outbox_id in rows:
+            self._watch.confirmer.confirm(tenant, outbox_id)
 
 
 _NOT_CACHED = Miss(MissReason.NOT_CACHED)
 
 
-def _enough(source: Source[Any], loaded: Loaded) -> bool:
-    return loaded.whole or loaded.count >= source.wanted
+class _NotTaken:
+    """A thing that the shared cache did not answer.
 
+    Attributes:
+        miss: What it said about a lease; None if it was not asked for one.
+    """
 
-def _at_least(source: Source[Any]) -> Load:
-    """Return the load that serves both the caller and the cache."""
-    limit = max(source.wanted, source.keep)
-    return replace(source.load, limit=limit) if limit else source.load
+    __slots__ = ("miss",)
 
-
-def _kept(source: Source[Any], loaded: Loaded) -> Loaded | None:
-    """Return what of a load is cached: the newest items, with the time to live; None if it is too large."""
-    payload = loaded.payload
-    whole = loaded.whole
-    if isinstance(payload, list):
-        payload = _newest(payload, source)
-        whole = whole and len(payload) == loaded.count
-    elif isinstance(payload, bytes) and source.keep and loaded.count > source.keep:
-        # A larger page than the cache keeps was asked for; it is served and not cached.
-        return None
-    if not loaded.lasting or (source.max_bytes and _size(payload) > source.max_bytes):
-        return None
-    count = loaded.count if isinstance(payload, bytes) else len(payload)
-    ttl_ms = loaded.ttl_ms or source.ttl_ms
-    if not ttl_ms and not count:
-        # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not there.
-        ttl_ms = NOTHING_MS
-    return Loaded(loaded.version, payload, count, whole, ttl_ms, loaded.left_ms)
-
-
-def _newest(items: list[bytes], source: Source[Any]) -> list[bytes]:
-    """Return the newest items of a list that may be cached: as many as are kept, within the bytes that are allowed."""
-    items = items[-source.keep :] if source.keep else items
-    if not source.max_bytes or sum(map(len, items)) <= source.max_bytes:
-        return items
-    room = source.max_bytes
-    for place in range(len(items) - 1, -1, -1):
-        room -= len(items[place])
-        if room < 0:
-            return items[place + 1 :]
-    return items
-
-
-def _size(payload: bytes | dict[bytes, bytes] | list[bytes]) -> int:
-    if isinstance(payload, bytes):
-        return len(payload)
-    if isinstance(payload, dict):
-        return sum(len(key) + len(value) for key, value in payload.items())
-    return sum(map(len, payload))
+    def __init__(self, miss: Miss | None) -> None:
+        self.miss = miss

@@ -3,10 +3,12 @@
 The header stands before a cached value, in a reserved field of a cached hash, and as the first element of a cached
 list. It is what makes a fragment impossible to mistake for the whole::
 
-    1;<store incarnation>;<generation>;<version>;<key id>;<count>;<w|p>;<ttl ms>
+    1;<store's life>;<generation>;<version>;<key id>;<count>;<w|p>;<ttl ms>[;<fresh until>;<cost>]
 
+The life is the store's incarnation, and the tenant's epoch once the tenant has been invalidated as a whole.
 `1` is the wire version; `key id` names the key a payload is encrypted with (`-`: it is not encrypted); `count` is the
-number of items; `w` says that the items are all there are, `p` that the store has older ones.
+number of items; `w` says that the items are all there are, `p` that the store has older ones. What may be refreshed
+before it expires says until when it is fresh (milliseconds since the Unix epoch) and how many milliseconds its load took.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ MAX_DEPTH = 64
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 _PLAIN: frozenset[type] = frozenset({str, bool, type(None)})
 """Types whose every value passes the check."""
-_HEADER = re.compile(rb"1;([0-9A-Za-z_-]+);([0-9A-Za-z_-]+);(\d{1,18});([0-9A-Za-z_-]+);(\d{1,9});([wp]);(\d{1,15})")
+_HEADER = re.compile(
+    rb"1;([0-9A-Za-z_-]+);([0-9A-Za-z_-]+);(\d{1,18});([0-9A-Za-z_-]+);(\d{1,9});([wp]);(\d{1,15})(?:;(\d{1,15});(\d{1,9}))?"
+)
 
 
 class Corrupt(ValueError):
@@ -139,12 +143,14 @@ class Header:
     """What a cached thing says of itself.
 
     Attributes:
-        incarnation: The store it was loaded from; versions of different incarnations are never compared.
+        incarnation: The life of the store it was loaded from; versions of different lives are never compared.
         generation: The owner's generation when the lease was granted.
         version: The head's version it shows (0: nothing was ever written).
         count: How many items it holds.
         whole: Whether these are all the items that there are.
         ttl_ms: The time to live in milliseconds that a sliding expiry renews; 0 for none.
+        fresh_until_ms: Until when it is fresh, in milliseconds since the Unix epoch; 0 for as long as it is there.
+        cost_ms: How long its load took, in milliseconds.
         key_id: The key that encrypts the payload.
     """
 
@@ -154,13 +160,16 @@ class Header:
     count: int
     whole: bool = True
     ttl_ms: int = 0
+    fresh_until_ms: int = 0
+    cost_ms: int = 0
     key_id: str = NOT_ENCRYPTED
 
     def encode(self) -> bytes:
         """Return the header as it stands in Valkey."""
+        fresh = f";{self.fresh_until_ms};{self.cost_ms}" if self.fresh_until_ms else ""
         return (
             f"{WIRE_VERSION};{self.incarnation};{self.generation};{self.version};"
-            f"{self.key_id};{self.count};{'w' if self.whole else 'p'};{self.ttl_ms}"
+            f"{self.key_id};{self.count};{'w' if self.whole else 'p'};{self.ttl_ms}{fresh}"
         ).encode()
 
     @classmethod
@@ -173,7 +182,7 @@ class Header:
         match = _HEADER.fullmatch(raw)
         if not match:
             raise Corrupt("not a header of this wire version")
-        incarnation, generation, version, key_id, count, whole, ttl_ms = match.groups()
+        incarnation, generation, version, key_id, count, whole, ttl_ms, fresh_until_ms, cost_ms = match.groups()
         return cls(
             incarnation.decode(),
             generation.decode(),
@@ -181,5 +190,7 @@ class Header:
             int(count),
             whole == b"w",
             int(ttl_ms),
+            int(fresh_until_ms or 0),
+            int(cost_ms or 0),
             key_id.decode(),
         )

@@ -11,6 +11,50 @@ from scrubjay.core.keys import Kind
 from scrubjay.core.ports import MissReason
 
 
+@dataclass(slots=True, eq=False)
+class Tally:
+    """Reads of one kind of one tenant, by what answered.
+
+    Attributes:
+        l1: Answered from process memory.
+        l2: Answered by the shared cache.
+        store: Answered by the store, on its own or through a load that was under way.
+    """
+
+    l1: int = 0
+    l2: int = 0
+    store: int = 0
+
+
+class Tallies:
+    """The tallies of this process, by tenant and kind; beyond `MAX_TALLIES` all tenants share one per kind."""
+
+    MAX_TALLIES = 20_000
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, Kind], Tally] = {}
+
+    def of(self, tenant: str, kind: Kind) -> Tally:
+        """Return where the reads of one kind of one tenant are counted."""
+        tally = self._tallies.get((tenant, kind))
+        if tally is None:
+            owner = tenant if len(self._tallies) < self.MAX_TALLIES else ""
+            tally = self._tallies.setdefault((owner, kind), Tally())
+        return tally
+
+    def of_tenant(self, tenant: str) -> dict[str, dict[str, int]]:
+        """Return the reads of one tenant by kind: `l1`, `l2` and `store`."""
+        return {
+            str(kind): {"l1": tally.l1, "l2": tally.l2, "store": tally.store}
+            for (owner, kind), tally in self._tallies.items()
+            if owner == tenant
+        }
+
+    def local_hits(self) -> int:
+        """Return how many reads process memory has answered."""
+        return sum(tally.l1 for tally in self._tallies.values())
+
+
 @dataclass(slots=True)
 class CacheCounters:
     """Counters since the process started; they only grow.

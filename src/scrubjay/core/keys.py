@@ -34,15 +34,19 @@ class Kind(StrEnum):
     SUMMARY = "summary"
     METRICS = "metrics"
 
+    # An enum's own hash runs in Python, and kinds label the counters of every read.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class HotKey:
-    """Where one cached thing lives in Valkey: its key, the lease that guards it, and its owner's generation."""
+    """Where one cached thing lives in Valkey: its key, the lease that guards it, its owner's generation, its tenant."""
 
     kind: Kind
     key: str
     lease: str
     generation: str
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,7 @@ class KeySpace:
             f"{self.prefix}{tracked}:{tag}:{what}",
             f"{self.prefix}:l:{tag}:{what}",
             f"{self.prefix}:{tag}:gen",
+            scope.tenant,
         )
 
     def _tag(self, scope: Scope) -> str:

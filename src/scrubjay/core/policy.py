@@ -26,6 +26,8 @@ class ContextPolicy:
 
     Attributes:
         ttl_ms: Time to live in the cache, in milliseconds.
+        stale_ms: How long beyond it the value may be served while it is loaded anew, in milliseconds; a value that is
+            known to have changed never is.
         changes: `fast` for what changes about as often as it is read (live metrics, sensor data): it is not cached.
         reads: `rare` for what is seldom read twice within its TTL: it is not cached.
         sensitive: Personal data that must not stand in a cache in the clear: it is not cached, unless encrypted.
@@ -34,6 +36,7 @@ class ContextPolicy:
     """
 
     ttl_ms: int = 30 * MINUTE
+    stale_ms: int = 0
     changes: Literal["slow", "fast"] = "slow"
     reads: Literal["often", "rare"] = "often"
     sensitive: bool = False
@@ -43,6 +46,8 @@ class ContextPolicy:
     def __post_init__(self) -> None:
         if not 0 < self.ttl_ms <= MAX_TTL_MS:
             raise InvalidLimit(f"a context TTL must be 1 ms to ten years, not {self.ttl_ms} ms")
+        if not 0 <= self.stale_ms <= MAX_TTL_MS:
+            raise InvalidLimit(f"a context may be served stale for 0 ms to ten years, not {self.stale_ms} ms")
         if self.max_bytes <= 0 or self.max_cached_bytes < 0:
             raise InvalidLimit("size limits of a context policy must be positive")
 

@@ -33,7 +33,7 @@ class Shape(StrEnum):
     LIST = "l"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Loaded:
     """A cached thing in its encoded form.
 
@@ -46,6 +46,8 @@ class Loaded:
         left_ms: What is left of that time; 0 for all of it.
         lasting: Whether it may be cached: not, where it can change without a write (state that has just expired may
             prove to have been used).
+        fresh_until_ms: From when it should be refreshed, in milliseconds since the Unix epoch; 0 for never.
+        cost_ms: How long its load took, in milliseconds.
     """
 
     version: int
@@ -55,6 +57,8 @@ class Loaded:
     ttl_ms: int = 0
     left_ms: int = 0
     lasting: bool = True
+    fresh_until_ms: int = 0
+    cost_ms: int = 0
 
 
 # --- the store -------------------------------------------------------------------------------------------------------
@@ -137,12 +141,38 @@ class ErasedKeys:
         names: The names by kind that make up the cache keys to delete.
         outbox_id: The receipt's id, and the outbox row of the erased scope itself.
         outbox_ids: The outbox rows to confirm once the caches have been told: one for each owner that was erased.
+        epoch: The tenant's new epoch, and the outbox row to confirm once the caches have been told of it; None where
+            a user was erased.
     """
 
     rows: dict[str, int]
     names: list[tuple[Scope, Kind, str, int]]
     outbox_id: str
     outbox_ids: list[str]
+    epoch: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """What a committed write has to say to the caches.
+
+    Attributes:
+        tenant: Whose it is; with `id` it names the row.
+        id: The row's id.
+        user: The user that was written; empty for what a tenant shares.
+        kind: The head's kind (a `Kind`), or `erasure` (all of an owner is gone), or `epoch` (the tenant has a new one).
+        name: The head's name within its kind; empty for an erasure and an epoch.
+        version: The head's version after the write; 0 for an erasure and an epoch.
+        created_at_ms: When it was written (not: committed) by the writer's clock: milliseconds since the Unix epoch.
+    """
+
+    tenant: str
+    id: str
+    user: str
+    kind: str
+    name: str
+    version: int
+    created_at_ms: int
 
 
 class Store(Protocol):
@@ -303,6 +333,70 @@ class Store(Protocol):
 
     async def confirm(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
         """Mark outbox rows `(tenant, id)` as done."""
+        ...
+
+    async def outbox_claim(self, limit: int, *, older_ms: int, claim_ms: int) -> list[OutboxRow]:
+        """Take unconfirmed rows to tell the caches of them, for a while alone.
+
+        Only rows of committed writes are ever seen. There is no cursor that a row could be committed behind: every
+        claim looks at all rows that are open. That, and that the caches are told after the commit, is all that drops
+        need: they may come in any order and any number of times, for what is read after one of them is as new as its
+        commit. So the order is only for fairness, and a claim only shares work out: the clocks of two claimers may
+        differ, and both then tell the same.
+
+        Args:
+            limit: The most rows.
+            older_ms: Leave rows that are younger (their writers are about to confirm them), in milliseconds by this
+                process's clock; 0 takes all.
+            claim_ms: How long no other claim gets them, in milliseconds; unless confirmed, they can then be claimed
+                again.
+
+        Returns:
+            The rows, oldest first.
+        """
+        ...
+
+    async def outbox_release(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
+        """Give claimed rows `(tenant, id)` back at once, where a relay ends or its cache cannot be told."""
+        ...
+
+    async def outbox_since(self, since_ms: int, limit: int, after: OutboxRow | None = None) -> list[OutboxRow]:
+        """Return rows that were created or confirmed at or after a time, for replay where a cache may have lost them.
+
+        Confirmed rows are kept for a day. A row that was created before and confirmed after is one: its transaction
+        took long, or its relay came late. What is committed while somebody pages may be passed over: the cache to be
+        told of that is the one after the loss.
+
+        Args:
+            since_ms: Milliseconds since the Unix epoch; leave room for clocks that differ.
+            limit: The most rows.
+            after: The last row of the page before.
+
+        Returns:
+            The rows in an order that does not change.
+        """
+        ...
+
+    async def outbox_pending(self) -> int:
+        """Return how many rows are unconfirmed; counted up to 10,000."""
+        ...
+
+    async def epochs(self) -> dict[str, str]:
+        """Return the epochs by tenant, of tenants that were invalidated or erased as a whole at least once."""
+        ...
+
+    async def user_invalidate(self, scope: Scope) -> Written:
+        """Leave an outbox row of kind `user`: everything that is cached of a user is to be read anew."""
+        ...
+
+    async def tenant_invalidate(self, scope: Scope) -> tuple[str, Written]:
+        """Give a tenant a new epoch: everything that is cached of it, of its users too, is a miss from now on.
+
+        Epochs are random and can only be compared for equality: 1 to 32 letters, digits, `-` and `_`.
+
+        Returns:
+            The epoch, and the write (of no version: both are 0), whose outbox row is of the kind `epoch`.
+        """
         ...
 
     async def tenants(self, limit: int) -> list[str]:
@@ -466,6 +560,18 @@ class HotTier(Protocol):
         """
         ...
 
+    async def value(self, key: HotKey) -> Loaded | MissReason:
+        """Read one VALUE by the shortest way: no lease, no repair. Whatever is not a hit is for `read`."""
+        ...
+
+    async def lease(self, key: HotKey) -> Miss:
+        """Ask for the right to fill a key, whatever is there: for refreshing what has not expired."""
+        ...
+
+    async def release(self, key: HotKey, lease: str) -> None:
+        """Give a lease back without filling, where the load failed; those who wait for it are woken."""
+        ...
+
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         """Fill what was loaded; False where the lease had been revoked or had run out."""
         ...
@@ -484,6 +590,10 @@ class HotTier(Protocol):
 
     async def rotate(self, generation_key: str) -> bool:
         """Give a new random generation to an owner: everything cached for it is a miss from now on."""
+        ...
+
+    async def announce(self, tenant: str, epoch: str) -> bool:
+        """Tell all processes that a tenant has a new epoch; False if they could not be told."""
         ...
 
     async def erase(self, keys: Sequence[HotKey], generation_keys: Sequence[str]) -> bool:
@@ -508,6 +618,58 @@ class HotTier(Protocol):
 
     async def close(self) -> None:
         """Release all connections."""
+        ...
+
+
+class Listener(Protocol):
+    """What a link tells of: the changes that all processes make in the cache."""
+
+    def heard_change(self, key: str, version: int) -> None:
+        """One entry was changed or dropped; `version` is what the store has now, 0 if that is not known."""
+        ...
+
+    def heard_generation(self, generation_key: str) -> None:
+        """Everything of one owner was invalidated."""
+        ...
+
+    def heard_epoch(self, tenant: str, epoch: str) -> None:
+        """Everything of one tenant was invalidated."""
+        ...
+
+    def heard_free(self, lease_key: str) -> None:
+        """A lease that this process waits for was used or revoked."""
+        ...
+
+    def heard_beat(self, number: int) -> None:
+        """This process's own heartbeat came back: everything that was published before it has been heard."""
+        ...
+
+    def heard_foreign(self, tenant: str, user: str, type_: str) -> None:
+        """Other software says that a user's contexts of one type have changed."""
+        ...
+
+    def heard_unknown(self) -> None:
+        """Something was changed, and this version cannot tell what."""
+        ...
+
+
+class Link(Protocol):
+    """The line over which a process hears of changes, of its own heartbeats, and of leases that it waits for."""
+
+    async def listen(self, listener: Listener, ready: Callable[[], None]) -> None:
+        """Connect, call `ready` once everything from now on is heard, and tell `listener`, until the line is lost.
+
+        Raises:
+            CacheUnavailable: The line could not be made, or was lost.
+        """
+        ...
+
+    async def beat(self, number: int) -> str | None:
+        """Send a heartbeat to this process itself, by the way that changes go; return the stamp of the epochs.
+
+        Raises:
+            CacheUnavailable: The server did not take it.
+        """
         ...
 
 

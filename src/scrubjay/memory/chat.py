@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 from uuid import uuid4
 
-from scrubjay.cache.aside import Source
+from scrubjay.cache.source import Source
 from scrubjay.core.codec import from_json, to_json
 from scrubjay.core.errors import InvalidMessage, TooLarge
 from scrubjay.core.frozen import FrozenList
@@ -40,6 +40,7 @@ def source(
         keep=services.policies.limits.hot_messages,
         max_bytes=services.policies.limits.hot_bytes,
         ttl_ms=services.policies.ttl_ms(Kind.CHAT),
+        tally=services.tallies.of(scope.tenant, Kind.CHAT),
     )
 
 
@@ -50,6 +51,7 @@ def lead_source(services: Services, scope: Scope, session: str, *, slide: bool =
         Load(Kind.CHAT_LEAD, scope, session),
         decode.message_records,
         ttl_ms=services.policies.ttl_ms(Kind.CHAT),
+        tally=services.tallies.of(scope.tenant, Kind.CHAT_LEAD),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from scrubjay.cache.aside import Source
+from scrubjay.cache.source import Source
 from scrubjay.core.codec import from_json, to_json
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList, freeze
@@ -22,6 +22,10 @@ CURRENT = "current"
 """The id of the one record of a type that `set` writes."""
 
 
+MAX_SOURCES = 256
+"""How many ways of reading a handle remembers."""
+
+
 def source(services: Services, scope: Scope, type_: str, wanted: int = 0) -> Source[FrozenList[ContextRecord]]:
     """Return how the newest contexts of one type are read."""
     policy = services.policies.context(type_)
@@ -33,7 +37,10 @@ def source(services: Services, scope: Scope, type_: str, wanted: int = 0) -> Sou
         keep=services.policies.limits.hot_contexts,
         ttl_ms=policy.ttl_ms,
         cacheable=policy.cacheable(encrypted=services.encrypted),
+        stale_ms=policy.stale_ms,
+        local=True,
         max_bytes=policy.max_cached_bytes,
+        tally=services.tallies.of(scope.tenant, Kind.CONTEXT),
     )
 
 
@@ -47,6 +54,8 @@ class Contexts:
     def __init__(self, services: Services, scope: Scope) -> None:
         self._services = services
         self._scope = scope
+        self._l1 = services.aside.l1
+        self._sources: dict[tuple[str, int], Source[FrozenList[ContextRecord]]] = {}
 
     async def set(self, type: str, content: Any, metadata: Mapping[str, Any] | None = None) -> ContextRecord:
         """Replace the one record of a type.
@@ -104,9 +113,16 @@ class Contexts:
             type: The context type.
             limit: The most records; more than the cache holds are read from the store.
         """
-        type_ = self._type(type)
-        check_limit(limit, "limit", most=self._services.policies.limits.page, least=0)
-        found = await self._services.aside.get(source(self._services, self._scope, type_, limit))
+        read = self._sources.get((type, limit))
+        if read is None or self._services.closed:
+            read = self._listed(type, limit)
+        # What follows is the path of a hit in process memory: as short as it can be.
+        entry = self._l1.get(read.key)
+        if entry is not None and (entry.whole or entry.count >= limit):
+            read.tally.l1 += 1
+            found: FrozenList[ContextRecord] = entry.value
+        else:
+            found = await self._services.aside.beyond(read)
         return found if len(found) <= limit else FrozenList(found[:limit])
 
     async def update(
@@ -151,7 +167,15 @@ class Contexts:
     async def invalidate(self, type: str) -> bool:
         """Make the next read of a type come from the store; False if the cache could not be told."""
         key = self._services.keys.context(self._scope, self._type(type))
-        return await self._services.hot.apply([Mutation(key, Op.DROP)])
+        return await self._services.aside.invalidate(self._scope.tenant, [key])
+
+    def _listed(self, type: str, limit: int) -> Source[FrozenList[ContextRecord]]:
+        type_ = self._type(type)
+        check_limit(limit, "limit", most=self._services.policies.limits.page, least=0)
+        if len(self._sources) >= MAX_SOURCES:
+            self._sources.clear()
+        read = self._sources[type_, limit] = source(self._services, self._scope, type_, limit)
+        return read
 
     def _type(self, type_: str) -> str:
         self._services.check_open()

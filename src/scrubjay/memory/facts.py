@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scrubjay.cache.aside import Source
+from scrubjay.cache.source import Source
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Load, Mutation, Op, Read, Shape, Written
@@ -17,8 +17,13 @@ from scrubjay.memory.services import Services
 def source(services: Services, scope: Scope, *fields: bytes) -> Source[FrozenDict[str, Any]]:
     """Return how a user's facts are read: all, or at least some."""
     return Source(
-        Read(services.keys.memory(scope), Shape.HASH, fields=fields), Load(Kind.MEMORY, scope), decode.fields,
-    )  # fmt: skip
+        Read(services.keys.memory(scope), Shape.HASH, fields=fields),
+        Load(Kind.MEMORY, scope),
+        decode.fields,
+        # Some facts are not all of them, which is what process memory holds.
+        local=not fields,
+        tally=services.tallies.of(scope.tenant, Kind.MEMORY),
+    )
 
 
 class UserMemory:
@@ -63,6 +68,9 @@ class UserMemory:
         """Return one fact; None if there is none."""
         self._services.check_open()
         field = check_id(key, "memory key").encode()
+        held = self._services.aside.held(source(self._services, self._scope))
+        if held is not None:
+            return held.value.get(key)
         return (await self._services.aside.get(source(self._services, self._scope, field))).get(key)
 
     async def all(self) -> FrozenDict[str, Any]:

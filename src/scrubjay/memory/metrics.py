@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from scrubjay.cache.aside import Source
+from scrubjay.cache.source import Source
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
@@ -48,6 +48,7 @@ class SessionMetrics:
             raise InvalidContent("there is nothing to record; give metrics by name")
         self.note(values, create=True)
         await self._services.activity.flush(everything=True)
+        self._services.aside.changed([self._services.keys.metrics(self._scope, self._session)])
         await self._services.aside.get(self._source())
 
     def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0, create: bool = False) -> None:
@@ -72,6 +73,7 @@ class SessionMetrics:
             Load(Kind.METRICS, self._scope, self._session),
             decode.fields,
             ttl_ms=self._services.policies.ttl_ms(Kind.METRICS),
+            tally=self._services.tallies.of(self._scope.tenant, Kind.METRICS),
         )
 
 

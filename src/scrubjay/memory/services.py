@@ -8,8 +8,10 @@ from typing import Any
 
 from scrubjay.cache.aside import CacheAside
 from scrubjay.core.clock import Clock
+from scrubjay.core.counters import Tallies
 from scrubjay.core.errors import Closed
 from scrubjay.core.keys import KeySpace
+from scrubjay.core.lives import Lives
 from scrubjay.core.policy import Policies
 from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
 from scrubjay.memory.activity import ActivityLog
@@ -29,7 +31,9 @@ class Services:
         tokenizer: Counts tokens.
         message_tokens: Counts a message's content; the count is stored with the message.
         summarizer: Writes session summaries.
+        tallies: Counts reads by tenant and kind.
         activity: Notes the use of sessions, off the request path.
+        lives: The epochs of tenants.
         encrypted: Whether cached values are encrypted (sensitive contexts are cached only then).
     """
 
@@ -43,6 +47,8 @@ class Services:
     message_tokens: Callable[[Mapping[str, Any], Tokenizer], int]
     summarizer: Summarizer
     activity: ActivityLog
+    tallies: Tallies
+    lives: Lives
     encrypted: bool = False
     closed: bool = False
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from scrubjay.cache.aside import Source
+from scrubjay.cache.source import Source
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import check_ttl_ms
@@ -46,6 +46,7 @@ def _source(
         Load(Kind.STATE, scope, session),
         decoder,
         ttl_ms=services.policies.ttl_ms(Kind.STATE),
+        tally=services.tallies.of(scope.tenant, Kind.STATE),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from scrubjay.cache.aside import Source
+from scrubjay.cache.source import Source
 from scrubjay.core.errors import InvalidInput
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
@@ -28,6 +28,7 @@ def recent_source(services: Services, scope: Scope, wanted: int = 0) -> Source[F
         wanted=wanted,
         keep=services.policies.limits.hot_summaries,
         ttl_ms=services.policies.ttl_ms(Kind.SUMMARY),
+        tally=services.tallies.of(scope.tenant, Kind.SUMMARY),
     )
 
 
@@ -60,6 +61,7 @@ class Summaries:
             Load(Kind.SUMMARY, self._scope, _iso(day)),
             decode.summaries_of_date,
             ttl_ms=self._services.policies.ttl_ms(Kind.SUMMARY),
+            tally=self._services.tallies.of(self._scope.tenant, Kind.SUMMARY),
         )
         return await self._services.aside.get(read)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scrubjay.cache.aside import Source
+from scrubjay.cache.source import Source
 from scrubjay.core.codec import to_json
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList
@@ -26,6 +26,7 @@ def index_source(services: Services, scope: Scope, session: str, wanted: int = 0
         keep=services.policies.limits.hot_tools,
         max_bytes=services.policies.limits.hot_bytes,
         ttl_ms=services.policies.ttl_ms(Kind.TOOL_INDEX),
+        tally=services.tallies.of(scope.tenant, Kind.TOOL_INDEX),
     )
 
 
@@ -108,6 +109,7 @@ class Tools:
                 decode.tool,
                 ttl_ms=self._services.policies.ttl_ms(Kind.TOOL),
                 max_bytes=self._services.policies.limits.message_bytes,
+                tally=self._services.tallies.of(self._scope.tenant, Kind.TOOL),
             )
         )
 

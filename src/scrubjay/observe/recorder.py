@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scrubjay.core.outcome import Outcome, Tier
@@ -72,8 +72,11 @@ class ProcessRecorder:
     def __init__(self) -> None:
         self.reads_by_tier = {tier: Histogram() for tier in Tier}
         self.writes = Histogram()
-        self.hits = 0
+        self.shared_hits = 0
         self.misses = 0
+        self.count_local: Callable[[], int] = int
+        """Gives the reads that process memory has answered: they are counted where they happen, and not timed."""
+        self._merged_local = 0
 
     def record(self, outcome: Outcome) -> None:
         """Take one outcome."""
@@ -81,8 +84,18 @@ class ProcessRecorder:
             self.writes.add(outcome.seconds)
             return
         self.reads_by_tier[outcome.tier].add(outcome.seconds)
-        self.hits += outcome.hits
+        self.shared_hits += outcome.hits
         self.misses += outcome.misses
+
+    @property
+    def local_hits(self) -> int:
+        """Things read that process memory answered."""
+        return self.count_local() + self._merged_local
+
+    @property
+    def hits(self) -> int:
+        """Things read that process memory or the shared cache answered."""
+        return self.shared_hits + self.local_hits
 
     @property
     def hit_rate(self) -> float | None:
@@ -100,16 +113,18 @@ class ProcessRecorder:
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON, for another process to merge."""
         return {
-            "hits": self.hits,
+            "hits": self.shared_hits,
             "misses": self.misses,
+            "local_hits": self.local_hits,
             "reads": {str(tier): histogram.as_dict() for tier, histogram in self.reads_by_tier.items()},
             "writes": self.writes.as_dict(),
         }
 
     def merge(self, other: Mapping[str, Any]) -> None:
         """Add what another process published."""
-        self.hits += int(other["hits"])
+        self.shared_hits += int(other["hits"])
         self.misses += int(other["misses"])
+        self._merged_local += int(other.get("local_hits", 0))
         for tier, histogram in self.reads_by_tier.items():
             part = other["reads"].get(str(tier))
             if part:

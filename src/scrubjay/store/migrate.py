@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from secrets import token_hex
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from scrubjay.core.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
+from scrubjay.store.queries.life import LIFE, incarnation_of
 from scrubjay.store.sqlite import connect, map_error
 
 _LOCK = 7_260_831_122
@@ -181,15 +181,8 @@ def _ensure_incarnation(connection: Connection, new: bool) -> None:
 
 def _incarnation(connection: Connection) -> str:
     """Return the database's life: a stored id together with what a restore or a failover changes by itself."""
-    row = connection.execute(text("SELECT value FROM meta WHERE key = 'incarnation'")).one()
-    life = str(row[0])
-    if connection.dialect.name == "postgresql":
-        # The system identifier changes with a dump restored elsewhere, the timeline with a recovery or a promotion.
-        found = connection.execute(
-            text("SELECT s.system_identifier, c.timeline_id FROM pg_control_system() s, pg_control_checkpoint() c")
-        ).one()
-        life = f"{life}:{found[0]}:{found[1]}"
-    return hashlib.blake2b(life.encode(), digest_size=8).hexdigest()
+    statement = LIFE.numbered.decode() if connection.dialect.name == "postgresql" else LIFE.sqlite
+    return incarnation_of(*connection.execute(text(statement)).one())
 
 
 def _psycopg(url: str) -> str:

@@ -24,6 +24,9 @@ SCHEMA = "scrubjay"
 APP_ROLE = "scrubjay_app"
 WORKER_ROLE = "scrubjay_worker"
 
+_CANCELED = "57014"
+_FORBIDDEN = "42501"
+
 _BEGIN = Statement("BEGIN")
 _BEGIN_READ = Statement("BEGIN READ ONLY")
 _COMMIT = Statement("COMMIT")
@@ -40,8 +43,10 @@ _SETTINGS = """
 _ENTER = Statement(_SETTINGS)
 # Rows that a write has not committed yet are invisible to an erasure, and would stay: so an erasure waits for the
 # writes of its tenant that are under way, and they for it.
-_ENTER_WRITE = Statement(f"{_SETTINGS}, pg_advisory_xact_lock_shared(hashtextextended(:tenant, 7260831122))")
-_ENTER_ALONE = Statement(f"{_SETTINGS}, pg_advisory_xact_lock(hashtextextended(:tenant, 7260831122))")
+LOCK = "pg_advisory_xact_lock_shared(hashtextextended(:tenant, 7260831122))"
+LOCK_ALONE = "pg_advisory_xact_lock(hashtextextended(:tenant, 7260831122))"
+_ENTER_WRITE = Statement(f"{_SETTINGS}, {LOCK}")
+_ENTER_ALONE = Statement(f"{_SETTINGS}, {LOCK_ALONE}")
 
 
 class PostgresDriver(Driver):
@@ -57,7 +62,7 @@ class PostgresDriver(Driver):
     engine = "postgresql"
 
     def __init__(self, url: str, *, min_size: int = 1, max_size: int = 8, timeout_s: float = 5.0) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
             url,
             min_size=min_size,
@@ -85,7 +90,7 @@ class PostgresDriver(Driver):
         """
         try:
             await self._pool.open(wait=False)
-            await self._pool.wait(timeout=self._timeout_s)
+            await self._pool.wait(timeout=self.timeout_s)
         except (PoolTimeout, psycopg.Error) as error:
             await self._pool.close()
             raise StoreUnavailable("PostgreSQL cannot be reached, or refuses this user; check the store URL") from error
@@ -98,11 +103,11 @@ class PostgresDriver(Driver):
     async def run(self, query: Callable[[], Query[T]], access: Access) -> T:
         if self._closed:
             raise Closed("the store is closed")
-        until = asyncio.get_running_loop().time() + self._timeout_s
+        until = asyncio.get_running_loop().time() + self.timeout_s
         try:
             return await self._attempts(query, access, until)
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
-            raise _mapped(error, self._timeout_s) from error
+            raise mapped(error, self.timeout_s) from error
 
     async def _attempts(self, query: Callable[[], Query[T]], access: Access, until: float) -> T:
         """Run a query on the first connection that the server has not ended.
@@ -126,7 +131,7 @@ class PostgresDriver(Driver):
 
     async def _transaction(self, wire: Wire, query: Query[T], access: Access) -> T:
         # The server ends what is late by itself, a little before its connection would be cut.
-        settings = {**_identity(access), "timeout_ms": str(max(1, int(self._timeout_s * 900)))}
+        settings = {**identity(access), "timeout_ms": str(max(1, int(self.timeout_s * 900)))}
         opening = [(_BEGIN_READ if access.read_only else _BEGIN, _NOTHING), (_enter(access), settings)]
         committed = False
         try:
@@ -154,7 +159,8 @@ def _enter(access: Access) -> Statement:
     return _ENTER_ALONE if access.alone else _ENTER_WRITE
 
 
-def _identity(access: Access) -> Params:
+def identity(access: Access) -> dict[str, str]:
+    """Return the settings that say as whom a transaction runs."""
     scope = access.scope
     return {
         "role": WORKER_ROLE if access.role == "worker" else APP_ROLE,
@@ -164,10 +170,12 @@ def _identity(access: Access) -> Params:
     }
 
 
-def _mapped(error: Exception, timeout_s: float) -> StoreUnavailable:
-    if isinstance(error, (PoolTimeout, TimeoutError, psycopg.errors.QueryCanceled)):
+def mapped(error: Exception, timeout_s: float) -> StoreUnavailable:
+    """Return the error of Scrubjay for an error of a driver (any that names the server's SQLSTATE)."""
+    state = getattr(error, "sqlstate", None)
+    if isinstance(error, (PoolTimeout, TimeoutError)) or state == _CANCELED:
         return StoreUnavailable(f"PostgreSQL did not answer within {timeout_s:g} s")
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+    if state == _FORBIDDEN:
         return StoreUnavailable(
             f"the store refuses its user: {_first_line(error)}; run `scrubjay migrate` as its owner"
         )

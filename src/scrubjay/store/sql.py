@@ -1,6 +1,7 @@
 """Statements and queries: SQL without a connection.
 
-A statement is one SQL text that both engines take, with `:name` parameters. A query is a generator that yields batches
+A statement is one SQL text that both engines take, with `:name` parameters (or two texts, where one would not do, such
+as for locks on rows). A query is a generator that yields batches
 of statements and receives their rows: it holds all the logic of a transaction and does no I/O. The PostgreSQL driver
 sends a batch in one round trip; the SQLite driver runs the whole query in one hop to its thread.
 """
@@ -25,6 +26,7 @@ class Statement:
 
     Args:
         text: The SQL, with parameters as `:name`.
+        postgresql: The SQL for PostgreSQL, where it must be another.
 
     Attributes:
         sqlite: The text as `sqlite3` takes it.
@@ -34,11 +36,16 @@ class Statement:
 
     __slots__ = ("names", "numbered", "sqlite")
 
-    def __init__(self, text: str) -> None:
-        self.sqlite = re.sub(r"\s+", " ", text).strip()
-        self.names = tuple(dict.fromkeys(_PARAMETER.findall(self.sqlite)))
+    def __init__(self, text: str, *, postgresql: str | None = None) -> None:
+        self.sqlite = _one_line(text)
+        named = _one_line(postgresql or text)
+        self.names = tuple(dict.fromkeys(_PARAMETER.findall(named)))
         numbers = {name: f"${number}" for number, name in enumerate(self.names, 1)}
-        self.numbered = _PARAMETER.sub(lambda found: numbers[found[1]], self.sqlite).encode()
+        self.numbered = _PARAMETER.sub(lambda found: numbers[found[1]], named).encode()
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
 
 
 Call = tuple[Statement, Params]

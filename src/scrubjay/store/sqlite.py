@@ -32,7 +32,7 @@ class SqliteDriver(Driver):
     engine = "sqlite"
 
     def __init__(self, path: Path, *, timeout_s: float = 5.0, synchronous: str = "full") -> None:
-        self._path = path
+        self.path = path
         self._synchronous = synchronous
         self._timeout_s = timeout_s
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="scrubjay-write")
@@ -64,7 +64,7 @@ class SqliteDriver(Driver):
     def _run(self, query: Callable[[], Query[T]], access: Access, late: float) -> T:
         if time.monotonic() > late:
             # Those before it waited for a lock: it has had its wait, too.
-            raise StoreUnavailable(f"the store {self._path} cannot be used now: database is locked")
+            raise StoreUnavailable(f"the store {self.path} cannot be used now: database is locked")
         try:
             connection = self._take(access)
             try:
@@ -106,13 +106,13 @@ class SqliteDriver(Driver):
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = connect(self._path, self._timeout_s, self._synchronous)
+        connection = connect(self.path, self._timeout_s, self._synchronous)
         with self._lock:
             self._all.append(connection)
         return connection
 
     def _mapped(self, error: sqlite3.Error) -> StoreUnavailable:
-        return map_error(error, self._path)
+        return map_error(error, self.path)
 
 
 def connect(path: Path, timeout_s: float, synchronous: str = "full") -> sqlite3.Connection:

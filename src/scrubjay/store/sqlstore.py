@@ -19,13 +19,15 @@ from scrubjay.core.ports import (
     Load,
     Loaded,
     NewMessage,
+    OutboxRow,
     PutMode,
     ToolWritten,
     Written,
 )
 from scrubjay.core.scope import Scope
 from scrubjay.store.driver import Access, Driver
-from scrubjay.store.queries import admin, agents, chat, contexts, memory, sessions, tools
+from scrubjay.store.joined.join import join
+from scrubjay.store.queries import admin, agents, chat, contexts, epochs, memory, outbox, sessions, tools
 from scrubjay.store.sql import Batch, Query, Rows
 
 T = TypeVar("T")
@@ -34,6 +36,7 @@ _PURGE_EVERY_MS = HOUR
 _PURGE_RETRY_MS = MINUTE
 _PURGE_LIMIT = 5_000
 """How many confirmed outbox rows are deleted at a time, so that it cannot take longer than a transaction may."""
+_NEVER = 2**62
 _KEEP_DONE_MS = DAY
 """How long confirmed outbox rows are kept: a failover may lose what was confirmed, and then they are replayed."""
 
@@ -46,14 +49,17 @@ class SqlStore:
         incarnation: The id of the database's life.
         clock: The time of writes.
         policies: Times to live and limits.
+        purges: Whether it deletes old outbox rows now and then.
     """
 
-    def __init__(self, driver: Driver, incarnation: str, clock: Clock, policies: Policies) -> None:
+    def __init__(
+        self, driver: Driver, incarnation: str, clock: Clock, policies: Policies, *, purges: bool = True
+    ) -> None:
         self._driver = driver
         self._incarnation = incarnation
         self._clock = clock
         self._policies = policies
-        self._purge_at_ms = 0
+        self._purge_at_ms = 0 if purges else _NEVER
 
     @property
     def incarnation(self) -> str:
@@ -68,6 +74,32 @@ class SqlStore:
     async def close(self) -> None:
         """Release all connections."""
         await self._driver.close()
+
+    async def joined(self, connection: object) -> SqlStore:
+        """Return a store that reads and writes in the transaction that a connection of the application is in.
+
+        Its writes and their outbox rows are committed, or rolled back, by the application together with its own. It
+        sees what is not committed yet, and nobody else does. An error of a call takes back what that call did, and
+        leaves the transaction as it was before. Calls on one connection run one at a time; meanwhile the application
+        must not use it, and it must stay open while the store is used. Closing the store leaves it open.
+
+        The caches are to be told after the commit, of which nobody tells the store: that is what `outbox_claim` is for.
+        What a write has locked (a head, a session, on SQLite the whole file) stays locked until the transaction ends;
+        transactions that write several things in different orders can meet in a deadlock, which PostgreSQL ends with
+        an error in one of them (`StoreUnavailable`).
+
+        Args:
+            connection: In a transaction, to this store's database: a psycopg `AsyncConnection` (without autocommit, or
+                in `transaction()`), an asyncpg `Connection` (in `transaction()`), a SQLAlchemy `AsyncConnection` over
+                one of these or over aiosqlite (in `begin()`), a `sqlite3.Connection` or an `aiosqlite.Connection`
+                (after `BEGIN`, best `BEGIN IMMEDIATE`). Its user needs the roles that Scrubjay's user needs.
+
+        Raises:
+            ConfigurationError: It is none of these, is closed, is in no transaction, or leads to another database.
+            StoreUnavailable: The database does not answer.
+        """
+        driver = await join(self._driver, self._incarnation, connection)
+        return SqlStore(driver, self._incarnation, self._clock, self._policies, purges=False)
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` unless the store answers."""
@@ -253,7 +285,7 @@ class SqlStore:
         # In one order everywhere, so that two processes that confirm the same rows cannot deadlock.
         ids = sorted(outbox_ids)
         if ids:
-            await self._driver.run(lambda: admin.confirm(ids, now), Access(None, "worker"))
+            await self._driver.run(lambda: outbox.confirm(ids, now), Access(None, "worker"))
         if now >= self._purge_at_ms:
             await self._purge(now)
 
@@ -261,13 +293,51 @@ class SqlStore:
         """Delete some old confirmed rows; if there are more, the next call goes on. It never fails."""
         before = now_ms - _KEEP_DONE_MS
         try:
-            gone = await self._driver.run(lambda: admin.purge(before, _PURGE_LIMIT), Access(None, "worker"))
+            gone = await self._driver.run(lambda: outbox.purge(before, _PURGE_LIMIT), Access(None, "worker"))
         except StoreUnavailable as error:
             _LOG.warning("old outbox rows could not be deleted now: %s", error)
             self._purge_at_ms = now_ms + _PURGE_RETRY_MS
         else:
             if gone < _PURGE_LIMIT:
                 self._purge_at_ms = now_ms + _PURGE_EVERY_MS
+
+    async def outbox_claim(self, limit: int, *, older_ms: int, claim_ms: int) -> list[OutboxRow]:
+        """Take unconfirmed rows to tell the caches of them, for a while alone."""
+        now = self._clock.now_ms()
+        return await self._driver.run(
+            lambda: outbox.claim(limit, older_ms=older_ms, claim_ms=claim_ms, now_ms=now), Access(None, "worker")
+        )
+
+    async def outbox_release(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
+        """Give claimed rows `(tenant, id)` back at once."""
+        ids = sorted(outbox_ids)
+        if ids:
+            await self._driver.run(lambda: outbox.release(ids), Access(None, "worker"))
+
+    async def outbox_since(self, since_ms: int, limit: int, after: OutboxRow | None = None) -> list[OutboxRow]:
+        """Return a page of the rows that were created or confirmed at or after a time."""
+        return await self._driver.run(
+            lambda: outbox.since(since_ms, limit, after), Access(None, "worker", read_only=True)
+        )
+
+    async def outbox_pending(self) -> int:
+        """Return how many rows are unconfirmed; counted up to 10,000."""
+        return await self._driver.run(outbox.pending, Access(None, "worker", read_only=True))
+
+    async def epochs(self) -> dict[str, str]:
+        """Return the epochs by tenant."""
+        return await self._driver.run(epochs.listing, Access(None, "worker", read_only=True))
+
+    async def tenant_invalidate(self, scope: Scope) -> tuple[str, Written]:
+        """Give a tenant a new epoch."""
+        now = self._clock.now_ms()
+        tenant = Scope(scope.tenant)
+        return await self._write(tenant, lambda: epochs.invalidate(tenant, now))
+
+    async def user_invalidate(self, scope: Scope) -> Written:
+        """Leave word that everything of a user is to be read anew."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: outbox.invalidate_user(scope.tenant, scope.user, now))
 
     async def tenants(self, limit: int) -> list[str]:
         """Return the ids of all tenants in order."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint, text
 from sqlalchemy.dialects import postgresql
 
 metadata = MetaData(
@@ -197,6 +197,7 @@ assembly_metrics = Table(
     _at("recorded_at"),
 )
 
+_OPEN = text("done_at IS NULL")
 outbox = Table(
     "outbox",
     metadata,
@@ -206,12 +207,21 @@ outbox = Table(
     _text("kind"),
     _text("name"),
     _number("version"),
-    # The writing transaction (PostgreSQL): rows are replayed in order of visibility, never by clock.
+    # The writing transaction (PostgreSQL): what began earlier is told of first, whatever the writers' clocks say.
     _number("transaction_id", nullable=True),
     _at("created_at"),
     _at("done_at", nullable=True),
+    # Until when one relay has the row for itself. In no index: to claim a row must not move it.
+    _at("claimed_until", nullable=True),
     Index(None, "done_at"),
+    Index(None, "created_at", "tenant_id", "id"),
+    # What is still to be told, however many rows have been: nearly nothing.
+    Index("ix_outbox_open", "transaction_id", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
 )
+
+# What makes everything that is cached of a tenant a miss: random, so that it can only be the same or another. It stays
+# when the tenant is erased; it holds nothing of it.
+epochs = Table("epochs", metadata, _id("tenant_id"), _text("epoch"), _at("changed_at"))
 
 jobs = Table(
     "jobs",

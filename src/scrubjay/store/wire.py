@@ -107,7 +107,7 @@ class Wire:
         for result in results:
             if result.status not in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}:
                 raise psycopg.errors.error_from_result(result, encoding="utf-8")
-        return [_rows(results[index]) for index in expected]
+        return [rows_of(results[index]) for index in expected]
 
     def _send(self, calls: Sequence[Call]) -> tuple[list[int], dict[Statement, tuple[int, bytes]]]:
         """Put statements on their way; return where their results, and those of preparing, will stand."""
@@ -142,7 +142,8 @@ def _encoded(value: Any) -> bytes | None:
     return value.encode() if isinstance(value, str) else b"%d" % value
 
 
-def _rows(result: psycopg.pq.abc.PGresult) -> list[Row]:
+def rows_of(result: psycopg.pq.abc.PGresult) -> list[Row]:
+    """Return the rows of a result in text format."""
     columns = range(result.nfields)
     readers = [_READERS.get(result.ftype(column), bytes.decode) for column in columns]
     get = result.get_value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, Closed, ConfigurationError
@@ -48,8 +48,11 @@ class ValkeyClient:
         """Connections made: if it grew, the server may be another one, or have lost what it held."""
         self.wire: Wire | None = None
         """The connection; None before the first one. It may be lost."""
+        self.on_lost: Callable[[Exception], None] | None = None
+        """Called when a connection that was in use is gone: the server may come back as another one."""
         self._deadline = deadline
-        self._dialler = Dialler(url)
+        self.dialler = Dialler(url)
+        """Makes connections to the server."""
         self._scripts = {script.sha: script for script in scripts}
         self._connecting: asyncio.Task[Wire] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -69,11 +72,12 @@ class ValkeyClient:
     @property
     def url(self) -> CacheUrl:
         """The server."""
-        return self._dialler.url
+        return self.dialler.url
 
     def retarget(self, url: CacheUrl) -> None:
         """Use another server from the next connection on; the one to the old server drops out when that is gone."""
-        self._dialler = Dialler(url)
+        self.dialler = Dialler(url)
+        """Makes connections to the server."""
 
     async def check(self, deadline: float = CONNECT_DEADLINE_S) -> None:
         """Raise unless the server answers and accepts the credentials.
@@ -219,10 +223,10 @@ class ValkeyClient:
             self._loop = loop
 
     async def _connect(self) -> Wire:
-        dialler = self._dialler
+        dialler = self.dialler
         try:
             async with asyncio.timeout(CONNECT_DEADLINE_S):
-                wire = await dialler.connect(lambda: Wire(str(dialler.url), CONNECT_DEADLINE_S))
+                wire = await dialler.connect(lambda: Wire(str(dialler.url), CONNECT_DEADLINE_S, self._lost))
                 try:
                     await self._greet(wire, dialler)
                 except BaseException:
@@ -254,6 +258,10 @@ class ValkeyClient:
         if isinstance(role, list) and role[0] == b"slave":
             # A primary that was demoted still answers reads, from a past that invalidations no longer reach.
             raise CacheUnavailable(f"{dialler.url} is a replica; give the URL of the primary")
+
+    def _lost(self, reason: Exception) -> None:
+        if self.on_lost is not None and not self._closed:
+            self.on_lost(reason)
 
     def _connect_ended(self, task: asyncio.Task[Wire]) -> None:
         self._connecting = None

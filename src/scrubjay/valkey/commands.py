@@ -67,6 +67,16 @@ class Client(Protocol):
         """
         ...
 
+    async def ask(self, packed: bytes) -> Any:
+        """Send one command, packed, no script, and return its reply.
+
+        Raises:
+            CacheUnavailable: The server did not answer in time.
+            CacheAuthFailed: It wants credentials, or refuses those given.
+            Closed: The client is closed.
+        """
+        ...
+
     async def close(self) -> None:
         """Release all connections."""
         ...

@@ -18,6 +18,17 @@ class NullTier:
         """Miss everything."""
         return [_MISS] * len(reads)
 
+    async def value(self, key: HotKey) -> Loaded | MissReason:  # noqa: ARG002
+        """Miss."""
+        return MissReason.NOT_CACHED
+
+    async def lease(self, key: HotKey) -> Miss:  # noqa: ARG002
+        """Grant nothing."""
+        return _MISS
+
+    async def release(self, key: HotKey, lease: str) -> None:
+        """Take nothing."""
+
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         """Fill nothing."""
         return [False] * len(fills)
@@ -31,6 +42,10 @@ class NullTier:
         return True
 
     async def rotate(self, generation_key: str) -> bool:  # noqa: ARG002
+        """Succeed."""
+        return True
+
+    async def announce(self, tenant: str, epoch: str) -> bool:  # noqa: ARG002
         """Succeed."""
         return True
 

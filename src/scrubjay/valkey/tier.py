@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from scrubjay.core import notices
 from scrubjay.core.codec import HEADER_FIELD, Header
 from scrubjay.core.counters import CacheCounters
 from scrubjay.core.errors import CacheUnavailable, Closed
 from scrubjay.core.keys import HotKey
+from scrubjay.core.lives import Lives
 from scrubjay.core.policy import DAY
 from scrubjay.core.ports import Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Payload, Read, Shape
 from scrubjay.valkey.commands import Client, Command, Reply, Script, ServerError
+from scrubjay.valkey.line import Lines
+from scrubjay.valkey.wire import pack
 
 GENERATION_MS = 30 * DAY
 """How long an owner's generation lives. Without one everything of the owner is a miss, and a new one is made."""
@@ -35,7 +39,9 @@ FILL: Final = Script.packaged("fill")
 APPLY: Final = Script.packaged("apply")
 PUT: Final = Script.packaged("put")
 PUSH: Final = Script.packaged("push")
-SCRIPTS: Final = (READ, FILL, APPLY, PUT, PUSH)
+LEASE: Final = Script.packaged("lease")
+RELEASE: Final = Script.packaged("release")
+SCRIPTS: Final = (READ, FILL, APPLY, PUT, PUSH, LEASE, RELEASE)
 
 _REASONS: Final = (MissReason.ABSENT, MissReason.OUTDATED, MissReason.CORRUPT)
 _Group = list[tuple[int, Read]]
@@ -46,23 +52,30 @@ class ValkeyTier:
 
     Args:
         client: The way to the server; it should know `SCRIPTS`. It is closed with the tier.
-        incarnation: The id of the store's life; entries of another one are never believed.
+        lives: The store's lives by tenant, or the id of the only one; entries of another life are never believed.
         lease_ms: Milliseconds a reader may take to load before another may take over.
         new_id: Gives ids that no other process ever gives, of letters, digits, `_` and `-`; for leases and generations.
         counters: Where to count.
+        lines: Where changes are published, and where this process hears that a lease is free; None for no publishing.
     """
 
     def __init__(
         self,
         client: Client,
-        incarnation: str,
+        lives: Lives | str,
         lease_ms: int,
         new_id: Callable[[], str] | None = None,
         counters: CacheCounters | None = None,
+        lines: Lines | None = None,
     ) -> None:
         self.client = client
         self.counters = CacheCounters() if counters is None else counters
-        self._incarnation = incarnation
+        self._lives = Lives(lives) if isinstance(lives, str) else lives
+        self._lines = lines
+        self._own = "" if lines is None else lines.own
+        self._shared = "" if lines is None else lines.shared
+        self._sender = "" if lines is None else lines.process
+        self._packed: dict[str, bytes] = {}
         self._lease_ms = lease_ms
         self._new_id = new_id or _unique_ids()
 
@@ -85,6 +98,43 @@ class ValkeyTier:
         self._count_reads(reads, results)
         return results
 
+    async def value(self, key: HotKey) -> Loaded | MissReason:
+        """Read one VALUE by the shortest way: its bytes and its owner's generation in one command, checked here."""
+        packed = self._packed.get(key.key)
+        if packed is None:
+            if len(self._packed) >= _MAX_PACKED:
+                self._packed.clear()
+            packed = self._packed[key.key] = pack([("MGET", key.generation, key.key)])
+        try:
+            reply = await self.client.ask(packed)
+        except (CacheUnavailable, Closed):
+            self.counters.failures["read"] += 1
+            return MissReason.UNAVAILABLE
+        # Both in one step: a generation read before its value could be older than what the value was filled under.
+        if type(reply) is list and reply[1] is not None and reply[0] is not None:
+            raw = reply[1]
+            before = b"1;%b;%b;" % (self._lives.of(key.tenant).encode(), reply[0])
+            if raw.startswith(before):
+                loaded = _split(raw, len(before))
+                if loaded is not None:
+                    self.counters.hits[key.kind] += 1
+                    return loaded
+        return MissReason.ABSENT
+
+    async def lease(self, key: HotKey) -> Miss:
+        """Ask for the right to fill a key, whatever is there."""
+        token = self._new_id()
+        command = LEASE.command([key.generation, key.lease], (token, self._lease_ms, GENERATION_MS))
+        replies = await self._call([command], "lease")
+        if not replies or not isinstance(replies[0], list):
+            return _UNAVAILABLE
+        generation, granted = replies[0]
+        return Miss(MissReason.ABSENT, token if granted else None, generation.decode())
+
+    async def release(self, key: HotKey, lease: str) -> None:
+        """Give a lease back without filling."""
+        await self._tell([RELEASE.command([key.lease], (lease,))], "release")
+
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         """Fill what was loaded; False where the lease had been revoked or had run out."""
         replies = await self._call([self._fill_command(fill) for fill in fills], "fill")
@@ -100,9 +150,12 @@ class ValkeyTier:
     async def put(self, key: HotKey, loaded: Loaded) -> bool:
         """Put one whole value, whatever is there; False if the server could not be told."""
         assert isinstance(loaded.payload, bytes)
-        marked = Header(self._incarnation, "\n", loaded.version, loaded.count, loaded.whole, loaded.ttl_ms).encode()
+        marked = self._header(key, "\n", loaded, loaded.count)
         before, _, after = marked.partition(b"\n")
-        arguments = (self._new_id(), GENERATION_MS, before, after, loaded.ttl_ms, loaded.payload)
+        line = notices.change(self._sender, loaded.version, key.key)
+        arguments = (
+            self._new_id(), GENERATION_MS, before, after, loaded.ttl_ms, loaded.payload, self._shared, line
+        )  # fmt: skip
         return await self._tell([PUT.command([key.key, key.lease, key.generation], arguments)], "put")
 
     async def apply(self, mutations: Sequence[Mutation]) -> bool:
@@ -111,14 +164,24 @@ class ValkeyTier:
 
     async def rotate(self, generation_key: str) -> bool:
         """Give a new random generation to an owner: everything cached for it is a miss from now on."""
-        return await self._tell([self._rotate_command(generation_key)], "rotate")
+        return await self._tell(self._rotate_commands(generation_key), "rotate")
 
     async def erase(self, keys: Sequence[HotKey], generation_keys: Sequence[str]) -> bool:
         """Delete keys and their leases, and rotate generations; False if the server could not be told of all."""
         # Generations first: if the rest is lost on the way, nothing of it can be read any more.
-        commands = [self._rotate_command(key) for key in generation_keys]
-        commands += [("UNLINK", key.lease, key.key) for key in keys]
+        commands = [command for key in generation_keys for command in self._rotate_commands(key)]
+        commands += [self._apply_command(Mutation(key, Op.DROP)) for key in keys]
         return await self._tell(commands, "erase")
+
+    async def announce(self, tenant: str, epoch: str) -> bool:
+        """Tell all processes that a tenant has a new epoch; False if they could not be told."""
+        if self._lines is None:
+            return True
+        line = notices.epoch(self._sender, epoch, tenant)
+        # The stamp first: whoever misses the line finds with its next heartbeat that something has changed.
+        return await self._tell(
+            [("SET", self._lines.stamp, self._new_id()), ("PUBLISH", self._shared, line)], "announce"
+        )
 
     async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
         """Put an item at the head of a bounded list that lives `ttl_ms` milliseconds from now."""
@@ -219,7 +282,8 @@ class ValkeyTier:
 
     def _read_command(self, group: _Group, token: str, lease_ms: int) -> Command:
         keys = [group[0][1].key.generation]
-        arguments: list[bytes | str | int] = [self._incarnation, token, lease_ms, GENERATION_MS]
+        life = self._lives.of(group[0][1].key.tenant)
+        arguments: list[bytes | str | int] = [life, token, lease_ms, GENERATION_MS, self._own if lease_ms else ""]
         for _, read in group:
             keys += (read.key.key, read.key.lease)
             fields = read.fields if len(read.fields) <= MAX_FIELDS else ()
@@ -229,7 +293,7 @@ class ValkeyTier:
     def _fill_command(self, fill: Fill) -> Command:
         payload, loaded = fill.loaded.payload, fill.loaded
         count = loaded.count if isinstance(payload, bytes) else len(payload)
-        header = Header(self._incarnation, fill.generation, loaded.version, count, loaded.whole, loaded.ttl_ms).encode()
+        header = self._header(fill.key, fill.generation, loaded, count)
         items: Iterable[bytes] = ()
         if isinstance(payload, bytes):
             header = b"%b\n%b" % (header, payload)
@@ -250,13 +314,28 @@ class ValkeyTier:
         key, m = mutation.key, mutation
         return APPLY.command(
             [key.key, key.lease],
-            (self._incarnation, int(m.op), m.version, m.previous, m.keep, m.ttl_ms, *items),
-        )
+            (
+                self._lives.of(key.tenant), int(m.op), m.version, m.previous, m.keep, m.ttl_ms,
+                self._shared, notices.change(self._sender, m.version, key.key) if self._shared else "", *items,
+            ),
+        )  # fmt: skip
 
-    def _rotate_command(self, generation_key: str) -> Command:
-        return ("SET", generation_key, self._new_id(), "PX", GENERATION_MS)
+    def _rotate_commands(self, generation_key: str) -> list[Command]:
+        generation = self._new_id()
+        commands: list[Command] = [("SET", generation_key, generation, "PX", GENERATION_MS)]
+        if self._shared:
+            commands.append(("PUBLISH", self._shared, notices.generation(self._sender, generation, generation_key)))
+        return commands
+
+    def _header(self, key: HotKey, generation: str, loaded: Loaded, count: int) -> bytes:
+        life = self._lives.of(key.tenant)
+        return Header(
+            life, generation, loaded.version, count, loaded.whole, loaded.ttl_ms, loaded.fresh_until_ms, loaded.cost_ms
+        ).encode()
 
 
+_MAX_PACKED: Final = 20_000
+_MAX_HEADER: Final = 200
 _UNAVAILABLE: Final = Miss(MissReason.UNAVAILABLE)
 
 
@@ -289,8 +368,27 @@ def _decode(read: Read, found: Any, token: str, generation: str) -> Hit | Miss:
         if read.fields:
             payload = {field: payload[field] for field in read.fields if field in payload}
     # Split, not decoded: the script has just checked its form.
-    _, _, _, version, _, count, whole, ttl_ms = raw.split(b";")
-    return Hit(Loaded(int(version), payload, int(count), whole == b"w", int(ttl_ms)))
+    _, _, _, version, _, count, whole, ttl_ms, *fresh = raw.split(b";")
+    loaded = Loaded(int(version), payload, int(count), whole == b"w", int(ttl_ms))
+    if fresh:
+        loaded.fresh_until_ms, loaded.cost_ms = int(fresh[0]), int(fresh[1])
+    return Hit(loaded)
+
+
+def _split(raw: bytes, start: int) -> Loaded | None:
+    """Return a VALUE whose header says, up to `start`, what was wanted; None if the rest cannot be read."""
+    end = raw.find(b"\n", start, start + _MAX_HEADER)
+    parts = raw[start:end].split(b";")
+    try:
+        version, key_id, count, whole, ttl_ms = parts[:5]
+        if key_id != b"-" or end < 0:
+            return None
+        loaded = Loaded(int(version), raw[end + 1 :], int(count), whole == b"w", int(ttl_ms))
+        if len(parts) > 5:
+            loaded.fresh_until_ms, loaded.cost_ms = int(parts[5]), int(parts[6])
+    except (ValueError, IndexError):
+        return None
+    return loaded
 
 
 def _unique_ids() -> Callable[[], str]:

@@ -36,9 +36,11 @@ class Wire(asyncio.Protocol):
     Args:
         where: The server, for messages.
         deadline: Seconds within which each reply must have come.
+        on_lost: Called once, with the reason, when the connection is gone.
     """
 
-    def __init__(self, where: str, deadline: float) -> None:
+    def __init__(self, where: str, deadline: float, on_lost: Callable[[Exception], None] | None = None) -> None:
+        self._on_lost = on_lost
         self._deadline = deadline
         self.lost: Exception | None = None
         """Why the connection is gone; None while it lives."""
@@ -151,6 +153,8 @@ class Wire(asyncio.Protocol):
             if not future.done():
                 # One error each: a raised one collects the frames of whoever raises it.
                 future.set_exception(CacheUnavailable(str(reason)))
+        if self._on_lost is not None:
+            self._on_lost(reason)
 
     # --- what the event loop calls
 

@@ -1,11 +1,10 @@
-"""What crosses kinds: listings, the outbox, erasure, export."""
+"""What crosses kinds: listings, erasure, export."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from functools import cache
-from secrets import token_hex
 from typing import Any
 
 import orjson
@@ -15,6 +14,7 @@ from scrubjay.core.keys import Kind
 from scrubjay.core.ports import ErasedKeys
 from scrubjay.core.records import iso
 from scrubjay.core.scope import Scope
+from scrubjay.store.queries import epochs, outbox
 from scrubjay.store.queries.heads import as_bytes, scoped
 from scrubjay.store.sql import Batch, Call, Query, Statement
 from scrubjay.store.tables import TENANT_TABLES, USER_TABLES, metadata
@@ -23,12 +23,6 @@ _USERS = Statement("""
     SELECT DISTINCT user_id FROM heads WHERE tenant_id = :tenant AND user_id <> '' ORDER BY user_id LIMIT :limit
 """)
 _TENANTS = Statement("SELECT DISTINCT tenant_id FROM heads ORDER BY tenant_id LIMIT :limit")
-_CONFIRM = Statement("UPDATE outbox SET done_at = :now WHERE tenant_id = :tenant AND id = :id AND done_at IS NULL")
-_PURGE = Statement("""
-    DELETE FROM outbox WHERE (tenant_id, id) IN (
-        SELECT tenant_id, id FROM outbox WHERE done_at < :before ORDER BY done_at LIMIT :limit
-    ) RETURNING 1
-""")
 _ENQUEUE_ERASURE = Statement("""
     INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
     VALUES (:tenant, :id, :user, 'erasure', '', 0, :now)
@@ -58,17 +52,6 @@ def counts() -> Query[dict[str, int]]:
     return {name: rows[0][0] for name, rows in zip(tables, answers, strict=True)}
 
 
-def confirm(ids: Sequence[tuple[str, str]], now_ms: int) -> Query[None]:
-    """Mark outbox rows as done."""
-    yield Batch([(_CONFIRM, {"tenant": tenant, "id": id_, "now": now_ms}) for tenant, id_ in ids], last=True)
-
-
-def purge(before_ms: int, limit: int) -> Query[int]:
-    """Delete the oldest outbox rows that were done before a time; return how many."""
-    (gone,) = yield Batch([(_PURGE, {"before": before_ms, "limit": limit})], last=True)
-    return len(gone)
-
-
 def _where(table: Table, scope: Scope) -> str:
     by_user = "user_id" in table.columns and not scope.is_tenant
     return "tenant_id = :tenant" + (" AND user_id = :user" if by_user else "")
@@ -88,13 +71,15 @@ def _delete(table: str, where: str) -> Statement:
 @cache
 def _lock(table: str, columns: str, where: str, order: str) -> Statement:
     """Return the statement that reads rows and locks them in an order (SQLite has locked the whole file already)."""
-    statement = Statement(f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {order}")  # noqa: S608 - constants
-    statement.numbered += b" FOR UPDATE"
-    return statement
+    text = f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {order}"  # noqa: S608 - constants
+    return Statement(text, postgresql=f"{text} FOR UPDATE")
 
 
 def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
-    """Delete all rows of a user or a tenant; keep a receipt, and an outbox row for each owner."""
+    """Delete all rows of a user or a tenant; keep a receipt, and an outbox row for each owner.
+
+    An erased tenant has a new epoch: nothing of it may be read from any cache, also one that is told of nothing else.
+    """
     owner = scoped(scope)
     where = "tenant_id = :tenant" + ("" if scope.is_tenant else " AND user_id = :user")
     # Other writes of the tenant wait outside. Activity and confirmations, which are of many tenants, do not: their rows
@@ -128,7 +113,7 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     answers = yield Batch(deletes)
     rows = {str(table.name): len(gone) for table, gone in zip(tables, answers, strict=False) if gone}
     # The first is the row of the scope itself, and the receipt's id.
-    outbox_ids = {user: f"{now_ms:012x}{token_hex(10)}" for user in users}
+    outbox_ids = {user: outbox.new_id(now_ms) for user in users}
     subject = hashlib.blake2b(scope.user.encode(), key=salt.encode()[:64], digest_size=16).hexdigest()
     receipt: dict[str, Any] = {
         **owner,
@@ -142,8 +127,10 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
         (_ENQUEUE_ERASURE, {"tenant": tenant, "id": id_, "user": user, "now": now_ms})
         for user, id_ in outbox_ids.items()
     ]
-    yield Batch([(_RECEIPT, receipt), *notes], last=True)
-    return ErasedKeys(rows, names, receipt["id"], list(outbox_ids.values()))
+    change = epochs.Change.of(tenant, now_ms) if scope.is_tenant else None
+    yield Batch([(_RECEIPT, receipt), *notes, *(change.calls() if change else ())], last=True)
+    epoch = (change.epoch, change.outbox_id) if change else None
+    return ErasedKeys(rows, names, receipt["id"], list(outbox_ids.values()), epoch)
 
 
 def export(scope: Scope) -> Query[dict[str, Any]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from secrets import token_hex
 
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Written
 from scrubjay.core.scope import Scope
+from scrubjay.store.queries.outbox import new_id
 from scrubjay.store.sql import Call, Params, Rows, Statement
 
 # A head starts at a time in microseconds, not at 1, and above all that erasures deleted (clocks may go back): a new one
@@ -43,7 +43,7 @@ class Bump:
     @classmethod
     def of(cls, scope: Scope, kind: Kind, name: str, now_ms: int) -> Bump:
         """Return the bump of one thing's head."""
-        outbox_id = f"{now_ms:012x}{token_hex(10)}"
+        outbox_id = new_id(now_ms)
         params = {
             "tenant": scope.tenant,
             "user": scope.user,

@@ -2,15 +2,24 @@
 -- that no load begun before the write can fill.
 --
 -- KEYS: key, lease.
--- ARGV: store incarnation, operation, version, previous version, most items kept, ttl ms (0: none), then the items
---       (PUT, REPLACE: fields and values in turn; DELETE: fields; APPEND: items).
+-- ARGV: the store's life, operation, version, previous version, most items kept, ttl ms (0: none), the channel that
+--       changes are published on ('': none), what is published, then the items (PUT, REPLACE: fields and values in turn;
+--       DELETE: fields; APPEND: items).
 -- Returns 0 if there was nothing, 1 if it was applied, 2 if the entry had it already, 3 if the entry was deleted.
 
 local DROP, PUT, DELETE, REPLACE, APPEND, TRIM = '0', '1', '2', '3', '4', '5'
-local PATTERN = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);([wp]);%d+$'
+local PATTERN = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);([wp]);%d+[;%d]*$'
 local key, op, version, keep, ttl = KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[5]), ARGV[6]
 
-redis.call('UNLINK', KEYS[2])
+local held = redis.pcall('GET', KEYS[2])
+if held then
+  redis.call('UNLINK', KEYS[2])
+  if type(held) == 'string' then
+    for waiter in string.gmatch(held, '|([^|]+)') do redis.pcall('PUBLISH', waiter, 'f' .. KEYS[2]) end
+  end
+end
+-- An access list may forbid channels: then no process hears its own heartbeat, and none trusts what it holds itself.
+if ARGV[7] ~= '' then redis.pcall('PUBLISH', ARGV[7], ARGV[8]) end
 
 local function drop()
   return redis.call('UNLINK', key) * 3
@@ -29,7 +38,7 @@ if redis.call(is_list and 'LLEN' or 'HLEN', key) - 1 ~= tonumber(count) then ret
 
 -- In pieces: Lua's stack is bounded.
 local function each(command)
-  for first = 7, #ARGV, 1000 do
+  for first = 9, #ARGV, 1000 do
     redis.call(command, key, unpack(ARGV, first, math.min(first + 999, #ARGV)))
   end
 end

@@ -5,9 +5,17 @@
 --       and values in turn).
 -- Returns 1 if it was filled, 0 if not.
 
-if redis.pcall('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-if redis.pcall('GET', KEYS[3]) ~= ARGV[2] then
+-- The lease is its holder's token, and after it the channels of those who wait.
+local held = redis.pcall('GET', KEYS[2])
+if type(held) ~= 'string' or string.match(held, '^[^|]*') ~= ARGV[1] then return 0 end
+
+local function free()
   redis.call('UNLINK', KEYS[2])
+  for waiter in string.gmatch(held, '|([^|]+)') do redis.pcall('PUBLISH', waiter, 'f' .. KEYS[2]) end
+end
+
+if redis.pcall('GET', KEYS[3]) ~= ARGV[2] then
+  free()
   return 0
 end
 
@@ -31,7 +39,7 @@ local function write()
 end
 
 local filled = pcall(write)
-redis.call('UNLINK', KEYS[2])
+free()
 if filled then return 1 end
 redis.call('UNLINK', key)
 return 0

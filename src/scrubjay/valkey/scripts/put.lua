@@ -2,7 +2,8 @@
 -- before can fill.
 --
 -- KEYS: key, lease, generation.
--- ARGV: a new random id, generation ms, what stands before and after the generation in the header, ttl ms, payload.
+-- ARGV: a new random id, generation ms, what stands before and after the generation in the header, ttl ms, payload, the
+--       channel that changes are published on ('': none), what is published.
 -- Returns 1.
 
 local generation = redis.pcall('GET', KEYS[3])
@@ -12,4 +13,5 @@ if type(generation) ~= 'string' or #generation > 64 or not string.find(generatio
 end
 redis.call('UNLINK', KEYS[1], KEYS[2])
 redis.call('SET', KEYS[1], ARGV[3] .. generation .. ARGV[4] .. '\n' .. ARGV[6], 'PX', ARGV[5])
+if ARGV[7] ~= '' then redis.pcall('PUBLISH', ARGV[7], ARGV[8]) end
 return 1

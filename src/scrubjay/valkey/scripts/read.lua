@@ -1,14 +1,15 @@
 -- Read cached things of one owner. What cannot be trusted is deleted; what is missing is leased to the reader.
 --
 -- KEYS: the owner's generation; then, for each read, its key and its lease.
--- ARGV: store incarnation, a new random id, lease ms (0: no leases), generation ms; then, for each read, its shape, the most items
---       wanted (0: all), 1 to slide the expiry, how many fields are wanted (0: all), those fields.
+-- ARGV: the store's life, a new random id, lease ms (0: no leases), generation ms, the channel of a reader that waits for
+--       leases ('': it does not); then, for each read, its shape, the most items wanted (0: all), 1 to slide the expiry, how
+--       many fields are wanted (0: all), those fields.
 -- Returns the generation, then for each read what the server holds, header included, or, for a miss, the integer
 --       2 * reason + (1 if leased); reasons: 0 absent, 1 outdated, 2 corrupt.
 --
 -- One loop without functions: the server makes each function anew at every call, and this is the call of every hit.
 
-local HEADER = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);[wp];(%d+)'
+local HEADER = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);[wp];(%d+)[;%d]*'
 
 local generation = redis.pcall('GET', KEYS[1])
 if type(generation) ~= 'string' or #generation > 64 or not string.find(generation, '^[%w_%-]+$') then
@@ -17,7 +18,7 @@ if type(generation) ~= 'string' or #generation > 64 or not string.find(generatio
   generation = set.ok and ARGV[2] or ''
 end
 
-local replies, at = { generation }, 5
+local replies, at = { generation }, 6
 for i = 2, #KEYS, 2 do
   local key, shape, last, fields = KEYS[i], ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
   local raw, header, actual -- what to reply; its header; how many items there are, besides the header
@@ -66,6 +67,12 @@ for i = 2, #KEYS, 2 do
     local set = generation ~= '' and ARGV[3] ~= '0' and redis.pcall('SET', KEYS[i + 1], ARGV[2], 'NX', 'PX', ARGV[3])
     if set and set.ok then
       raw = raw + 1
+    elseif set == false then
+      -- Somebody else is loading. The lease notes who waits for it, a few dozen at most: others ask again by themselves.
+      local held = ARGV[5] ~= '' and redis.call('GET', KEYS[i + 1])
+      if held and #held < 4096 and not string.find(held, ARGV[5], 1, true) then
+        redis.pcall('SET', KEYS[i + 1], held .. '|' .. ARGV[5], 'KEEPTTL')
+      end
     elseif set and set.err and not string.find(set.err, 'OOM', 1, true) then
       -- Out of memory nobody can fill, and the miss stands without a lease. Any other refusal is the server's trouble.
       return redis.error_reply(set.err)

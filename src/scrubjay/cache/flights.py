@@ -1,0 +1,335 @@
+"""Loads under way: one for each key, in this process and, by leases, in all of them.
+
+A reader that misses joins the load that is under way here, or leads one. A leader asks the shared cache for the lease;
+where another process holds it, the leader waits to be woken, and looks again by itself now and then: the holder may have
+died. With the lease it loads from the store and fills; without a cache it only loads.
+
+A load serves whoever came while it was valid. A change that is heard of detaches it: those who have joined get its value
+(they began before the change was known here), those who come later lead another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scrubjay.cache.floors import Floors
+from scrubjay.cache.gate import Gate
+from scrubjay.cache.source import Source, kept
+from scrubjay.core.clock import Clock
+from scrubjay.core.lives import Lives
+from scrubjay.core.policy import MINUTE
+from scrubjay.core.ports import Fill, Hit, HotTier, Loaded, Miss, MissReason, Shape, Store
+
+NOTHING_MS = 30 * MINUTE
+"""How long it is cached that there is nothing, where what there is has no time to live, in milliseconds."""
+JITTER = 0.03
+"""The part of a time to live, at most, by which it is cut at random: what was filled together must not expire together."""
+FIRST_LOOK_S = 0.02
+LAST_LOOK_S = 0.1
+"""How long those who wait for another process's load wait before they look by themselves."""
+YOUNG_S = 0.25
+"""How long a load may be joined whose changes by other processes are not heard of here."""
+
+
+class Flight:
+    """One load under way.
+
+    Attributes:
+        source: What is loaded.
+        future: What it will give.
+        began: When it began, in seconds of the monotonic clock.
+    """
+
+    __slots__ = ("began", "future", "source")
+
+    def __init__(self, source: Source[Any], began: float) -> None:
+        self.source = source
+        self.began = began
+        self.future: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What loads work with.
+
+    Attributes:
+        store: The system of record.
+        hot: The shared cache.
+        gate: Whether that may be asked.
+        floors: The least versions that may be read from it.
+        clock: The time.
+        lives: The epochs of tenants.
+        lease_s: How long another process may take to load, in seconds.
+        fallback: How many loads may run at once while the shared cache cannot be asked.
+        chance: Random numbers from 0 to 1.
+    """
+
+    store: Store
+    hot: HotTier
+    gate: Gate
+    floors: Floors
+    lives: Lives
+    clock: Clock
+    lease_s: float
+    fallback: asyncio.Semaphore
+    chance: Callable[[], float] = random.random
+
+
+class Flights:
+    """The loads under way in this process.
+
+    Args:
+        parts: What they work with.
+        heard: Whether changes by other processes are heard of now.
+    """
+
+    def __init__(self, parts: Parts, heard: Callable[[], bool]) -> None:
+        self._parts = parts
+        self._heard = heard
+        self._flights: dict[str, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiters: dict[str, asyncio.Future[None]] = {}
+        self.joined = 0
+        """Reads that joined a load that was under way."""
+
+    async def load(self, wanted: Sequence[tuple[Source[Any], Hit | Miss | None]]) -> list[Loaded]:
+        """Return what the shared cache lacked.
+
+        Args:
+            wanted: What, each with what the shared cache answered; None if it was not asked for a lease.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+        """
+        flights: list[Flight] = []
+        lead: list[tuple[Flight, Hit | Miss | None]] = []
+        for source, answer in wanted:
+            flight = self._flights.get(source.read.key.key)
+            if flight is None or not self._serves(flight, source):
+                flight = Flight(source, self._parts.clock.monotonic())
+                self._flights[source.read.key.key] = flight
+                lead.append((flight, answer))
+            else:
+                self.joined += 1
+            flights.append(flight)
+        if lead:
+            task = asyncio.create_task(self._lead(lead), name="scrubjay-load")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        # Shielded: a reader that goes away takes the load from nobody.
+        return [await asyncio.shield(flight.future) for flight in flights]
+
+    def refresh(self, source: Source[Any]) -> Flight | None:
+        """Load something anew that is still served; None if somebody does it already."""
+        key = source.read.key.key
+        if key in self._flights:
+            return None
+        flight = self._flights[key] = Flight(source, self._parts.clock.monotonic())
+        task = asyncio.create_task(self._refresh(flight), name="scrubjay-refresh")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        flight.future.add_done_callback(_seen)
+        return flight
+
+    @property
+    def busy(self) -> int:
+        """How many loads and refreshes are under way."""
+        return len(self._tasks)
+
+    def detach(self, key: str) -> None:
+        """Let nobody join the load of a key any more: the key has changed."""
+        self._flights.pop(key, None)
+
+    def detach_where(self, which: Callable[[Source[Any]], bool]) -> None:
+        """Let nobody join the loads of some things any more."""
+        for key in [key for key, flight in self._flights.items() if which(flight.source)]:
+            del self._flights[key]
+
+    def free(self, lease_key: str) -> None:
+        """Wake those who wait for a lease."""
+        waiter = self._waiters.pop(lease_key, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def drain(self) -> None:
+        """Wait for the loads under way."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    def _serves(self, flight: Flight, source: Source[Any]) -> bool:
+        """Whether a load under way may serve another reader."""
+        had, want = flight.source.limit(), source.limit()
+        if flight.source.read.fields != source.read.fields or (had and (want > had or not want)):
+            return False
+        if flight.future.done() and flight.future.exception() is not None:
+            return False
+        return self._heard() or self._parts.clock.monotonic() - flight.began < YOUNG_S
+
+    # --- leading
+
+    async def _lead(self, lead: list[tuple[Flight, Hit | Miss | None]]) -> None:
+        try:
+            now, later = await self._sorted(lead)
+            # What is free is loaded in one go; what another process is loading is waited for, each by itself.
+            await asyncio.gather(self._load(now), *(self._wait(flight) for flight in later))
+        except BaseException as error:
+            for flight, _ in lead:
+                if not flight.future.done():
+                    flight.future.set_exception(error)
+                    flight.future.exception()
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for flight, _ in lead:
+                self._gone(flight)
+
+    def _gone(self, flight: Flight) -> None:
+        key = flight.source.read.key.key
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+    async def _sorted(
+        self, lead: list[tuple[Flight, Hit | Miss | None]]
+    ) -> tuple[list[tuple[Flight, Miss]], list[Flight]]:
+        """Return which loads to do now, with their leases, and which another process is doing."""
+        unasked = [flight for flight, answer in lead if answer is None]
+        answers: dict[Flight, Hit | Miss] = {}
+        if unasked:
+            found = await self._parts.hot.read([flight.source.read for flight in unasked])
+            answers = dict(zip(unasked, found, strict=True))
+        now: list[tuple[Flight, Miss]] = []
+        later: list[Flight] = []
+        for flight, given in lead:
+            answer = given if given is not None else answers[flight]
+            if isinstance(answer, Hit):
+                if self._admits(flight.source, answer.loaded) and flight.source.enough(answer.loaded):
+                    flight.future.set_result(answer.loaded)
+                    self._gone(flight)
+                else:
+                    now.append((flight, _NO_LEASE))
+            elif answer.lease is None and answer.reason not in _ALONE:
+                later.append(flight)
+            else:
+                now.append((flight, answer))
+        return now, later
+
+    def _admits(self, source: Source[Any], loaded: Loaded) -> bool:
+        return self._parts.floors.admits(source.read.key.key, loaded.version)
+
+    async def _wait(self, flight: Flight) -> None:
+        """Wait for another process's load; take over if it does not end."""
+        parts, source = self._parts, flight.source
+        until = parts.clock.monotonic() + parts.lease_s
+        pause = FIRST_LOOK_S
+        while parts.clock.monotonic() < until:
+            await self._woken(source.read.key.lease, pause)
+            pause = min(pause * 2, LAST_LOOK_S)
+            (answer,) = await parts.hot.read([source.read]) if parts.gate.open else (_NO_LEASE,)
+            if isinstance(answer, Hit):
+                if source.enough(answer.loaded) and self._admits(source, answer.loaded):
+                    flight.future.set_result(answer.loaded)
+                    return
+                break
+            if answer.lease is not None or answer.reason in _ALONE:
+                await self._load([(flight, answer)])
+                return
+        await self._load([(flight, _NO_LEASE)])
+
+    async def _woken(self, lease_key: str, seconds: float) -> None:
+        waiter = self._waiters.get(lease_key)
+        if waiter is None or waiter.done():
+            waiter = self._waiters[lease_key] = asyncio.get_running_loop().create_future()
+        await asyncio.wait([waiter], timeout=seconds)
+        if self._waiters.get(lease_key) is waiter:
+            del self._waiters[lease_key]
+
+    async def _load(self, flights: Sequence[tuple[Flight, Miss]]) -> None:
+        """Load from the store, serve those who wait, and fill what there is a lease for."""
+        if not flights:
+            return
+        parts = self._parts
+        since, began = parts.floors.moment(), parts.clock.monotonic()
+        try:
+            found = await self._fetched([flight.source for flight, _ in flights])
+        except BaseException:
+            await self._give_back(flights)
+            raise
+        cost_ms = max(1, round((parts.clock.monotonic() - began) * 1000))
+        fills: list[Fill] = []
+        for (flight, miss), loaded in zip(flights, found, strict=True):
+            key = flight.source.read.key
+            parts.floors.loaded(key.key, loaded.version, since)
+            fill = None if miss.lease is None else self._fill(flight.source, loaded, cost_ms, miss)
+            if fill is not None:
+                loaded.fresh_until_ms = fill.loaded.fresh_until_ms
+                fills.append(fill)
+            flight.future.set_result(loaded)
+        unfilled = [pair for pair in flights if all(pair[0].source.read.key is not fill.key for fill in fills)]
+        if fills:
+            await parts.hot.fill(fills)
+        await self._give_back(unfilled)
+
+    async def _fetched(self, sources: Sequence[Source[Any]]) -> list[Loaded]:
+        """Return what the store has, and what is computed."""
+        stored = [source for source in sources if source.loader is None]
+        if len(stored) == len(sources):
+            return await self._stored(stored)
+        loaders = [source.loader() for source in sources if source.loader is not None]
+        from_store, made = await asyncio.gather(self._stored(stored), asyncio.gather(*loaders))
+        found, computed = iter(from_store), iter(made)
+        return [next(found if source.loader is None else computed) for source in sources]
+
+    async def _stored(self, sources: Sequence[Source[Any]]) -> list[Loaded]:
+        loads = [source.store_load() for source in sources]
+        if not loads or self._parts.gate.open:
+            return await self._parts.store.load(loads)
+        # Everybody comes to the store now: it must have room for writes, too.
+        async with self._parts.fallback:
+            return await self._parts.store.load(loads)
+
+    async def _give_back(self, flights: Sequence[tuple[Flight, Miss]]) -> None:
+        for flight, miss in flights:
+            if miss.lease is not None:
+                await self._parts.hot.release(flight.source.read.key, miss.lease)
+
+    def _fill(self, source: Source[Any], loaded: Loaded, cost_ms: int, miss: Miss) -> Fill | None:
+        """Return the fill of what was loaded, with its times; None if it is not to be cached."""
+        keep = kept(source, loaded)
+        if keep is None or miss.lease is None:
+            return None
+        if not keep.ttl_ms and not keep.count:
+            # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not there.
+            keep.ttl_ms = NOTHING_MS
+        if keep.ttl_ms and source.read.shape is Shape.VALUE and not source.read.slide and not keep.left_ms:
+            keep.ttl_ms = max(1, round(keep.ttl_ms * (1 - JITTER * self._parts.chance())))
+            keep.fresh_until_ms, keep.cost_ms = self._parts.clock.now_ms() + keep.ttl_ms, cost_ms
+            keep.left_ms = keep.ttl_ms + source.stale_ms
+        return Fill(source.read.key, source.read.shape, keep, miss.lease, miss.generation)
+
+    async def _refresh(self, flight: Flight) -> None:
+        """Load anew what is there, if nobody else does, in any process."""
+        try:
+            miss = await self._parts.hot.lease(flight.source.read.key)
+            if miss.lease is None:
+                flight.future.cancel()
+            else:
+                await self._load([(flight, miss)])
+        except Exception as error:  # noqa: BLE001 - who serves the old value meanwhile is not concerned; others load anew
+            if not flight.future.done():
+                flight.future.set_exception(error)
+        finally:
+            self._gone(flight)
+
+
+_ALONE = frozenset({MissReason.UNAVAILABLE, MissReason.NOT_CACHED})
+"""Misses for which nobody else loads."""
+_NO_LEASE = Miss(MissReason.NOT_CACHED)
+
+
+def _seen(future: asyncio.Future[Loaded]) -> None:
+    if not future.cancelled():
+        future.exception()

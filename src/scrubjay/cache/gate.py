@@ -1,0 +1,98 @@
+"""The gate before the shared cache: a circuit breaker whose half-open state is a replay.
+
+Behind a closed gate nobody asks the server, and nobody waits for it. It closes with the first call that the server does
+not answer, or when a connection is lost: both mean that entries may be gone, or back from the past. It opens when the
+server answers again and everything that it may have missed has been told. Only a task of its own probes the server, so no
+reader ever pays for a probe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from scrubjay.core.clock import Clock
+from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
+
+FIRST_PROBE_S = 0.02
+LAST_PROBE_S = 0.5
+log = logging.getLogger("scrubjay")
+
+
+class Gate:
+    """Whether the shared cache is trusted.
+
+    Args:
+        recover: Probes the server and tells it what it missed; raises `CacheUnavailable` or `StoreUnavailable` while
+            that cannot be done.
+        clock: For durations.
+
+    Attributes:
+        open: Whether the shared cache may be asked.
+        closings: How often the gate was closed.
+    """
+
+    def __init__(self, recover: Callable[[], Awaitable[None]], clock: Clock) -> None:
+        self.open = False
+        self.closings = 0
+        self._recover = recover
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+        self._closed_at = clock.monotonic()
+        self._troubles = 0
+        self._ended = False
+
+    @property
+    def closed_for(self) -> float:
+        """Seconds since the gate was closed; 0 while it is open."""
+        return 0.0 if self.open else self._clock.monotonic() - self._closed_at
+
+    async def start(self) -> bool:
+        """Try to open the gate now; go on in the background if that fails. Return whether it is open."""
+        if not await self._try():
+            self._probe()
+        return self.open
+
+    def close(self, why: object) -> None:
+        """Close the gate, until the server answers and has been told what it missed."""
+        if self._ended:
+            return
+        self._troubles += 1
+        if self.open:
+            self.open = False
+            self.closings += 1
+            self._closed_at = self._clock.monotonic()
+            log.warning("the cache is not asked until it has recovered: %s", why)
+        self._probe()
+
+    async def end(self) -> None:
+        """Close the gate for good."""
+        self._ended = True
+        self.open = False
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _probe(self) -> None:
+        if not self._ended and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._probing(), name="scrubjay-gate")
+
+    async def _probing(self) -> None:
+        pause = FIRST_PROBE_S
+        while not await self._try():
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads probes
+            pause = min(pause * 2, LAST_PROBE_S)
+        log.warning("the cache has recovered; it is asked again")
+
+    async def _try(self) -> bool:
+        troubles = self._troubles
+        try:
+            await self._recover()
+        except (CacheUnavailable, StoreUnavailable) as error:
+            log.debug("the cache has not recovered yet: %s", error)
+            return False
+        # What went wrong meanwhile may have undone what was told.
+        self.open = not self._ended and self._troubles == troubles
+        return self.open or self._ended

@@ -1,0 +1,100 @@
+"""What can be read: where the cache holds a thing, how the store loads it, how its payload is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from scrubjay.core.counters import Tally
+from scrubjay.core.ports import Load, Loaded, Read
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Source(Generic[T]):
+    """One thing to read. Not to be changed once made: handles keep and share them.
+
+    Attributes:
+        read: The cache's key and shape.
+        load: What to ask of the store on a miss.
+        decode: Turns the payload into the value; raises `Corrupt` for what cannot be read.
+        wanted: How many items the caller needs; fewer in a cached part (not the whole) are a miss. 0: any.
+        keep: The most items that are cached, the newest; 0 for all.
+        ttl_ms: The time to live of a fill, unless the load names its own; 0 for none.
+        stale_ms: How long beyond it the value may be served while it is loaded anew.
+        cacheable: Whether policy lets it be cached at all.
+        local: Whether it may be held in process memory: its value is read-only, and its changes are published.
+        max_bytes: The largest payload that is cached, in bytes; 0 for no limit.
+        tally: Where its reads are counted.
+        loader: Makes it, where it is not the store that has it.
+        key: The key in the cache.
+    """
+
+    read: Read
+    load: Load
+    decode: Callable[[Loaded], T]
+    wanted: int = 0
+    keep: int = 0
+    ttl_ms: int = 0
+    stale_ms: int = 0
+    cacheable: bool = True
+    local: bool = False
+    max_bytes: int = 0
+    tally: Tally = field(default_factory=Tally)
+    loader: Callable[[], Awaitable[Loaded]] | None = None
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = self.read.key.key
+
+    def enough(self, loaded: Loaded) -> bool:
+        """Return whether what is there is as much as the caller needs."""
+        return loaded.whole or loaded.count >= self.wanted
+
+    def limit(self) -> int:
+        """Return how many items serve both the caller and the cache; 0 for all."""
+        return max(self.wanted, self.keep)
+
+    def store_load(self) -> Load:
+        """Return the load that serves both the caller and the cache."""
+        limit = self.limit()
+        return replace(self.load, limit=limit) if limit else self.load
+
+
+def kept(source: Source[T], loaded: Loaded) -> Loaded | None:
+    """Return what of a load is cached: the newest items, within the bytes that are allowed; None if that is nothing."""
+    payload = loaded.payload
+    whole = loaded.whole
+    if isinstance(payload, list):
+        payload = _newest(payload, source)
+        whole = whole and len(payload) == loaded.count
+    elif isinstance(payload, bytes) and source.keep and loaded.count > source.keep:
+        # A larger page than the cache keeps was asked for; it is served and not cached.
+        return None
+    if not loaded.lasting or (source.max_bytes and payload_size(payload) > source.max_bytes):
+        return None
+    count = loaded.count if isinstance(payload, bytes) else len(payload)
+    return Loaded(loaded.version, payload, count, whole, loaded.ttl_ms or source.ttl_ms, loaded.left_ms)
+
+
+def payload_size(payload: bytes | dict[bytes, bytes] | list[bytes]) -> int:
+    """Return the bytes of a payload."""
+    if isinstance(payload, bytes):
+        return len(payload)
+    if isinstance(payload, dict):
+        return sum(len(key) + len(value) for key, value in payload.items())
+    return sum(map(len, payload))
+
+
+def _newest(items: list[bytes], source: Source[T]) -> list[bytes]:
+    items = items[-source.keep :] if source.keep else items
+    if not source.max_bytes or sum(map(len, items)) <= source.max_bytes:
+        return items
+    room = source.max_bytes
+    for place in range(len(items) - 1, -1, -1):
+        room -= len(items[place])
+        if room < 0:
+            return items[place + 1 :]
+    return items

@@ -1,0 +1,405 @@
+"""What is open behind a Scrubjay: made from settings, kept going, told about, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from secrets import token_hex
+from typing import Any
+
+import orjson
+
+from scrubjay.assembly import message_tokens
+from scrubjay.cache.aside import CacheAside, Watch
+from scrubjay.cache.coherence import Coherence
+from scrubjay.cache.confirm import OutboxConfirmer
+from scrubjay.cache.flights import Parts as Loading
+from scrubjay.cache.floors import Floors
+from scrubjay.cache.gate import Gate
+from scrubjay.cache.l1 import L1
+from scrubjay.cache.recovery import Recovery
+from scrubjay.cache.relay import Relay
+from scrubjay.core.clock import Clock
+from scrubjay.core.counters import CacheCounters, Tallies, add_counters
+from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, ConfigurationError, StoreUnavailable
+from scrubjay.core.keys import KeySpace
+from scrubjay.core.lives import Lives
+from scrubjay.core.policy import SECOND
+from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
+from scrubjay.memory.activity import ActivityLog
+from scrubjay.memory.services import Services
+from scrubjay.models.tokenizers import BytePairTokenizer
+from scrubjay.observe.recorder import ProcessRecorder
+from scrubjay.settings import Settings
+from scrubjay.store.open import open_store
+from scrubjay.valkey.client import ValkeyClient
+from scrubjay.valkey.embedded import EmbeddedValkey
+from scrubjay.valkey.line import Lines, ValkeyLink
+from scrubjay.valkey.null import NullTier
+from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
+from scrubjay.valkey.url import CacheKind, CacheUrl
+
+log = logging.getLogger("scrubjay")
+_STATS_EVERY_S = 5.0
+_STATS_TTL_MS = 60_000
+_CONFIRM_EVERY_S = 0.1
+"""How often outbox rows are confirmed: well before a relay would take them for forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a Scrubjay is made from."""
+
+    settings: Settings
+    clock: Clock
+    tokenizer: Tokenizer
+    summarizer: Summarizer
+    cache_url: CacheUrl
+
+
+@dataclass(frozen=True, slots=True)
+class CacheServer:
+    """The shared cache as it is reached.
+
+    Attributes:
+        hot: The tier.
+        client: The way to it; None for `none:`.
+        embedded: The private server, if it is one.
+        lives: The epochs under which it is read.
+        lines: The channels of this process.
+    """
+
+    hot: HotTier
+    client: ValkeyClient | None
+    embedded: EmbeddedValkey | None
+    lives: Lives
+    lines: Lines
+
+
+@dataclass(slots=True)
+class Engine:
+    """Everything that is open."""
+
+    settings: Settings
+    services: Services
+    counters: CacheCounters
+    recorder: ProcessRecorder
+    confirmer: OutboxConfirmer
+    server: CacheServer
+    gate: Gate
+    relay: Relay
+    coherence: Coherence | None
+    process: str
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def client(self) -> ValkeyClient | None:
+        """The way to the cache server; None for `none:`."""
+        return self.server.client
+
+    async def begin(self) -> None:
+        """Tell the cache what it may have missed, and start what goes on in the background."""
+        await self.gate.start()
+        self._spawn("housekeeping", self.settings.housekeeping, self._house())
+        self._spawn("confirm", min(_CONFIRM_EVERY_S, self.settings.housekeeping), self.tidy_outbox)
+        if self.coherence is not None:
+            self._spawn("relay", self.settings.cache_deadline / 2, self._relay)
+            self.tasks.append(asyncio.create_task(self.coherence.run(), name="scrubjay-line"))
+            self.tasks.append(asyncio.create_task(self.coherence.beat(), name="scrubjay-beat"))
+            await self.coherence.stands(self.settings.cache_timeout)
+
+    async def stop(self) -> None:
+        """Write what is pending, stop in the reverse order of starting."""
+        self.services.closed = True
+        await self.services.aside.drain()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        async with AsyncExitStack() as stack:
+            # In the reverse order, each whatever becomes of the others.
+            if self.server.embedded is not None:
+                stack.push_async_callback(asyncio.to_thread, self.server.embedded.stop)
+            stack.push_async_callback(self.services.store.close)
+            stack.push_async_callback(self.services.hot.close)
+            stack.push_async_callback(self.gate.end)
+            if self.coherence is not None:
+                stack.push_async_callback(self.coherence.end)
+            await self.tidy(everything=True)
+
+    def _spawn(self, name: str, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        self.tasks.append(asyncio.create_task(_repeat(name, every_s, work), name=f"scrubjay-{name}"))
+
+    def _house(self) -> Callable[[], Awaitable[None]]:
+        published = -_STATS_EVERY_S
+
+        async def work() -> None:
+            nonlocal published
+            await self.tidy(everything=False)
+            now = self.services.clock.monotonic()
+            if now - published >= _STATS_EVERY_S:
+                published = now
+                await self.publish()
+                await self.revive()
+
+        return work
+
+    async def _relay(self) -> None:
+        """Tell of what a process that died has committed and not told of."""
+        if self.gate.open:
+            try:
+                await self.relay.drain(round(self.settings.cache_deadline * SECOND / 4))
+            except CacheUnavailable as error:
+                self.gate.close(error)
+
+    async def tidy(self, *, everything: bool) -> None:
+        """Write activity and confirmations to the store; what cannot be written now waits."""
+        for write in (partial(self.services.activity.flush, everything=everything), self.confirmer.flush):
+            try:
+                await write()
+            except StoreUnavailable as error:
+                log.warning("what was noted of sessions and invalidations is written later: %s", error)
+
+    async def tidy_outbox(self) -> None:
+        """Write confirmations."""
+        if self.confirmer.pending:
+            await self.confirmer.flush()
+
+    async def publish(self) -> None:
+        """Publish this process's counters for other processes' `stats`."""
+        hot = self.services.hot
+        if isinstance(hot, ValkeyTier):
+            keys = self.services.keys
+            payload = orjson.dumps({"recorder": self.recorder.as_dict(), "cache": self._counted()})
+            now = self.services.clock.now_ms()
+            await hot.publish_stats(keys.stats(self.process), keys.stats_index(), payload, _STATS_TTL_MS, now)
+
+    async def revive(self) -> None:
+        """Start the private server again if it died."""
+        embedded, client = self.server.embedded, self.server.client
+        if embedded is not None and client is not None and await self.services.hot.ping() is None:
+            path = await asyncio.to_thread(embedded.ensure_running)
+            client.retarget(CacheUrl(CacheKind.SERVER, path=str(path)))
+
+    async def stats(self) -> dict[str, Any]:
+        """See `AsyncScrubjay.stats`."""
+        await self.publish()
+        total, cache, processes = await self._all_processes()
+        info = await self.services.hot.info()
+        return {
+            "processes": processes,
+            "hit_rate": total.hit_rate,
+            "reads": {"hits": total.hits, "misses": total.misses},
+            "latencies": total.latencies(),
+            "cache": cache,
+            "local": self._local(),
+            "server": None if info is None else {name: info.get(name) for name in _SERVER_FIELDS if name in info},
+            "store": await self.services.store.counts(),
+        }
+
+    def _counted(self) -> dict[str, dict[str, int]]:
+        aside = self.services.aside
+        return {
+            **self.counters.as_dict(),
+            "local": {
+                "hits": self.recorder.local_hits,
+                "evictions": aside.l1.evictions,
+                "drops": aside.l1.drops,
+                "bytes": aside.l1.bytes,
+                "entries": len(aside.l1),
+            },
+            "loads": {"joined": aside.flights.joined, "refreshed": aside.refreshes},
+            "coherence": self._coherence_counts(),
+        }
+
+    def _coherence_counts(self) -> dict[str, int]:
+        line = {} if self.coherence is None else asdict(self.coherence.health)
+        line.pop("beat_s", None)
+        return {**line, "relayed": self.relay.relayed, "gate_closings": self.gate.closings}
+
+    def _local(self) -> dict[str, Any]:
+        """Return the state of this process."""
+        l1 = self.services.aside.l1
+        return {
+            "entries": len(l1),
+            "bytes": l1.bytes,
+            "max_bytes": l1.max_bytes,
+            "served": self.coherence is not None and self.coherence.alive,
+            "shared_cache": "asked" if self.gate.open else "not asked",
+        }
+
+    async def _all_processes(self) -> tuple[ProcessRecorder, dict[str, dict[str, int]], int]:
+        hot = self.services.hot
+        published = await hot.read_stats(self.services.keys.stats_index()) if isinstance(hot, ValkeyTier) else None
+        if not published:
+            counted = self._counted()
+            return self.recorder, counted, 1
+        total = ProcessRecorder()
+        cache: dict[str, dict[str, int]] = {}
+        for raw in published.values():
+            try:
+                each = orjson.loads(raw)
+                total.merge(each["recorder"])
+                add_counters(cache, each["cache"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                log.warning("the counters of one process cannot be read; another version may have published them")
+        return total, cache, len(published)
+
+    async def health(self) -> dict[str, Any]:
+        """See `AsyncScrubjay.health`."""
+        started = self.services.clock.monotonic()
+        try:
+            await self.services.store.ping()
+            store: dict[str, Any] = {"ok": True, "latency_ms": (self.services.clock.monotonic() - started) * 1000}
+        except StoreUnavailable as error:
+            store = {"ok": False, "error": str(error)}
+        ping = await self.services.hot.ping()
+        cache: dict[str, Any] = {"ok": False, "error": "no answer"}
+        if ping is not None:
+            cache = {"ok": self.gate.open, "latency_ms": ping}
+            if not self.gate.open:
+                cache["error"] = "it answers, and has not been told yet what it missed"
+        return {
+            "ok": store["ok"],
+            "store": store,
+            "cache": cache,
+            "memory": {"ok": self._local()["served"]},
+            "outbox_pending": self.confirmer.pending,
+        }
+
+
+_SERVER_FIELDS = (
+    "valkey_version", "redis_version", "process_id", "uptime_in_seconds", "connected_clients", "used_memory",
+    "maxmemory", "maxmemory_policy", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses",
+)  # fmt: skip
+
+
+async def _repeat(name: str, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something again and again, for as long as the process lives."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await work()
+        except (CacheUnavailable, StoreUnavailable, ConfigurationError) as error:
+            log.warning("%s is put off: %s", name, error)
+        except Exception:
+            # Nobody awaits this task: were it to end, state would expire under its users.
+            log.exception("%s failed; it goes on", name)
+
+
+async def start(parts: Parts) -> Engine:
+    """Open everything.
+
+    Raises:
+        ConfigurationError: A setting or a URL cannot work.
+        StoreUnavailable: The store cannot be reached.
+        CacheAuthFailed: The cache server wants other credentials.
+    """
+    settings, clock = parts.settings, parts.clock
+    policies = settings.policies()
+    if isinstance(parts.tokenizer, BytePairTokenizer):
+        # It takes some 100 ms to load: not in the middle of the first request.
+        await asyncio.to_thread(parts.tokenizer.preload)
+    store = await open_store(
+        settings.store_url,
+        clock=clock,
+        policies=policies,
+        timeout_s=settings.store_timeout,
+        max_connections=settings.store_connections,
+    )
+    counters = CacheCounters()
+    try:
+        server = await _open_cache(parts, store.incarnation, counters)
+    except BaseException:
+        await store.close()
+        raise
+    engine = _assembled(parts, store, server, counters)
+    try:
+        await engine.begin()
+    except BaseException:
+        await engine.stop()
+        raise
+    return engine
+
+
+def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheCounters) -> Engine:
+    settings, clock = parts.settings, parts.clock
+    policies, keys, recorder = settings.policies(), KeySpace(settings.prefix), ProcessRecorder()
+    confirmer = OutboxConfirmer(store.confirm)
+
+    async def recover() -> None:
+        await recovery()
+
+    gate = Gate(recover, clock)
+    # A quarter of the connections is left to writes.
+    fallback = asyncio.Semaphore(max(1, settings.store_connections * 3 // 4))
+    loading = Loading(store, server.hot, gate, Floors(), server.lives, clock, policies.lease_ms / SECOND, fallback)
+    l1 = L1(settings.local_memory if server.client is not None else 0, clock.monotonic)
+    aside = CacheAside(loading, l1, Watch(confirmer, counters, recorder))
+    claim_ms = round(settings.cache_deadline * SECOND)
+    relay = Relay(store, server.hot, aside, keys, server.lives, clock, claim_ms)
+    coherence: Coherence | None = None
+    recovery: Callable[[], Awaitable[None]] = _nothing
+    if server.client is not None:
+        link = ValkeyLink(server.client, server.lines, settings.default_tenant)
+        coherence = Coherence(aside, gate, relay, link, keys, clock, settings.cache_deadline)
+        recovery = Recovery(server.hot, aside, relay, partial(getattr, coherence, "last_beat_ms"))
+        server.client.on_lost = gate.close
+    tallies = Tallies()
+    services = Services(
+        store=store,
+        hot=server.hot,
+        aside=aside,
+        keys=keys,
+        policies=policies,
+        clock=clock,
+        tokenizer=parts.tokenizer,
+        message_tokens=message_tokens,
+        summarizer=parts.summarizer,
+        activity=ActivityLog(store, server.hot, keys, policies, clock),
+        tallies=tallies,
+        lives=server.lives,
+    )
+    recorder.count_local = tallies.local_hits
+    process = f"{socket.gethostname()}-{os.getpid()}-{server.lines.process}"
+    return Engine(settings, services, counters, recorder, confirmer, server, gate, relay, coherence, process)
+
+
+async def _nothing() -> None:
+    """There is no server to tell."""
+
+
+async def _open_cache(parts: Parts, incarnation: str, counters: CacheCounters) -> CacheServer:
+    url, settings = parts.cache_url, parts.settings
+    lives, lines = Lives(incarnation), Lines(settings.prefix, token_hex(6))
+    if url.kind is CacheKind.NONE:
+        return CacheServer(NullTier(), None, None, lives, lines)
+    embedded = None
+    if url.kind is CacheKind.EMBEDDED:
+        embedded = EmbeddedValkey(settings.data_dir, maxmemory_bytes=settings.cache_memory)
+        url = CacheUrl(CacheKind.SERVER, path=str(await asyncio.to_thread(embedded.start)))
+    client = ValkeyClient(url, deadline=settings.cache_timeout, scripts=SCRIPTS)
+    try:
+        await client.check()
+    except CacheUnavailable as error:
+        if isinstance(error, CacheAuthFailed):
+            await _give_up(client, embedded)
+            raise
+        # The cache is never needed: everything is served from the store until it is back.
+        log.warning("the cache cannot be reached, reads go to the store: %s", error)
+    except BaseException:
+        await _give_up(client, embedded)
+        raise
+    tier = ValkeyTier(client, lives, settings.policies().lease_ms, counters=counters, lines=lines)
+    return CacheServer(tier, client, embedded, lives, lines)
+
+
+async def _give_up(client: ValkeyClient, embedded: EmbeddedValkey | None) -> None:
+    await client.close()
+    if embedded is not None:
+        await asyncio.to_thread(embedded.stop)
