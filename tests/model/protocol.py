@@ -1,12 +1,12 @@
 """A model of the coherence protocol on one key, small enough that every interleaving of it can be tried.
 
-It has the store, the cache server (L2), processes with what each keeps in memory (L1), readers and writers, a relay, and
-what goes wrong: evictions, lost commands, killed writers, cut links, a failover that forgets the last changes. `search`
-goes through all states, breadth first, and returns the shortest way to a broken promise, if there is one. `Guard` names
-what keeps the promises; without any one of them a promise breaks.
+It has the store, the cache server (L2), processes with what each keeps in memory (L1), readers and writers, a relay,
+and what goes wrong: evictions, lost commands, killed writers, cut links, a failover that forgets the last changes.
+`search` goes through all states, breadth first, and returns the shortest way to a broken promise, if there is one.
+`Guard` names what keeps the promises; without any one of them a promise breaks.
 
-What a step does, it does at once. Where two things take place at different times (a server answers, the answer arrives),
-they are two steps, and anything may come between them.
+What a step does, it does at once. Where two things take place at different times (a server answers, the answer
+arrives), they are two steps, and anything may come between them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ class Guard(Enum):
     AGAIN = "what could not be told is struck off only if nothing was added while it was told"
     FLOOR = "what L2 holds below the floor of the process is a miss"
     SEEN = "all that was returned raises the floor, not only loads and writes"
+    STAY = "a floor stays, also once L2 has shown that version"
     LOW = "what L1 holds below the floor is a miss as well"
     DETACH = "a read does not join a load begun before an invalidation or an own write"
     BELOW = "a read that joined a load and gets what was below the floor when it began, reads for itself"
     DEADLINE = "L1 is not read once the heartbeat is late"
     AGE = "a read does not join a load older than the deadline"
+    PART = "a read does not join a load begun before the subscription was back"
     EMPTY = "L1 is emptied when the subscription is back"
     TEAR = "all tickets are torn up when the subscription is back"
     REPLAY = "a process replays the rows of the window before it trusts a server it had lost"
@@ -90,12 +92,21 @@ class Phase(IntEnum):
     DONE = 12
 
 
+class Ticket(IntEnum):
+    """Whether what a read finds may enter L1, and whether another may join it: both end with the same things."""
+
+    TORN = 0
+    JOIN = 1
+    """To be joined only: what a missing guard leaves."""
+    WHOLE = 2
+
+
 class Read(NamedTuple):
     phase: Phase = Phase.IDLE
     need: int = 0
     """The oldest version it may return, and by which promise: 4 * version + promise."""
     floor: int = 0
-    ticket: bool = False
+    ticket: Ticket = Ticket.TORN
     leased: bool = False
     generation: int = 0
     version: int = 0
@@ -146,6 +157,9 @@ class Left(NamedTuple):
     forgets: int = 0
 
 
+NOTHING_WRONG = Left()
+
+
 class State(NamedTuple):
     version: int
     rows: frozenset[int]
@@ -184,7 +198,7 @@ class Size:
     writers: tuple[int, ...] = (1,)
     erasures: frozenset[int] = frozenset()
     refresh: bool = False
-    left: Left = Left()
+    left: Left = NOTHING_WRONG
     forgotten: int = 1
     promises: tuple[Promise, ...] = (Promise.NEWS, Promise.ORDER, Promise.OWN)
     fine: bool = False
@@ -312,7 +326,7 @@ class Model:
     def _settle(self, s: State, p: int, version: int) -> State:
         """A process learns of its own write: nothing that it read before may enter L1, or be returned by a new read."""
         process = s.processes[p]
-        reads = tuple(r._replace(ticket=False) for r in process.reads)
+        reads = tuple(r._replace(ticket=Ticket.TORN) for r in process.reads)
         floor = max(process.floor, version) if self.on[Guard.FLOOR] else 0
         return _with(s, p, process._replace(l1=0, reads=reads, floor=floor))
 
@@ -348,7 +362,7 @@ class Model:
         return s._replace(l2=l2)
 
     def _fresh(self, s: State, *, rotate: bool = True) -> int:
-        """Return a generation that never was; a count starts at 1, and what was there is not known after an eviction."""
+        """Return a generation that never was; a count starts at 1, also after an eviction."""
         if not self.on[Guard.RANDOM]:
             return max(s.l2.generation, 1) + 1 if rotate else 1
         used = [s.l2.generation, s.l2.of]
@@ -371,7 +385,7 @@ class Model:
     def _fail_over(self, s: State, out: list[Step]) -> None:
         """L2 goes back, and every connection breaks; what had been delivered or was on its way stays delivered."""
         for back, l2 in enumerate(s.past, 1):
-            processes = tuple(p._replace(lost=True, link=max(p.link % Link.BACK, Link.CUT)) for p in s.processes)
+            processes = tuple(p._replace(lost=True, link=Link(max(p.link % Link.BACK, Link.CUT))) for p in s.processes)
             left = s.left._replace(failovers=s.left.failovers - 1)
             after = s._replace(l2=l2, past=s.past[back:] if left.failovers else (), processes=processes, left=left)
             out.append((f"failover: L2 forgets its last {_count(back, 'change')} and holds {_said(l2)}", after, None))
@@ -390,12 +404,11 @@ class Model:
         name = _P[p]
         if process.inbox and process.link != Link.LATE:
             version = process.inbox[0]
-            after = process._replace(inbox=process.inbox[1:], l1=0, told=max(process.told, version))
-            out.append((f"{name} hears of v{version}", _with(s, p, _torn(after)), None))
+            heard = process._replace(inbox=process.inbox[1:], l1=0, told=max(process.told, version))
+            out.append((f"{name} hears of v{version}", _with(s, p, _torn(heard)), None))
         if process.link == Link.UP and s.left.cuts and process.reads:
-            after = process._replace(link=Link.CUT)
-            left = s.left._replace(cuts=s.left.cuts - 1)
-            out.append((f"{name}'s subscription is cut", _with(s._replace(left=left), p, after), None))
+            less = s._replace(left=s.left._replace(cuts=s.left.cuts - 1))
+            out.append((f"{name}'s subscription is cut", _with(less, p, process._replace(link=Link.CUT)), None))
         if process.link in {Link.CUT, Link.LATE}:
             text = f"{name} subscribes again{', and empties L1' if self.on[Guard.EMPTY] else ''}"
             out.append((text, self._resubscribe(s, p, process), None))
@@ -411,16 +424,17 @@ class Model:
         if process.l1:
             out.append((f"{name}'s L1 evicts it", _with(s, p, process._replace(l1=0)), None))
         if process.floor and s.left.forgets:
-            left = s.left._replace(forgets=s.left.forgets - 1)
-            after = process._replace(floor=0)
-            out.append((f"{name} has no room for the floor and forgets it", _with(s._replace(left=left), p, after), None))
+            less = s._replace(left=s.left._replace(forgets=s.left.forgets - 1))
+            after = _with(less, p, process._replace(floor=0))
+            out.append((f"{name} has no room for the floor and forgets it", after, None))
 
     def _resubscribe(self, s: State, p: int, process: Process) -> State:
-        after = process._replace(inbox=(), told=max(process.told, s.public), link=Link.BACK if process.lost else Link.UP)
+        link = Link.BACK if process.lost else Link.UP
+        after = process._replace(link=link, inbox=(), told=max(process.told, s.public))
         if self.on[Guard.EMPTY]:
             after = after._replace(l1=0)
         if self.on[Guard.TEAR]:
-            after = _torn(after)
+            after = _torn(after, Ticket.TORN if self.on[Guard.PART] else Ticket.JOIN)
         return _with(s, p, after)
 
     def _replay(self, s: State, p: int) -> State:
@@ -432,8 +446,8 @@ class Model:
     def _retell(self, s: State, p: int, process: Process, out: list[Step]) -> None:
         if process.telling:
             left = process.untold - process.telling if self.on[Guard.AGAIN] else 0
-            after = process._replace(untold=left, telling=0)
-            out.append((f"{_P[p]} hears that L2 took what it had not been told", _with(s, p, after), None))
+            after = _with(s, p, process._replace(untold=left, telling=0))
+            out.append((f"{_P[p]} hears that L2 took what it had not been told", after, None))
         elif process.untold and not process.lost:
             after = self._apply(s, process.acked, patch=False)
             after = _with(after, p, after.processes[p]._replace(telling=process.untold))
@@ -473,7 +487,7 @@ class Model:
                 out.append((f"{name} reads v{process.l1} from L1", after, promise))
             return
         need = self._need(process)
-        new = self._asks(process, Read(need=need, ticket=True))
+        new = self._asks(process, Read(need=need, ticket=Ticket.WHOLE))
         if new.phase == Phase.MISSED:
             out.append((f"{name} begins, and passes L2 by", _read_goes(s, p, r, new), None))
         elif self.size.fine:
@@ -482,7 +496,7 @@ class Model:
             self._ask(s, p, r, new, out)
         for other in process.reads[:r] + process.reads[r + 1 :]:
             if Phase.IDLE < other.phase < Phase.JOINED and (other.ticket or not self.on[Guard.DETACH]):
-                after = _read_goes(s, p, r, new._replace(phase=Phase.JOINED, floor=process.floor, ticket=False))
+                after = _read_goes(s, p, r, new._replace(phase=Phase.JOINED, floor=process.floor, ticket=Ticket.TORN))
                 out.append((f"{name} begins, and joins {_R[p][1 - r]}", after, None))
 
     @staticmethod
@@ -536,16 +550,13 @@ class Model:
         process, name = s.processes[p], _R[p][r]
         if read.version < process.floor:
             asks = self._asks(process, read)
-            if process.lost:
-                after = s
-            else:
-                after = self._put_l2(s, s.l2._replace(value=0, of=0, lease=0))
+            after = s if process.lost else self._put_l2(s, s.l2._replace(value=0, of=0, lease=0))
             text = f"{name} finds v{read.version} below its floor v{process.floor}, drops it, and asks L2 again"
             out.append((text, _read_goes(after, p, r, asks), None))
             return
         text, after, promise = self._end(s, p, r, read, loaded=False)
         if read.leased:
-            refresh = Read(Phase.MISSED, 0, 0, ticket=True, leased=True, generation=read.generation)
+            refresh = Read(Phase.MISSED, ticket=Ticket.WHOLE, leased=True, generation=read.generation)
             text, after = f"{text}, and refreshes it", _read_goes(after, p, r, refresh)
         out.append((text, after, promise))
 
@@ -578,13 +589,13 @@ class Model:
         for other, joined in enumerate(process.reads):
             if joined.phase == Phase.JOINED:
                 if version < joined.floor and self.on[Guard.BELOW]:
-                    reads[other] = self._asks(process, joined._replace(ticket=True))
+                    reads[other] = self._asks(process, joined._replace(ticket=Ticket.WHOLE))
                     text += f", too old for {_R[p][other]}"
                     continue
                 reads[other] = IDLE
                 text += f", and so does {_R[p][other]}"
                 promise = self._broken(joined.need, version) if promise is None else promise
-        if process.link != Link.LATE and (read.ticket or not self.on[Guard.TICKET]):
+        if process.link != Link.LATE and (read.ticket == Ticket.WHOLE or not self.on[Guard.TICKET]):
             text += ", keeps it in L1"
             process = process._replace(l1=version)
         after = self._returned(process._replace(reads=tuple(reads)), version, loaded=loaded)
@@ -594,6 +605,8 @@ class Model:
         floor = process.floor
         if self.on[Guard.FLOOR] and (loaded or self.on[Guard.SEEN]):
             floor = max(floor, version)
+        if not loaded and not self.on[Guard.STAY]:
+            floor = 0
         return process._replace(seen=max(process.seen, version), floor=floor)
 
     def _lease(self, p: int, r: int) -> int:
@@ -656,14 +669,14 @@ def _search(model: Model, most: int) -> Result:
     queue = [start]
     for s in queue:
         for text, found, promise in model.steps(s):
-            after = model.same(found)
+            broken, after = promise, model.same(found)
             if after not in came:
                 came[after] = (s, text)
                 queue.append(after)
-                if promise is None and model.old_when_quiet(after):
-                    promise = Promise.QUIET
-            if promise is not None:
-                return Result(len(came), promise, [*_way(came, s), text])
+                if broken is None and model.old_when_quiet(after):
+                    broken = Promise.QUIET
+            if broken is not None:
+                return Result(len(came), broken, [*_way(came, s), text])
         if len(came) > most:
             raise AssertionError(f"more than {most} states")
     return Result(len(came))
@@ -694,8 +707,8 @@ def _read_goes(s: State, p: int, r: int, read: Read) -> State:
     return _with(s, p, process._replace(reads=(*process.reads[:r], read, *process.reads[r + 1 :])))
 
 
-def _torn(process: Process) -> Process:
-    return process._replace(reads=tuple(read._replace(ticket=False) for read in process.reads))
+def _torn(process: Process, left: Ticket = Ticket.TORN) -> Process:
+    return process._replace(reads=tuple(read._replace(ticket=min(read.ticket, left)) for read in process.reads))
 
 
 def _publish(s: State, version: int) -> State:

@@ -13,6 +13,7 @@ import asyncpg
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
+from psycopg.types.string import StrDumper
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -32,7 +33,7 @@ class Application(ABC):
     @abstractmethod
     async def open(self) -> None: ...
 
-    async def begin(self) -> None: ...
+    async def begin(self) -> None: ...  # noqa: B027 - some begin by themselves
 
     @abstractmethod
     async def execute(self, statement: str) -> list[tuple[Any, ...]]: ...
@@ -47,12 +48,21 @@ class Application(ABC):
         await self.connection.close()
 
 
+class Refusing(StrDumper):
+    """An application's own way to write values, which ours must not take."""
+
+    def dump(self, obj: Any) -> bytes:
+        raise AssertionError("this is not how Scrubjay writes")
+
+
 class Psycopg(Application):
-    """Without autocommit; rows are dicts, JSON is objects."""
+    """Without autocommit; rows are dicts, JSON is objects, values are written in a way of its own."""
 
     async def open(self) -> None:
         self.connection = await psycopg.AsyncConnection.connect(self.url, row_factory=dict_row)
         set_json_loads(lambda raw: {"decoded": json.loads(raw)}, self.connection)
+        for type_ in (int, str):
+            self.connection.adapters.register_dumper(type_, Refusing)
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]:
         cursor = await self.connection.execute(statement)

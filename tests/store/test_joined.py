@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -356,6 +357,21 @@ async def test_two_orders_meet_in_a_deadlock_that_ends(world: World) -> None:
     await other.close()
 
 
+@pytest.mark.parametrize("world", ["psycopg", "asyncpg"], indirect=True)
+async def test_a_snapshot_that_is_too_old(world: World) -> None:
+    await put(world.plain, "a")
+    await world.application.begin()
+    await world.application.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    store = await world.joined()
+    await put(world.plain, "a")
+    with pytest.raises(StoreUnavailable, match="could not serialize") as caught:
+        await put(store, "a")
+    assert caught.value.__cause__.sqlstate == "40001"  # type: ignore[union-attr]
+    await put(store, "a", scope=BOB)
+    await world.application.commit()
+    assert (await world.plain.counts())["contexts"] == 2
+
+
 # --- what cannot be joined
 
 
@@ -515,6 +531,18 @@ async def test_a_full_disk_is_the_whole_transactions_end(world: World) -> None:
         await put(store, "a", b'"' + b"x" * 100_000 + b'"')
     await world.application.rollback()
     assert not any((await world.plain.counts()).values())
+
+
+@on_sqlite
+async def test_a_copy_is_another_store(world: World, tmp_path: Path) -> None:
+    await asyncio.to_thread(shutil.copy, world.application.file, tmp_path / "copy.db")
+    other = type(world.application)(f"sqlite:///{tmp_path}/copy.db")
+    await other.open()
+    await other.begin()
+    with pytest.raises(ConfigurationError, match="store's file"):
+        await world.plain.joined(other.connection)
+    await other.rollback()
+    await other.close()
 
 
 async def test_an_aiosqlite_in_memory_is_another_store(tmp_path: Path, postgres: PostgresServer) -> None:

@@ -197,7 +197,7 @@ assembly_metrics = Table(
     _at("recorded_at"),
 )
 
-_OPEN = text("done_at IS NULL")
+_OPEN, _DONE = text("done_at IS NULL"), text("done_at IS NOT NULL")
 outbox = Table(
     "outbox",
     metadata,
@@ -213,10 +213,10 @@ outbox = Table(
     _at("done_at", nullable=True),
     # Until when one relay has the row for itself. In no index: to claim a row must not move it.
     _at("claimed_until", nullable=True),
-    Index(None, "done_at"),
     Index(None, "created_at", "tenant_id", "id"),
-    # What is still to be told, however many rows have been: nearly nothing.
+    # What is still to be told is nearly nothing, however many rows were told; a row is in one of these two.
     Index("ix_outbox_open", "transaction_id", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    Index(None, "done_at", sqlite_where=_DONE, postgresql_where=_DONE),
 )
 
 # What makes everything that is cached of a tenant a miss: random, so that it can only be the same or another. It stays
