@@ -599,14 +599,14 @@ class Model:
             text += ", keeps it in L1"
             process = process._replace(l1=version)
         after = self._returned(process._replace(reads=tuple(reads)), version, loaded=loaded)
+        if not loaded and not self.on[Guard.STAY]:
+            after = after._replace(floor=0)
         return text, _with(s, p, after), promise
 
     def _returned(self, process: Process, version: int, *, loaded: bool) -> Process:
         floor = process.floor
         if self.on[Guard.FLOOR] and (loaded or self.on[Guard.SEEN]):
             floor = max(floor, version)
-        if not loaded and not self.on[Guard.STAY]:
-            floor = 0
         return process._replace(seen=max(process.seen, version), floor=floor)
 
     def _lease(self, p: int, r: int) -> int:

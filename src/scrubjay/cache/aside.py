@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from scrubjay.cache.confirm import OutboxConfirmer
+from scrubjay.cache.decoded import Decoded
 from scrubjay.cache.flights import Flights, Parts
 from scrubjay.cache.l1 import L1, Entry, Ticket
 from scrubjay.cache.source import Source
@@ -67,6 +68,7 @@ class CacheAside:
         self._watch = watch
         self._under_way: set[asyncio.Future[Any]] = set()
         self._untold = Untold()
+        self._decoded = Decoded()
 
     def held(self, source: Source[T]) -> Entry | None:
         """Return what process memory may answer."""
@@ -86,7 +88,7 @@ class CacheAside:
 
     async def beyond(self, source: Source[T]) -> T:
         """Return one thing that process memory does not hold."""
-        if source.read.shape is Shape.VALUE and not source.read.slide and self._usable(source):
+        if source.plain and self._usable(source):
             return await self._value(source)
         (value,) = await self._beyond([source])
         return value  # type: ignore[no-any-return]
@@ -106,17 +108,20 @@ class CacheAside:
 
     async def _value(self, source: Source[T]) -> T:
         """Return one VALUE by the shortest way."""
-        start = self._clock.monotonic()
+        monotonic = self._clock.monotonic
+        start = monotonic()
         key = source.read.key
-        ticket = self._ticket(source)
-        answer: Loaded | MissReason = await self._hot.value(key)
+        ticket = self._ticket(source) if self.l1.on else None
+        answer = await self._hot.value(key)
         if type(answer) is Loaded:
-            value = await self._taken(source, answer, ticket)
+            value = self._at_once(source, answer)
+            if value is None:
+                value = await self._taken(source, answer, ticket)
+            elif ticket is not None:
+                self._keep(source, ticket, answer, value)
             if type(value) is not _NotTaken:
                 source.tally.l2 += 1
-                self._watch.recorder.record(
-                    Outcome("read", (key.kind,), Tier.L2, 1, 0, self._clock.monotonic() - start)
-                )
+                self._watch.recorder.record(Outcome("read", (key.kind,), Tier.L2, 1, 0, monotonic() - start))
                 return value  # type: ignore[no-any-return]
             miss = value.miss
         else:
@@ -174,6 +179,14 @@ class CacheAside:
         # What the cache could not be told of is not believed: a process never reads older than what it wrote.
         return source.cacheable and self._gate.open and source.read.key not in self._untold
 
+    def _at_once(self, source: Source[Any], loaded: Loaded) -> Any:
+        """Return the value of a hit that is like the last one; None for `_taken` to look into it."""
+        if loaded.fresh_until_ms and loaded.fresh_until_ms - self._clock.now_ms() < loaded.cost_ms * _SURELY_FRESH:
+            return None
+        if not source.enough(loaded) or not self._floors.admits(source.key, loaded.version):
+            return None
+        return self._decoded.get(source.key, loaded.payload, loaded.count)  # type: ignore[arg-type]
+
     async def _taken(self, source: Source[Any], loaded: Loaded, ticket: Ticket | None) -> Any:
         """Return the value of a hit; `_NotTaken` where it is too old, too little, or cannot be read."""
         key = source.read.key
@@ -190,6 +203,8 @@ class CacheAside:
                     loaded = anew
         try:
             value = source.decode(loaded)
+            if source.local and isinstance(loaded.payload, bytes):
+                self._decoded.put(source.key, loaded.payload, loaded.count, value)
         except Corrupt:
             self._watch.counters.hits[key.kind] -= 1
             self._watch.counters.misses[key.kind, MissReason.CORRUPT] += 1
@@ -463,6 +478,8 @@ class CacheAside:
             self._watch.confirmer.confirm(tenant, outbox_id)
 
 
+_SURELY_FRESH = 40
+"""How many times the cost of its load a value must still be fresh for, so that XFetch never chooses it (e^-40)."""
 _NOT_CACHED = Miss(MissReason.NOT_CACHED)
 
 

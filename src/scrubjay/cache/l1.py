@@ -1,8 +1,7 @@
 """The cache in process memory (L1): decoded, read-only values, bounded in bytes, served only while coherence is proven.
 
 A hit is a look-up, two comparisons and a mark; nothing is decoded or copied. Values are shared between all readers, so
-only read-only ones may be put here. The eviction policy is CLOCK (Corbató, 1968: second chance): a hit sets a mark,
-an eviction passes over marked entries once. Decision 0010 has the measurements.
+only read-only ones may be put here.
 
 What keeps it from holding old values:
 
@@ -14,9 +13,10 @@ What keeps it from holding old values:
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+
+from scrubjay.cache.queues import Queues
 
 MAX_SHARE = 8
 """No value larger than this part of the whole is kept: one value must not drive out everything else."""
@@ -36,10 +36,15 @@ class Entry:
         size: What it takes, in bytes.
         owner: The key of its owner's generation.
         tenant: Its tenant.
-        used: Whether it was read since the hand last passed.
+        key: Its key.
+        used: Whether it was read lately.
+        gone: Whether it is held no more.
+        first: Whether it stands in the first queue.
     """
 
-    __slots__ = ("count", "owner", "size", "tenant", "until", "used", "value", "version", "whole")
+    __slots__ = (
+        "count", "first", "gone", "key", "owner", "size", "tenant", "until", "used", "value", "version", "whole",
+    )  # fmt: skip
 
     def __init__(
         self, value: Any, version: int, whole: bool, count: int, until: float, size: int, ticket: Ticket
@@ -50,9 +55,12 @@ class Entry:
         self.count = count
         self.until = until
         self.size = size
+        self.key = ticket.key
         self.owner = ticket.owner
         self.tenant = ticket.tenant
         self.used = False
+        self.gone = False
+        self.first = True
 
 
 class Ticket:
@@ -88,7 +96,8 @@ class L1:
         self._max_bytes = max_bytes
         self._now = monotonic
         self._bytes = 0
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._entries: dict[str, Entry] = {}
+        self._queues = Queues(max_bytes)
         self._owners: dict[str, set[str]] = {}
         self._tickets: dict[str, Ticket] = {}
 
@@ -102,8 +111,8 @@ class L1:
 
     @property
     def bytes(self) -> int:
-        """What all entries take."""
-        return self._bytes
+        """What all entries take, and what is remembered of those that went."""
+        return self._bytes + self._queues.overhead
 
     @property
     def max_bytes(self) -> int:
@@ -170,11 +179,13 @@ class L1:
         size = deep_size(value) + _ENTRY_BYTES
         if size * MAX_SHARE > self._max_bytes:
             return False
-        self._entries[key] = Entry(value, version, whole, count, until, size, ticket)
+        entry = self._entries[key] = Entry(value, version, whole, count, until, size, ticket)
+        self._queues.add(entry)
         self._owners.setdefault(ticket.owner, set()).add(key)
         self._bytes += size
-        if self._bytes > self._max_bytes:
-            self._evict()
+        while self._bytes + self._queues.overhead > self._max_bytes and len(self._entries) > 1:
+            self._leave(self._entries.pop(self._queues.victim().key))
+            self.evictions += 1
         return True
 
     # --- what has changed
@@ -208,6 +219,7 @@ class L1:
         self._spoil(lambda _: True)
         self._entries.clear()
         self._owners.clear()
+        self._queues.clear()
         self._bytes = 0
 
     def _spoil(self, which: Callable[[Ticket], bool]) -> None:
@@ -218,23 +230,15 @@ class L1:
 
     def _remove(self, key: str) -> None:
         entry = self._entries.pop(key)
+        self._queues.forget(entry)
+        self._leave(entry)
+
+    def _leave(self, entry: Entry) -> None:
         self._bytes -= entry.size
         keys = self._owners[entry.owner]
-        keys.discard(key)
+        keys.discard(entry.key)
         if not keys:
             del self._owners[entry.owner]
-
-    def _evict(self) -> None:
-        # Each round either frees an entry or takes a mark away, so it ends after two rounds at most.
-        entries = self._entries
-        while self._bytes > self._max_bytes:
-            key, entry = next(iter(entries.items()))
-            if entry.used:
-                entry.used = False
-                entries.move_to_end(key)
-            else:
-                self._remove(key)
-                self.evictions += 1
 
 
 def deep_size(value: Any) -> int:

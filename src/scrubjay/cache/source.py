@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from scrubjay.core.counters import Tally
-from scrubjay.core.ports import Load, Loaded, Read
+from scrubjay.core.ports import Load, Loaded, Read, Shape
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ class Source(Generic[T]):
         tally: Where its reads are counted.
         loader: Makes it, where it is not the store that has it.
         key: The key in the cache.
+        plain: Whether the shortest way of reading is enough: one VALUE whose life no reading renews.
     """
 
     read: Read
@@ -45,9 +46,11 @@ class Source(Generic[T]):
     tally: Tally = field(default_factory=Tally)
     loader: Callable[[], Awaitable[Loaded]] | None = None
     key: str = field(init=False)
+    plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.key = self.read.key.key
+        self.plain = self.read.shape is Shape.VALUE and not self.read.slide
 
     def enough(self, loaded: Loaded) -> bool:
         """Return whether what is there is as much as the caller needs."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from scrubjay.core.codec import WIRE_VERSION
+
 
 class Lives:
     """By tenant: the store's incarnation, and the tenant's epoch once the tenant has been invalidated as a whole.
@@ -14,11 +16,13 @@ class Lives:
         incarnation: The id of the store's life.
     """
 
-    __slots__ = ("_incarnation", "_lives", "epochs")
+    __slots__ = ("_incarnation", "_lives", "_prefix", "_prefixes", "epochs")
 
     def __init__(self, incarnation: str) -> None:
         self._incarnation = incarnation
         self._lives: dict[str, str] = {}
+        self._prefix = _prefix(incarnation)
+        self._prefixes: dict[str, bytes] = {}
         self.epochs: dict[str, str] = {}
         """Epochs by tenant; a tenant without one has never been invalidated."""
 
@@ -26,10 +30,19 @@ class Lives:
         """Return the life under which a tenant's entries are written and believed now."""
         return self._lives.get(tenant, self._incarnation)
 
+    def prefix(self, tenant: str) -> bytes:
+        """Return what the headers of a tenant's entries begin with, as far as the generation."""
+        return self._prefixes.get(tenant, self._prefix)
+
     def learn(self, epochs: Mapping[str, str]) -> list[str]:
         """Take epochs as the store has them; return the tenants whose epoch has changed."""
         changed = [tenant for tenant, epoch in epochs.items() if self.epochs.get(tenant) != epoch]
         for tenant in changed:
             self.epochs[tenant] = epochs[tenant]
-            self._lives[tenant] = f"{self._incarnation}-{epochs[tenant]}"
+            life = self._lives[tenant] = f"{self._incarnation}-{epochs[tenant]}"
+            self._prefixes[tenant] = _prefix(life)
         return changed
+
+
+def _prefix(life: str) -> bytes:
+    return f"{WIRE_VERSION};{life};".encode()

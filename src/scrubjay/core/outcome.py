@@ -17,7 +17,7 @@ class Tier(StrEnum):
     STORE = "store"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """One wave of reads, or one write.
 

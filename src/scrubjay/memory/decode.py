@@ -7,7 +7,7 @@ from typing import Any
 
 from scrubjay.core.codec import Corrupt, from_json, to_json
 from scrubjay.core.errors import InvalidContent, TooLarge
-from scrubjay.core.frozen import FrozenDict, FrozenList, freeze, freeze_as
+from scrubjay.core.frozen import CONTAINERS, FrozenDict, FrozenList, freeze, freeze_as
 from scrubjay.core.messages import ROLES
 from scrubjay.core.ports import Loaded
 from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
@@ -30,7 +30,22 @@ def from_fields(payload: Mapping[bytes, bytes]) -> FrozenDict[str, Any]:
 
 def contexts(loaded: Loaded) -> FrozenList[ContextRecord]:
     """Return a list of contexts, newest first."""
-    return FrozenList([freeze_as(ContextRecord, item) for item in _records(loaded, _CONTEXT)])
+    found = _listed(loaded)
+    try:
+        return FrozenList([_context(item) for item in found])
+    except (KeyError, TypeError) as error:
+        raise Corrupt(f"not a context: {error}") from error
+
+
+def _context(item: dict[str, Any]) -> ContextRecord:
+    # Spelt out, not through `_record` and `freeze_as`: a hit in the shared cache is mostly this.
+    content, metadata = item["content"], item["metadata"]
+    if type(content) in CONTAINERS:
+        item["content"] = freeze(content)
+    item["metadata"] = freeze(metadata) if metadata else _NO_METADATA
+    if type(item["id"]) is not str or type(item["version"]) is not int:
+        raise Corrupt("not a context")
+    return ContextRecord(item)
 
 
 def summaries(loaded: Loaded) -> FrozenList[Summary]:
@@ -97,9 +112,9 @@ def _message(item: Any) -> Message:
         raise Corrupt(str(error)) from error
 
 
+_NO_METADATA: FrozenDict[str, Any] = FrozenDict()
 _Form = Sequence[tuple[str, type]]
 # What the rest of Scrubjay relies on. A foreign hand can leave JSON of another form under a right header.
-_CONTEXT: _Form = (("id", str), ("content", object), ("version", int))
 _SUMMARY: _Form = (("session_id", str), ("summary", str), ("timestamp", str), ("date", str))
 _TOOL: _Form = (("step", int), ("output", object))
 _BODY: _Form = (("role", str), ("content", object))
@@ -107,11 +122,15 @@ _CALL: _Form = (("id", str),)
 
 
 def _records(loaded: Loaded, form: _Form) -> list[dict[str, Any]]:
+    return [_record(item, form) for item in _listed(loaded)]
+
+
+def _listed(loaded: Loaded) -> list[Any]:
     assert isinstance(loaded.payload, bytes)
     found = from_json(loaded.payload)
     if not isinstance(found, list) or len(found) != loaded.count:
         raise Corrupt("not the records that the header counts")
-    return [_record(item, form) for item in found]
+    return found
 
 
 def _record(value: object, form: _Form) -> dict[str, Any]:

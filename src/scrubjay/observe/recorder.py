@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from scrubjay.core.outcome import Outcome, Tier
 
 _BASE_S = 1e-6
-_STEP = 2**0.25
+_PER_DOUBLING = 4
+_STEP = 2 ** (1 / _PER_DOUBLING)
+_PER_BASE = 1 / _BASE_S
 
 
 class Histogram:
@@ -22,7 +24,7 @@ class Histogram:
     __slots__ = ("buckets", "count", "total_s")
 
     def __init__(self) -> None:
-        self.buckets: Counter[int] = Counter()
+        self.buckets: defaultdict[int, int] = defaultdict(int)
         self.count = 0
         self.total_s = 0.0
 
@@ -30,7 +32,8 @@ class Histogram:
         """Add one duration in seconds."""
         self.count += 1
         self.total_s += seconds
-        self.buckets[math.ceil(math.log(max(seconds, _BASE_S) / _BASE_S, _STEP))] += 1
+        bucket = math.ceil(math.log2(seconds * _PER_BASE) * _PER_DOUBLING) if seconds > _BASE_S else 0
+        self.buckets[bucket] += 1
 
     def merge(self, buckets: Mapping[str, int], total_s: float) -> None:
         """Add the durations of another histogram, as `as_dict` gives them."""

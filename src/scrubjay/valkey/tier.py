@@ -105,15 +105,16 @@ class ValkeyTier:
             if len(self._packed) >= _MAX_PACKED:
                 self._packed.clear()
             packed = self._packed[key.key] = pack([("MGET", key.generation, key.key)])
+        client = self.client
         try:
-            reply = await self.client.ask(packed)
+            reply = await client.ask(packed)
         except (CacheUnavailable, Closed):
             self.counters.failures["read"] += 1
             return MissReason.UNAVAILABLE
         # Both in one step: a generation read before its value could be older than what the value was filled under.
         if type(reply) is list and reply[1] is not None and reply[0] is not None:
             raw = reply[1]
-            before = b"1;%b;%b;" % (self._lives.of(key.tenant).encode(), reply[0])
+            before = b"%b%b;" % (self._lives.prefix(key.tenant), reply[0])
             if raw.startswith(before):
                 loaded = _split(raw, len(before))
                 if loaded is not None:
