@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.harness import metrics_table, parse_options
 
-AREAS: Final = ("context", "memory")
+AREAS: Final = ("context", "memory", "cache")
 
 
 def run(area: str, arguments: list[str]) -> dict[str, Any]:

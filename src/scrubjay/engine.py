@@ -347,7 +347,7 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     recovery: Callable[[], Awaitable[None]] = _nothing
     if server.client is not None:
         link = ValkeyLink(server.client, server.lines, settings.default_tenant)
-        coherence = Coherence(aside, gate, relay, link, keys, clock, settings.cache_deadline)
+        coherence = Coherence(aside, gate, relay.learn_epochs, link, keys, clock, settings.cache_deadline)
         recovery = Recovery(server.hot, aside, relay, partial(getattr, coherence, "last_beat_ms"))
         server.client.on_lost = gate.close
     tallies = Tallies()

@@ -2,40 +2,147 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from secrets import token_hex
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, cast
 
+from scrubjay.cache.aside import CacheAside, Watch
+from scrubjay.cache.coherence import Coherence
+from scrubjay.cache.confirm import OutboxConfirmer
+from scrubjay.cache.flights import Parts
+from scrubjay.cache.floors import Floors
+from scrubjay.cache.gate import Gate
+from scrubjay.cache.l1 import L1
+from scrubjay.cache.source import Source
+from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.codec import Corrupt, from_json, to_json
-from scrubjay.core.counters import CacheCounters
+from scrubjay.core.counters import CacheCounters, Tally
 from scrubjay.core.errors import CacheUnavailable, ConfigurationError, InvalidContent
 from scrubjay.core.frozen import FrozenList, freeze
-from scrubjay.core.keys import DEFAULT_PREFIX, HotKey, KeySpace
+from scrubjay.core.keys import DEFAULT_PREFIX, KeySpace, Kind
+from scrubjay.core.lives import Lives
+from scrubjay.core.outcome import Outcome
 from scrubjay.core.policy import CONTEXT_POLICIES, SECOND, ContextPolicy, check_limit, check_ttl_ms
-from scrubjay.core.ports import Fill, Hit, HotTier, Loaded, Miss, MissReason, Mutation, Op, Read, Shape
+from scrubjay.core.ports import HotTier, Load, Loaded, Read, Shape, Store
 from scrubjay.core.scope import check_id, user_scope
 from scrubjay.valkey.client import ValkeyClient
+from scrubjay.valkey.line import Lines, ValkeyLink
 from scrubjay.valkey.null import NullTier
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
-from scrubjay.valkey.url import CacheKind, parse_cache_url
+from scrubjay.valkey.url import CacheKind, CacheUrl, parse_cache_url
 
 Contexts = FrozenList[Any]
 _INCARNATION = "standalone"
 _LEASE_MS = 5 * SECOND
 _PAGE = 10_000
+_MAX_SLOTS = 20_000
+_FALLBACK_LOADS = 32
+"""How many loads of a foreign store may run at once while the server cannot be asked."""
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """How a cache is set."""
+
+    url: CacheUrl
+    prefix: str
+    tenant: str
+    timeout: float
+    local_memory: int
+    deadline: float
+    clock: Clock
+
+
+class _Engine:
+    """What a cache runs on: the server, process memory before it, and what keeps the two coherent."""
+
+    def __init__(self, setting: _Setting, counters: CacheCounters) -> None:
+        self.keys = KeySpace(setting.prefix)
+        self.client: ValkeyClient | None = None
+        self.hot: HotTier = NullTier()
+        self.tally = Tally()
+        self._coherence: Coherence | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        lives, lines = Lives(_INCARNATION), Lines(setting.prefix, token_hex(6))
+        if setting.url.kind is CacheKind.SERVER:
+            self.client = ValkeyClient(setting.url, deadline=setting.timeout, scripts=SCRIPTS)
+            self.hot = ValkeyTier(self.client, lives, _LEASE_MS, counters=counters, lines=lines)
+        self.gate = Gate(self._recover, setting.clock)
+        # Nothing is known against the server yet: the first call finds out whether it answers.
+        self.gate.open = True
+        # What is read has a loader of its own: there is no store of Scrubjay's.
+        store = cast("Store", None)
+        fallback = asyncio.Semaphore(_FALLBACK_LOADS)
+        parts = Parts(store, self.hot, self.gate, Floors(), lives, setting.clock, _LEASE_MS / SECOND, fallback)
+        l1 = L1(setting.local_memory if self.client is not None else 0, setting.clock.monotonic)
+        watch = Watch(OutboxConfirmer(_no_rows), counters, _NoRecorder())
+        self.aside = CacheAside(parts, l1, watch)
+        if self.client is not None:
+            link = ValkeyLink(self.client, lines, setting.tenant)
+            self._coherence = Coherence(
+                self.aside, self.gate, _nothing, link, self.keys, setting.clock, setting.deadline
+            )
+            self.client.on_lost = self.gate.close
+
+    def begin(self) -> None:
+        """Start what goes on in the background, if it has not been started."""
+        if not self._tasks and self._coherence is not None and self.aside.l1.on:
+            self._tasks = [asyncio.create_task(self._coherence.run()), asyncio.create_task(self._coherence.beat())]
+
+    async def stands(self, timeout_s: float) -> None:
+        """Wait until process memory may be served, or the time is over."""
+        if self._coherence is not None and self.aside.l1.on:
+            await self._coherence.stands(timeout_s)
+
+    async def close(self) -> None:
+        """Stop everything."""
+        await self.aside.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._coherence is not None:
+            await self._coherence.end()
+        await self.gate.end()
+        await self.hot.close()
+
+    async def _recover(self) -> None:
+        if await self.hot.ping() is None or not await self.aside.retell():
+            raise CacheUnavailable("the cache does not answer")
+
+
+class _NoRecorder:
+    """Takes outcomes, for nothing: `ContextCache.counters` has what counts."""
+
+    def record(self, outcome: Outcome) -> None:
+        """Take one outcome."""
+
+
+async def _nothing() -> None:
+    """There are no epochs to learn."""
+
+
+async def _no_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """There is no outbox."""
 
 
 class ContextCache:
     """A cache of lists of contexts by user and type, with a time to live by type.
 
     It fails open: without a server every `get` is a miss, and changes return False. `invalidate_user` costs the same
-    whatever the number of keys. What it returns is read-only.
+    whatever the number of keys. What it returns is read-only. What is read often is held in process memory, too, and
+    dropped there as soon as any process changes it.
 
-    Without a store of Scrubjay's own behind it there are no versions: an invalidation that could not be sent (it
-    returned False) is not repeated, and the entry lives on until its time is up. `CachedContextStore` closes the race
-    between a reader that fills and a writer that invalidates.
+    Without a store of Scrubjay's own behind it there are no versions and no outbox: an invalidation that could not be
+    sent (it returned False) is sent when the server is back, if this process still lives then; until then this process
+    reads past the entry, and others may read it until its time is up. `CachedContextStore` closes the race between a
+    reader that fills and a writer that invalidates.
 
     Args:
         url: The server (`valkey://`, `redis://`, …); `none:` for no cache at all.
@@ -44,6 +151,9 @@ class ContextCache:
         policies: Policies by context type, over the defaults: what is fast-changing, rarely read or sensitive is not
             cached.
         timeout: The longest that one round trip may take, in seconds.
+        local_memory: The memory that values may take in this process, in bytes; 0 for none.
+        deadline: Within how many seconds a change by another process is seen, at the latest.
+        clock: The time; for tests.
 
     Raises:
         InvalidUrl: The URL cannot be read.
@@ -62,6 +172,9 @@ class ContextCache:
         prefix: str = DEFAULT_PREFIX,
         policies: Mapping[str, ContextPolicy] = CONTEXT_POLICIES,
         timeout: float = 0.25,
+        local_memory: int = 16 * MIB,
+        deadline: float = 1.0,
+        clock: Clock | None = None,
     ) -> None:
         parsed = parse_cache_url(url)
         if parsed.kind is CacheKind.EMBEDDED:
@@ -69,14 +182,17 @@ class ContextCache:
         self.tenant = check_id(tenant, "tenant id")
         self.counters = CacheCounters()
         self._policies = dict(policies)
-        self._keys = KeySpace(prefix)
-        self._hot: HotTier = NullTier()
-        self._client: ValkeyClient | None = None
-        if parsed.kind is CacheKind.SERVER:
-            self._client = ValkeyClient(parsed, deadline=timeout, scripts=SCRIPTS)
-            self._hot = ValkeyTier(self._client, _INCARNATION, _LEASE_MS, counters=self.counters)
+        self._clock = clock or SystemClock()
+        self._timeout = timeout
+        setting = _Setting(parsed, prefix, self.tenant, timeout, local_memory, deadline, self._clock)
+        self._engine = _Engine(setting, self.counters)
+        self._l1 = self._engine.aside.l1
+        self._tally = self._engine.tally
+        self._sources: dict[tuple[str | None, str, str], Source[Contexts]] = {}
 
     async def __aenter__(self) -> Self:
+        self._engine.begin()
+        await self._engine.stands(self._timeout)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -84,7 +200,7 @@ class ContextCache:
 
     async def close(self) -> None:
         """Release all connections."""
-        await self._hot.close()
+        await self._engine.close()
 
     async def check(self) -> None:
         """Raise unless the server answers: for a start that must not go on without a cache.
@@ -93,10 +209,13 @@ class ContextCache:
             CacheUnavailable: It does not answer.
             CacheAuthFailed: It wants another password.
         """
-        if self._client is not None:
-            await self._client.check()
-        elif await self._hot.ping() is None:
-            raise CacheUnavailable
+        if self._engine.client is not None:
+            await self._engine.client.check()
+
+    @property
+    def local_hits(self) -> int:
+        """How many reads process memory has answered."""
+        return self._tally.l1
 
     async def get(self, user_id: str, context_type: str, *, tenant: str | None = None) -> Contexts | None:
         """Return the cached contexts, read-only; None on a miss.
@@ -104,8 +223,15 @@ class ContextCache:
         Raises:
             InvalidId: One of the ids cannot be one.
         """
-        found = await self._lookup(user_id, context_type, tenant, lease=False)
-        return None if isinstance(found, Miss) else found[0]
+        try:
+            source = self._sources[tenant, user_id, context_type]
+        except (KeyError, TypeError):
+            source = self._source(user_id, context_type, tenant)
+        entry = self._l1.get(source.key)
+        if entry is not None:
+            self._tally.l1 += 1
+            return entry.value  # type: ignore[no-any-return]
+        return await self._engine.aside.cached(source)
 
     async def set(
         self,
@@ -127,95 +253,98 @@ class ContextCache:
 
         Returns:
             Whether it was cached: not, where policy or size forbids it, and not without a server. What was cached
-            before is gone in any case but the last.
+            before is gone in any case.
 
         Raises:
             InvalidContent: It is not a list of JSON.
         """
-        key = self._key(user_id, context_type, tenant)
-        ttl_ms = self._ttl_ms(context_type) if ttl is None else check_ttl_ms(ttl)
-        loaded = self._encode(context_type, contexts, ttl_ms, whole=True)
-        if loaded is None:
-            await self._hot.apply([Mutation(key, Op.DROP)])
+        source = self._source(user_id, context_type, tenant)
+        ttl_ms = source.ttl_ms if ttl is None else check_ttl_ms(ttl)
+        loaded = _encoded(contexts, f"contexts of type {context_type!r:.80}")
+        if not source.cacheable or len(cast("bytes", loaded.payload)) > source.max_bytes:
+            await self._engine.aside.invalidate(source.read.key.tenant, [source.read.key])
             return False
-        return await self._hot.put(key, loaded)
+        loaded.ttl_ms, loaded.fresh_until_ms = ttl_ms, self._clock.now_ms() + ttl_ms
+        return await self._engine.aside.put(source.read.key, loaded)
 
     async def invalidate(self, user_id: str, context_type: str, *, tenant: str | None = None) -> bool:
         """Forget one type of a user, also what a reader is about to fill; False if the server could not be told."""
-        return await self._hot.apply([Mutation(self._key(user_id, context_type, tenant), Op.DROP)])
+        key = self._source(user_id, context_type, tenant).read.key
+        return await self._engine.aside.invalidate(key.tenant, [key])
 
     async def invalidate_user(self, user_id: str, *, tenant: str | None = None) -> bool:
         """Forget everything of a user, at once and at the same cost whatever there is; False without a server."""
         scope = user_scope(self.tenant if tenant is None else tenant, user_id)
-        return await self._hot.rotate(self._keys.generation(scope))
+        generation = self._engine.keys.generation(scope)
+        return await self._engine.aside.invalidate(scope.tenant, [], [generation])
 
-    async def lookup(
-        self, user_id: str, context_type: str, *, tenant: str | None = None
-    ) -> tuple[Contexts, bool] | Miss:
-        """Return the cached contexts and whether they are all there are; or a miss, with the right to fill it.
-
-        The load must begin after this call: then no write that is invalidated meanwhile can be overwritten.
-        """
-        return await self._lookup(user_id, context_type, tenant, lease=True)
-
-    async def _lookup(
-        self, user_id: str, context_type: str, tenant: str | None, *, lease: bool
-    ) -> tuple[Contexts, bool] | Miss:
-        key = self._key(user_id, context_type, tenant)
-        if not self._cacheable(context_type):
-            return Miss(MissReason.NOT_CACHED)
-        (answer,) = await self._hot.read([Read(key, Shape.VALUE)], lease=lease)
-        if isinstance(answer, Miss):
-            return answer
-        try:
-            return _decode(answer), answer.loaded.whole
-        except Corrupt:
-            # The header is right and the payload is not: delete it, and ask again for the right to fill.
-            self.counters.hits[key.kind] -= 1
-            self.counters.misses[key.kind, MissReason.CORRUPT] += 1
-            await self._hot.apply([Mutation(key, Op.DROP)])
-            (again,) = await self._hot.read([Read(key, Shape.VALUE)], lease=lease)
-            return again if isinstance(again, Miss) else Miss(MissReason.CORRUPT)
-
-    async def fill(
+    async def through(
         self,
         user_id: str,
         context_type: str,
-        contexts: Sequence[Any],
-        miss: Miss,
+        limit: int,
+        load: Callable[[], Awaitable[Sequence[Any]]],
         *,
-        whole: bool,
         tenant: str | None = None,
-    ) -> bool:
-        """Fill what `lookup` missed; refused if the entry was invalidated since.
+    ) -> Contexts:
+        """Return what is cached, or what `load` gives, which is then cached: one load at a time, in all processes.
 
         Args:
             user_id: The user.
             context_type: The type.
-            contexts: What was loaded.
-            miss: What `lookup` returned.
-            whole: Whether these are all the contexts there are; otherwise a larger limit goes to the store again.
+            limit: The most contexts that `load` gives; fewer say that there are no more.
+            load: Loads them, newest first.
             tenant: The tenant; None for the cache's own.
 
         Raises:
-            InvalidContent: It is not a list of JSON.
+            InvalidContent: `load` gave what is not JSON.
+            Exception: Whatever `load` raises.
         """
-        loaded = self._encode(context_type, contexts, self._ttl_ms(context_type), whole=whole)
-        if miss.lease is None or loaded is None:
-            return False
-        key = self._key(user_id, context_type, tenant)
-        (filled,) = await self._hot.fill([Fill(key, Shape.VALUE, loaded, miss.lease, miss.generation)])
-        return filled
+        base = self._source(user_id, context_type, tenant)
+        self._engine.begin()
 
-    def _key(self, user_id: str, context_type: str, tenant: str | None) -> HotKey:
+        async def loader() -> Loaded:
+            found = list(await load())
+            loaded = _encoded(found, "what the store returned")
+            loaded.whole = len(found) < limit
+            return loaded
+
+        read = Source(
+            base.read,
+            base.load,
+            base.decode,
+            wanted=limit,
+            ttl_ms=base.ttl_ms,
+            stale_ms=base.stale_ms,
+            cacheable=base.cacheable,
+            local=True,
+            grows=True,
+            max_bytes=base.max_bytes,
+            tally=self._tally,
+            loader=loader,
+        )
+        found = await self._engine.aside.get(read)
+        return found if len(found) <= limit else FrozenList(found[:limit])
+
+    def _source(self, user_id: str, context_type: str, tenant: str | None) -> Source[Contexts]:
+        self._engine.begin()
         scope = user_scope(self.tenant if tenant is None else tenant, user_id)
-        return self._keys.context(scope, check_id(context_type, "context type"))
-
-    def _policy(self, context_type: str) -> ContextPolicy:
-        return self._policies.get(context_type) or ContextPolicy()
-
-    def _cacheable(self, context_type: str) -> bool:
-        return self._policy(context_type).cacheable()
+        type_ = check_id(context_type, "context type")
+        policy = self._policies.get(type_) or ContextPolicy()
+        if len(self._sources) >= _MAX_SLOTS:
+            self._sources.clear()
+        source = self._sources[tenant, user_id, context_type] = Source(
+            Read(self._engine.keys.context(scope, type_), Shape.VALUE),
+            Load(Kind.CONTEXT, scope, type_),
+            _decode,
+            ttl_ms=self._ttl_ms(type_),
+            stale_ms=policy.stale_ms,
+            cacheable=policy.cacheable(),
+            local=True,
+            max_bytes=policy.max_cached_bytes,
+            tally=self._tally,
+        )
+        return source
 
     def _ttl_ms(self, context_type: str) -> int:
         own = self._policies.get(context_type)
@@ -223,19 +352,17 @@ class ContextCache:
             return own.ttl_ms
         return check_ttl_ms(self.TTL_MAP.get(context_type, self.DEFAULT_TTL))
 
-    def _encode(self, context_type: str, contexts: Sequence[Any], ttl_ms: int, *, whole: bool) -> Loaded | None:
-        if isinstance(contexts, (str, bytes, Mapping)) or not isinstance(contexts, Sequence):
-            raise InvalidContent(f"contexts are a list, not {type(contexts).__name__}")
-        raw = to_json(list(contexts), f"contexts of type {context_type!r:.80}")
-        if not self._cacheable(context_type) or len(raw) > self._policy(context_type).max_cached_bytes:
-            return None
-        return Loaded(0, raw, len(contexts), whole, ttl_ms)
+
+def _encoded(contexts: Sequence[Any], what: str) -> Loaded:
+    if isinstance(contexts, (str, bytes, Mapping)) or not isinstance(contexts, Sequence):
+        raise InvalidContent(f"contexts are a list, not {type(contexts).__name__}")
+    return Loaded(0, to_json(list(contexts), what), len(contexts))
 
 
-def _decode(hit: Hit) -> Contexts:
-    assert isinstance(hit.loaded.payload, bytes)
-    found = from_json(hit.loaded.payload)
-    if not isinstance(found, list) or len(found) != hit.loaded.count:
+def _decode(loaded: Loaded) -> Contexts:
+    assert isinstance(loaded.payload, bytes)
+    found = from_json(loaded.payload)
+    if not isinstance(found, list) or len(found) != loaded.count:
         raise Corrupt("not the contexts that the header counts")
     frozen: Contexts = freeze(found)
     return frozen
@@ -256,12 +383,12 @@ class ContextStore(Protocol):
 class CachedContextStore:
     """Cache-aside over a store of the application's own.
 
-    Reads: the cache, then the store, then fill. Writes: the store, then invalidate. A reader that loaded before a write
-    cannot fill after it (a lease, revoked by the invalidation, guards each fill), and a `limit` larger than what was
-    cached is answered in full.
+    Reads: process memory, the cache, then the store, then fill; one read of the store at a time for a user and type, in
+    all processes. Writes: the store, then invalidate. A reader that loaded before a write cannot fill after it (a
+    lease, revoked by the invalidation, guards each fill). A `limit` larger than what was cached is answered in full.
 
-    What it cannot do over a foreign store: if the process dies between the store's commit and the invalidation, or the
-    server cannot be reached then, the old entry lives until its time is up. Scrubjay's own store has an outbox for it.
+    What it cannot do over a foreign store: if the process dies between the store's commit and the invalidation, the old
+    entry lives until its time is up. Scrubjay's own store has an outbox for it.
 
     Args:
         store: The store.
@@ -287,21 +414,8 @@ class CachedContextStore:
             Exception: Whatever the store raises.
         """
         check_limit(limit, "limit", most=_PAGE)
-        found = await self.cache.lookup(user_id, context_type, tenant=self.tenant)
-        if not isinstance(found, Miss):
-            contexts, whole = found
-            if whole or len(contexts) >= limit:
-                return contexts if len(contexts) <= limit else FrozenList(contexts[:limit])
-            # Too short for this caller: make room for a longer one.
-            await self.cache.invalidate(user_id, context_type, tenant=self.tenant)
-            found = await self.cache.lookup(user_id, context_type, tenant=self.tenant)
-        loaded = list(await _answer(self.store.get_by_user(user_id, context_type, limit)))
-        if isinstance(found, Miss):
-            whole = len(loaded) < limit
-            await self.cache.fill(user_id, context_type, loaded, found, whole=whole, tenant=self.tenant)
-        # As from the cache: the same types, whoever answered.
-        frozen: Contexts = freeze(from_json(to_json(loaded, "what the store returned")))
-        return frozen
+        load = partial(_answer, self.store.get_by_user, user_id, context_type, limit)
+        return await self.cache.through(user_id, context_type, limit, load, tenant=self.tenant)
 
     async def create(self, user_id: str, context_type: str, content: Any, **kwargs: Any) -> Any:
         """Store one context, then invalidate its type; return what the store returned.
@@ -310,11 +424,12 @@ class CachedContextStore:
             Exception: Whatever the store raises.
         """
         try:
-            return await _answer(self.store.create(user_id, context_type, content, **kwargs))
+            return await _answer(self.store.create, user_id, context_type, content, **kwargs)
         finally:
             # Also when it failed: it may have failed after it had committed, and to invalidate costs little.
             await self.cache.invalidate(user_id, context_type, tenant=self.tenant)
 
 
-async def _answer(value: Any) -> Any:
+async def _answer(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    value = call(*args, **kwargs)
     return await value if inspect.isawaitable(value) else value

@@ -190,6 +190,17 @@ class Tenant:
         """Return how many users there are, and averages over the newest sessions' assemblies."""
         return self._portal.call(self._target.stats())
 
+    def invalidate(self) -> bool:
+        """Make every next read of this tenant and of all its users come from the store, in every process.
+
+        Returns:
+            False if the cache could not be told now: it is told when it is back, and not asked before.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached; nothing was invalidated.
+        """
+        return self._portal.call(self._target.invalidate())
+
     def forget(self) -> FrozenDict[str, Any]:
         """Erase everything of this tenant and of all its users; see `User.forget`."""
         return self._portal.call(self._target.forget())
@@ -226,7 +237,14 @@ class User:
         return self._portal.call(self._target.sessions(limit))
 
     def invalidate(self) -> bool:
-        """Make every next read of this user come from the store; False if the cache could not be told."""
+        """Make every next read of this user come from the store, in every process.
+
+        Returns:
+            False if the cache could not be told now: it is told when it is back, and not asked before.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached, so it is not certain to be told.
+        """
         return self._portal.call(self._target.invalidate())
 
     def forget(self) -> FrozenDict[str, Any]:

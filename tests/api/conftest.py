@@ -21,8 +21,10 @@ from tests.aging import AgeingClock, CacheView
 from tests.api.adapter import Awaitable
 
 # Not the full product: each twin meets each store, each kind of cache and `none:`, and so do the stores.
+# `valkey9only` is the shared cache without process memory before it: there, what is read twice is read from the server.
 CONFIGURATIONS = [
     ("async", "sqlite", "valkey9"),
+    ("async", "sqlite", "valkey9only"),
     ("async", "postgresql", "redis8"),
     ("async", "postgresql", "none"),
     ("sync", "sqlite", "redis8"),
@@ -41,6 +43,8 @@ class World:
         server: The cache server; None for `none:`.
         prefix: What the test's keys and the ids of its tenants begin with.
         clock: The time of everything in it.
+        local: Whether values are held in process memory, too.
+        opened: The asynchronous Scrubjays in it, behind synchronous twins too.
         jay: A Scrubjay; the synchronous twin behaves as the asynchronous one.
     """
 
@@ -51,6 +55,8 @@ class World:
     clock: AgeingClock
     stack: AsyncExitStack
     threads: Executor
+    local: bool = True
+    opened: list[AsyncScrubjay] = field(default_factory=list)
     jay: AsyncScrubjay = field(init=False)
 
     async def open(self, **settings: Any) -> AsyncScrubjay:
@@ -62,10 +68,16 @@ class World:
         settings.setdefault("clock", self.clock)
         settings.setdefault("housekeeping", 3600.0)
         settings.setdefault("cache_timeout", 5.0)
+        if not self.local:
+            settings.setdefault("local_memory", 0)
         if self.twin == "async":
-            return await self.stack.enter_async_context(AsyncScrubjay.open(**settings))
+            opened = await self.stack.enter_async_context(AsyncScrubjay.open(**settings))
+            self.opened.append(opened)
+            return opened
+        twin = self.stack.enter_context(Scrubjay.open(**settings))
+        self.opened.append(twin._target)
         # It goes through the adapter, which looks like the asynchronous one.
-        return cast("AsyncScrubjay", Awaitable(self.stack.enter_context(Scrubjay.open(**settings)), self.threads))
+        return cast("AsyncScrubjay", Awaitable(twin, self.threads))
 
     @property
     def cache(self) -> CacheView:
@@ -79,9 +91,12 @@ class World:
         return self.server is not None
 
     def evict(self) -> None:
-        """Lose everything that is cached."""
+        """Lose everything that is cached, on the server and in process memory."""
         if self.cached:
             self.cache.evict()
+        for jay in self.opened:
+            if jay._running is not None:
+                jay._services.aside.l1.clear()
 
     def name(self, tenant: str) -> str:
         """Return the id of one of the test's own tenants: tests share a database."""
@@ -135,7 +150,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path, threads: Executo
     """Each twin over stores and caches."""
     twin, store, cache = request.param
     clock, prefix = AgeingClock(), f"t{uuid4().hex[:12]}"
-    server = None if cache == "none" else request.getfixturevalue(cache)
+    server = None if cache == "none" else request.getfixturevalue(cache.removesuffix("only"))
     if store == "sqlite":
         shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "store.db")
         url = f"sqlite:///{tmp_path}/store.db?synchronous=off"
@@ -145,6 +160,6 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path, threads: Executo
         if server is not None:
             clock.cache = CacheView(server, prefix)
             stack.callback(clock.cache.close)
-        world = World(twin, url, server, prefix, clock, stack, threads)
+        world = World(twin, url, server, prefix, clock, stack, threads, local=not cache.endswith("only"))
         world.jay = await world.open()
         yield world

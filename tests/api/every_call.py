@@ -16,6 +16,7 @@ EVERY_CALL: dict[str, Callable[[dict[str, Any]], Any]] = {
     "AsyncScrubjay.health": lambda h: h["jay"].health(),
     "Tenant.users": lambda h: h["tenant"].users(),
     "Tenant.stats": lambda h: h["tenant"].stats(),
+    "Tenant.invalidate": lambda h: h["tenant"].invalidate(),
     "Tenant.forget": lambda h: h["tenant"].forget(),
     "User.sessions": lambda h: h["user"].sessions(),
     "User.invalidate": lambda h: h["user"].invalidate(),

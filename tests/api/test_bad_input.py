@@ -276,6 +276,9 @@ async def test_limits(world: World) -> None:
         "jay.tenants": world.jay.tenants,
     }
     async with unharmed(world):
+        # Limits that are found again as others: 1.0 and True are equal to 1, and have its hash.
+        await world.alice.contexts.list("profile", 1)
+        await world.alice.contexts.list("profile", 0)
         await check(
             [(place, x, InvalidLimit, lambda c=call, x=x: c(x)) for place, call in places.items() for x in BAD_LIMITS]
         )

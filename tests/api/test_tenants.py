@@ -132,7 +132,11 @@ async def test_stats(world: World) -> None:
     await world.alice.memory.get("k")
     await world.alice.memory.get("k")
     stats = await world.jay.stats()
-    assert set(stats) == {"processes", "hit_rate", "reads", "latencies", "cache", "server", "store"}
+    assert set(stats) == {"processes", "hit_rate", "reads", "latencies", "cache", "local", "server", "store"}
+    assert stats["local"]["shared_cache"] == "asked"
+    assert stats["local"]["served"] is world.cached
+    assert (stats["local"]["max_bytes"] > 0) is (world.cached and world.local)
+    assert set(stats["cache"]) >= {"local", "loads", "coherence"}
     assert stats["processes"] >= 1
     assert stats["store"]["memories"] >= before["store"]["memories"]
     if world.cached:
@@ -150,6 +154,25 @@ async def test_invalidate_has_every_read_come_from_the_store(world: World) -> No
     assert await world.alice.memory.all() == {"secret": "alice"}
     assert world.jay.recorder.hits == hits
     assert await read_everything(world, "alice") == before
+
+
+async def test_invalidating_a_tenant_has_every_read_of_all_its_users_come_from_the_store(world: World) -> None:
+    other = world.tenant("globex").user("alice")
+    for user_ in ("alice", "bob"):
+        await use_everything(world, user_)
+    await other.memory.set("k", 1)
+    before = {user_: await read_everything(world, user_) for user_ in ("alice", "bob")}
+    await other.memory.all()
+    for _ in range(2):
+        assert await world.acme.invalidate()
+        hits = world.jay.recorder.hits
+        for user_ in ("alice", "bob"):
+            assert await world.acme.user(user_).memory.all() == {"secret": user_}
+        assert world.jay.recorder.hits == hits
+    if world.cached:
+        await other.memory.all()
+        assert world.jay.recorder.hits == hits + 1, "other tenants keep what they have"
+    assert {user_: await read_everything(world, user_) for user_ in ("alice", "bob")} == before
 
 
 async def test_forget_leaves_nothing(world: World) -> None:

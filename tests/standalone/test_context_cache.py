@@ -6,7 +6,9 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -23,9 +25,10 @@ def prefix() -> str:
     return f"s{uuid4().hex[:10]}"
 
 
-@pytest.fixture
-async def cache(cache_server: ValkeyServer, prefix: str) -> AsyncIterator[ContextCache]:
-    async with ContextCache(cache_server.url, prefix=prefix) as cache:
+@pytest.fixture(params=[0, 16 * 1024 * 1024], ids=["shared", "local"])
+async def cache(cache_server: ValkeyServer, prefix: str, request: pytest.FixtureRequest) -> AsyncIterator[ContextCache]:
+    # Its heartbeats are far apart: some tests count round trips.
+    async with ContextCache(cache_server.url, prefix=prefix, deadline=3600, local_memory=request.param) as cache:
         yield cache
 
 
@@ -189,6 +192,7 @@ async def test_foreign_values_are_misses_that_are_repaired(
     assert store.reads <= 2
 
 
+@pytest.mark.parametrize("cache", [0], indirect=True)
 async def test_a_payload_that_is_no_json_is_repaired(cache: ContextCache, raw: Redis, prefix: str) -> None:
     key = f"{prefix}:c:{{default:alice}}:ctx:profile"
     store = ListStore()
@@ -266,10 +270,14 @@ async def test_a_slow_reader_cannot_fill_over_invalidate_user(cache: ContextCach
 
 
 async def test_a_slow_reader_cannot_fill_over_set(cache: ContextCache) -> None:
-    miss = await cache.lookup("alice", "profile")
-    assert not isinstance(miss, tuple)
+    store = ListStore()
+    cached = CachedContextStore(store, cache)
+    store.before_return.clear()
+    slow = asyncio.create_task(cached.get_by_user("alice", "profile"))
+    await store.loaded.wait()
     await cache.set("alice", "profile", ["new"])
-    assert not await cache.fill("alice", "profile", ["old"], miss, whole=True)
+    store.before_return.set()
+    assert await slow == []
     assert await cache.get("alice", "profile") == ["new"]
 
 
@@ -311,8 +319,73 @@ async def test_without_a_server_everything_comes_from_the_store(url: str) -> Non
 @pytest.mark.parametrize(("call", "trips"), [("get", 1), ("set", 1), ("invalidate", 1), ("invalidate_user", 1)])
 async def test_round_trips(cache: ContextCache, call: str, trips: int) -> None:
     await cache.set("alice", "profile", [1])
-    assert cache._client is not None
-    before = cache._client.round_trips
+    client = cache._engine.client
+    assert client is not None
+    before = client.round_trips
     arguments = {"get": ("alice", "profile"), "set": ("alice", "profile", [2]), "invalidate": ("alice", "profile")}
     await getattr(cache, call)(*arguments.get(call, ("alice",)))
-    assert cache._client.round_trips - before == trips
+    assert client.round_trips - before == trips
+
+
+async def test_what_is_read_again_comes_from_process_memory(cache_server: ValkeyServer, prefix: str) -> None:
+    async with ContextCache(cache_server.url, prefix=prefix) as cache:
+        await cache.set("alice", "profile", [{"plan": "pro"}])
+        first = await cache.get("alice", "profile")
+        assert cache.local_hits == 0
+        assert await cache.get("alice", "profile") is first
+        assert cache.local_hits == 1
+        await cache.set("alice", "profile", [{"plan": "free"}])
+        assert await cache.get("alice", "profile") == [{"plan": "free"}]
+        await cache.invalidate_user("alice")
+        assert await cache.get("alice", "profile") is None
+
+
+@pytest.mark.parametrize("how", ["set", "invalidate", "invalidate_user"])
+async def test_another_process_hears_of_a_change(cache_server: ValkeyServer, prefix: str, how: str) -> None:
+    async with (
+        ContextCache(cache_server.url, prefix=prefix) as one,
+        ContextCache(cache_server.url, prefix=prefix) as two,
+    ):
+        await one.set("alice", "profile", ["old"])
+        for _ in range(2):
+            assert await two.get("alice", "profile") == ["old"]
+        assert two.local_hits == 1
+        changes = {
+            "set": partial(one.set, "alice", "profile", ["new"]),
+            "invalidate": partial(one.invalidate, "alice", "profile"),
+            "invalidate_user": partial(one.invalidate_user, "alice"),
+        }
+        assert await changes[how]()
+        async with asyncio.timeout(5):
+            while two._l1.drops == 0:
+                await asyncio.sleep(0.001)
+        assert await two.get("alice", "profile") == (["new"] if how == "set" else None)
+
+
+async def test_one_load_for_all_readers(cache_server: ValkeyServer, prefix: str) -> None:
+    store = ListStore()
+    await store.create("alice", "profile", 1)
+    async with AsyncExitStack() as stack:
+        caches = [await stack.enter_async_context(ContextCache(cache_server.url, prefix=prefix)) for _ in range(4)]
+        stores = [CachedContextStore(store, cache) for cache in caches]
+        store.before_return.clear()
+        readers = [asyncio.create_task(each.get_by_user("alice", "profile")) for each in stores for _ in range(50)]
+        await store.loaded.wait()
+        await asyncio.sleep(0.05)
+        store.before_return.set()
+        assert all(found == [{"content": 1}] for found in await asyncio.gather(*readers))
+    assert store.reads == 1
+
+
+async def test_a_change_that_could_not_be_told_is_told_later(prefix: str) -> None:
+    with ValkeyServer() as server:
+        async with ContextCache(server.url, prefix=prefix) as one, ContextCache(server.url, prefix=prefix) as two:
+            await one.set("alice", "profile", ["old"])
+            server.pause()
+            assert not await one.invalidate("alice", "profile")
+            assert await one.get("alice", "profile") is None
+            server.resume()
+            async with asyncio.timeout(10):
+                while await two.get("alice", "profile") is not None or not two._engine.gate.open:
+                    await asyncio.sleep(0.01)
+            assert await one.get("alice", "profile") is None

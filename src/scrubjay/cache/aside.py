@@ -104,6 +104,27 @@ class CacheAside:
         found = iter(await self._beyond(rest) if rest else [])
         return [entry.value if entry is not None else next(found) for entry in held]
 
+    async def cached(self, source: Source[T]) -> T | None:
+        """Return what the shared cache has of one VALUE, and None for anything else: nothing is loaded or leased."""
+        if not self._usable(source):
+            return None
+        ticket = self._ticket(source)
+        answer = await self._hot.value(source.read.key)
+        if type(answer) is Loaded:
+            value = self._at_once(source, answer)
+            if value is None:
+                value = await self._decoded_now(source, answer)
+            if type(value) is not _NotTaken:
+                if ticket is not None:
+                    self._keep(source, ticket, answer, value)
+                source.tally.l2 += 1
+                return value  # type: ignore[no-any-return]
+        elif answer is MissReason.UNAVAILABLE:
+            self._gate.close("a read was not answered")
+        if ticket is not None:
+            self.l1.give_back(ticket)
+        return None
+
     # --- reading beyond process memory
 
     async def _value(self, source: Source[T]) -> T:
@@ -192,25 +213,31 @@ class CacheAside:
         key = source.read.key
         if not source.enough(loaded) or not self._floors.admits(key.key, loaded.version):
             # What is there stays for those whom it serves, or goes with the change that is on its way.
-            return _NotTaken(_NOT_CACHED)
+            return await self._dropped(key) if source.grows else _NotTaken(_NOT_CACHED)
         if loaded.fresh_until_ms:
             now_ms = self._clock.now_ms()
-            if now_ms >= loaded.fresh_until_ms + source.stale_ms:
-                return await self._dropped(key)
-            if self._due(loaded, now_ms):
+            if now_ms < loaded.fresh_until_ms + source.stale_ms and self._due(loaded, now_ms):
                 anew = await self._anew(source, loaded, now_ms)
                 if anew is not None:
                     loaded = anew
+        value = await self._decoded_now(source, loaded)
+        if type(value) is not _NotTaken and ticket is not None:
+            self._keep(source, ticket, loaded, value)
+        return value
+
+    async def _decoded_now(self, source: Source[Any], loaded: Loaded) -> Any:
+        """Return the value of a hit; `_NotTaken`, and the entry dropped, if it cannot be read or is past its time."""
+        key = source.read.key
+        if loaded.fresh_until_ms and self._clock.now_ms() >= loaded.fresh_until_ms + source.stale_ms:
+            return await self._dropped(key)
         try:
             value = source.decode(loaded)
-            if source.local and isinstance(loaded.payload, bytes):
-                self._decoded.put(source.key, loaded.payload, loaded.count, value)
         except Corrupt:
             self._watch.counters.hits[key.kind] -= 1
             self._watch.counters.misses[key.kind, MissReason.CORRUPT] += 1
             return await self._dropped(key)
-        if ticket is not None:
-            self._keep(source, ticket, loaded, value)
+        if source.local and isinstance(loaded.payload, bytes):
+            self._decoded.put(source.key, loaded.payload, loaded.count, value)
         return value
 
     async def _dropped(self, key: HotKey) -> _NotTaken:
@@ -388,6 +415,22 @@ class CacheAside:
         for generation in generations:
             self.l1.drop_owner(generation)
             self.flights.detach_where(lambda source, gone=generation: source.read.key.generation == gone)  # type: ignore[misc]
+
+    async def put(self, key: HotKey, loaded: Loaded) -> bool:
+        """Put one whole VALUE whose owner keeps no versions, whatever is there; False if the cache could not be told.
+
+        Then what is there is dropped when the cache is back, and not read until then.
+        """
+        return await self._to_its_end(self._put(key, loaded))
+
+    async def _put(self, key: HotKey, loaded: Loaded) -> bool:
+        self.changed([key])
+        told = self._gate.open and await self._hot.put(key, loaded)
+        if not told:
+            self._untold.add([key])
+            self._gate.close("a value was not taken")
+        self.changed([key])
+        return told
 
     async def retell(self) -> bool:
         """Tell the cache what it could not be told before; until then this process reads past what it holds of it.

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.gate import Gate
-from scrubjay.cache.relay import Relay
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.core.keys import KeySpace
@@ -52,7 +51,7 @@ class Coherence:
     Args:
         aside: This process's tiers.
         gate: Closed while the server does not answer.
-        relay: Learns epochs.
+        learn_epochs: Learns the tenants' epochs from the store.
         link: The line.
         keys: Builds cache keys.
         clock: The time.
@@ -63,7 +62,7 @@ class Coherence:
         self,
         aside: CacheAside,
         gate: Gate,
-        relay: Relay,
+        learn_epochs: Callable[[], Awaitable[None]],
         link: Link,
         keys: KeySpace,
         clock: Clock,
@@ -74,7 +73,7 @@ class Coherence:
         """When the server last took a heartbeat, in milliseconds since the Unix epoch."""
         self._aside = aside
         self._gate = gate
-        self._relay = relay
+        self._learn_epochs = learn_epochs
         self._link = link
         self._keys = keys
         self._clock = clock
@@ -135,7 +134,7 @@ class Coherence:
 
     async def _learn(self) -> None:
         try:
-            await self._relay.learn_epochs()
+            await self._learn_epochs()
         except StoreUnavailable as error:
             # Neither tier is believed until that is known.
             self._gate.close(f"a tenant was invalidated, and the store cannot say which: {error}")

@@ -285,7 +285,9 @@ class Flights:
 
     async def _stored(self, sources: Sequence[Source[Any]]) -> list[Loaded]:
         loads = [source.store_load() for source in sources]
-        if not loads or self._parts.gate.open:
+        if not loads:
+            return []
+        if self._parts.gate.open:
             return await self._parts.store.load(loads)
         # Everybody comes to the store now: it must have room for writes, too.
         async with self._parts.fallback:

@@ -26,6 +26,7 @@ class Source(Generic[T]):
         stale_ms: How long beyond it the value may be served while it is loaded anew.
         cacheable: Whether policy lets it be cached at all.
         local: Whether it may be held in process memory: its value is read-only, and its changes are published.
+        grows: Whether a part that is too small for a reader makes room for a larger one.
         max_bytes: The largest payload that is cached, in bytes; 0 for no limit.
         tally: Where its reads are counted.
         loader: Makes it, where it is not the store that has it.
@@ -42,6 +43,7 @@ class Source(Generic[T]):
     stale_ms: int = 0
     cacheable: bool = True
     local: bool = False
+    grows: bool = False
     max_bytes: int = 0
     tally: Tally = field(default_factory=Tally)
     loader: Callable[[], Awaitable[Loaded]] | None = None

@@ -113,8 +113,12 @@ class Contexts:
             type: The context type.
             limit: The most records; more than the cache holds are read from the store.
         """
-        read = self._sources.get((type, limit))
-        if read is None or self._services.closed:
+        try:
+            read = self._sources.get((type, limit))
+        except TypeError:  # it cannot be hashed, so it is no id either: what follows says so
+            read = None
+        # 1.0 and True are found under 1, and are no limits.
+        if read is None or limit.__class__ is not int or self._services.closed:
             read = self._listed(type, limit)
         # What follows is the path of a hit in process memory: as short as it can be.
         entry = self._l1.get(read.key)
