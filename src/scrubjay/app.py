@@ -20,6 +20,7 @@ from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.settings import Settings, load_settings
 from scrubjay.store.open import migrate, parse_store_url
 from scrubjay.valkey.url import parse_cache_url
+from scrubjay.within import Within
 
 
 def migrate_store(
@@ -187,6 +188,27 @@ class AsyncScrubjay:
             `error`), and `outbox_pending` (confirmations not yet written).
         """
         return await self._open.health()
+
+    def within(self, connection: object) -> Within:
+        """Return Scrubjay inside the application's own transaction, for an `async with` block::
+
+            async with connection.transaction(), jay.within(connection) as inside:
+                await connection.execute("UPDATE orders …")
+                await inside.tenant("acme").user("alice").contexts.set("last_order", {"id": 7})
+
+        What is written in the block is committed, or rolled back, with what the application writes itself; the caches
+        are told after the commit, at the latest within the coherence deadline.
+
+        Args:
+            connection: In a transaction, to the store's database: a psycopg `AsyncConnection`, an asyncpg `Connection`,
+                a SQLAlchemy `AsyncConnection` over one of these or over aiosqlite, a `sqlite3.Connection` or an
+                `aiosqlite.Connection`. Until the block ends, the application uses it only between calls.
+
+        Raises:
+            ConfigurationError: On entering the block: the connection is none of these, is in no transaction, or leads
+                to another database.
+        """
+        return Within(self._open, connection, self._parts.settings.default_tenant)
 
     @property
     def recorder(self) -> ProcessRecorder:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -28,11 +28,12 @@ from scrubjay.cache.relay import Relay
 from scrubjay.core.clock import Clock
 from scrubjay.core.counters import CacheCounters, Tallies, add_counters
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, ConfigurationError, StoreUnavailable
-from scrubjay.core.keys import KeySpace
+from scrubjay.core.keys import HotKey, KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
 from scrubjay.memory.activity import ActivityLog
+from scrubjay.memory.computed import Loaders
 from scrubjay.memory.services import Services
 from scrubjay.models.tokenizers import BytePairTokenizer
 from scrubjay.observe.recorder import ProcessRecorder
@@ -54,13 +55,15 @@ _CONFIRM_EVERY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a Scrubjay is made from."""
+    """What a Scrubjay is made from; tests wrap the store and the shared cache in what fails or waits."""
 
     settings: Settings
     clock: Clock
     tokenizer: Tokenizer
     summarizer: Summarizer
     cache_url: CacheUrl
+    wrap_store: Callable[[Store], Store] | None = None
+    wrap_hot: Callable[[HotTier], HotTier] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class Engine:
     coherence: Coherence | None
     process: str
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    watchers: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def client(self) -> ValkeyClient | None:
@@ -118,9 +122,10 @@ class Engine:
         """Write what is pending, stop in the reverse order of starting."""
         self.services.closed = True
         await self.services.aside.drain()
-        for task in self.tasks:
+        tasks = [*self.tasks, *self.watchers]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         async with AsyncExitStack() as stack:
             # In the reverse order, each whatever becomes of the others.
             if self.server.embedded is not None:
@@ -156,6 +161,22 @@ class Engine:
                 await self.relay.drain(round(self.settings.cache_deadline * SECOND / 4))
             except CacheUnavailable as error:
                 self.gate.close(error)
+
+    async def relay_now(self, keys: Sequence[HotKey]) -> None:
+        """Tell the caches of what has just been committed by somebody else.
+
+        Args:
+            keys: What this process has not trusted its caches with since it was written.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+        """
+        try:
+            await self.relay.drain(0)
+            if keys and not await self.services.aside.retell():
+                raise CacheUnavailable("a change was not taken")
+        except CacheUnavailable as error:
+            self.gate.close(error)
 
     async def tidy(self, *, everything: bool) -> None:
         """Write activity and confirmations to the store; what cannot be written now waits."""
@@ -305,13 +326,15 @@ async def start(parts: Parts) -> Engine:
     if isinstance(parts.tokenizer, BytePairTokenizer):
         # It takes some 100 ms to load: not in the middle of the first request.
         await asyncio.to_thread(parts.tokenizer.preload)
-    store = await open_store(
+    store: Store = await open_store(
         settings.store_url,
         clock=clock,
         policies=policies,
         timeout_s=settings.store_timeout,
         max_connections=settings.store_connections,
     )
+    if parts.wrap_store is not None:
+        store = parts.wrap_store(store)
     counters = CacheCounters()
     try:
         server = await _open_cache(parts, store.incarnation, counters)
@@ -363,6 +386,7 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         summarizer=parts.summarizer,
         activity=ActivityLog(store, server.hot, keys, policies, clock),
         tallies=tallies,
+        loaders=Loaders(clock, settings.loader_timeout),
         lives=server.lives,
     )
     recorder.count_local = tallies.local_hits
@@ -396,7 +420,8 @@ async def _open_cache(parts: Parts, incarnation: str, counters: CacheCounters) -
         await _give_up(client, embedded)
         raise
     tier = ValkeyTier(client, lives, settings.policies().lease_ms, counters=counters, lines=lines)
-    return CacheServer(tier, client, embedded, lives, lines)
+    hot = tier if parts.wrap_hot is None else parts.wrap_hot(tier)
+    return CacheServer(hot, client, embedded, lives, lines)
 
 
 async def _give_up(client: ValkeyClient, embedded: EmbeddedValkey | None) -> None:

@@ -118,6 +118,7 @@ class Settings(BaseSettings):
         cache_deadline: Within how many seconds a write of another process is seen, at the latest.
         local_memory: The memory that cached values may take in this process, in bytes; 0 for none.
         cache_memory: The memory of the embedded Valkey, in bytes.
+        loader_timeout: The longest that a loader of computed contexts may take, in seconds.
         lease: How long a reader may load before another may take over, in seconds.
         housekeeping: Seconds between background writes (activity, confirmations, counters).
         ttl: Times to live.
@@ -145,6 +146,7 @@ class Settings(BaseSettings):
     cache_deadline: float = Field(default=1.0, ge=0.05, le=86_400)
     local_memory: int = Field(default=64 * MIB, ge=0)
     cache_memory: int = Field(default=256 * MIB, ge=4 * MIB)
+    loader_timeout: _Seconds = 10.0
     lease: _Seconds = 5.0
     housekeeping: _Seconds = 1.0
     ttl: TtlSettings = TtlSettings()

@@ -73,7 +73,10 @@ async def test_an_erasure_is_told_later(open_jay: OpenJay) -> None:
 def test_it_is_bounded_and_told_in_portions() -> None:
     untold = Untold()
     scope = Scope("t", "u")
-    untold.add([KEYS.chat(scope, f"s{n}") for n in range(MAX_KEYS + 10)], [KEYS.generation(scope)], [("t", "row")])
+    assert untold.add([KEYS.chat(scope, "s0")])
+    many = [KEYS.chat(scope, f"s{n}") for n in range(MAX_KEYS + 10)]
+    assert not untold.add(many, [KEYS.generation(scope)], [("t", "row")]), "it says that not all had room"
+    assert untold.add(many[:1], [KEYS.generation(scope)]), "what is there already needs no room"
     assert len(untold) == MAX_KEYS + 1
     assert KEYS.memory(scope) in untold
     told = 0

@@ -3,6 +3,9 @@
 A state machine does random operations through two Scrubjays over one store and one cache, beside a plain model.
 Between operations it deletes random keys (leases and generations too), empties the server, and damages entries the way
 a foreign hand would. Whatever is read must be what the model says.
+
+Once with the shared cache alone, and once with process memory before it: there, who wrote must read it at once, and the
+other one as soon as it has heard what was published.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from scrubjay import AsyncScrubjay
 from scrubjay.handles import Session, User
 from scrubjay.testing.servers import ValkeyServer
 from tests.aging import AgeingClock, CacheView
+from tests.coherence import heard
 
 T = TypeVar("T")
 USERS = ("alice", "b:*b")
@@ -92,7 +96,8 @@ def harm(client: redis.Redis, key: str, chance: random.Random) -> None:
 class World:
     """Two Scrubjays over one SQLite file and one Valkey, for all examples: each has a tenant of its own."""
 
-    def __init__(self, server: ValkeyServer, directory: Path) -> None:
+    def __init__(self, server: ValkeyServer, directory: Path, local_memory: int) -> None:
+        self.local = local_memory > 0
         self.loop = asyncio.new_event_loop()
         self.clock = AgeingClock()
         prefix = f"e{uuid4().hex[:10]}"
@@ -106,6 +111,9 @@ class World:
             "clock": self.clock,
             "housekeeping": 3600.0,
             "cache_timeout": 5.0,
+            # By real time, which the clock does not follow; heartbeats are sent by hand.
+            "cache_deadline": 3600.0,
+            "local_memory": local_memory,
             # A small hot part, so that examples reach beyond it.
             "limits": {"hot_messages": 6, "hot_contexts": 3, "hot_tools": 3, "hot_summaries": 2},
         }
@@ -132,8 +140,10 @@ class Evictions(RuleBasedStateMachine):
         self.users = {each: UserModel() for each in USERS}
         self.agent: dict[str, Any] | None = None
         self.said = 0
+        self.writer = 0
 
     def user(self, jay: int, user: str) -> User:
+        self.writer = jay
         return self.world.jays[jay].tenant(self.tenant).user(user)
 
     def session(self, jay: int, user: str, session: str) -> Session:
@@ -247,12 +257,18 @@ class Evictions(RuleBasedStateMachine):
 
     @rule(jay=whose, config=st.dictionaries(names, values, min_size=1))
     def set_agent(self, jay: int, config: dict[str, Any]) -> None:
+        self.writer = jay
         self.world.run(self.world.jays[jay].tenant(self.tenant).agents.set("agent", config))
         self.agent = config
 
     @rule(jay=whose, user=users)
     def invalidate(self, jay: int, user: str) -> None:
         self.world.run(self.user(jay, user).invalidate())
+
+    @rule(jay=whose)
+    def invalidate_tenant(self, jay: int) -> None:
+        self.writer = jay
+        assert self.world.run(self.world.jays[jay].tenant(self.tenant).invalidate())
 
     @rule(jay=whose, user=users)
     def forget(self, jay: int, user: str) -> None:
@@ -293,8 +309,14 @@ class Evictions(RuleBasedStateMachine):
 
     @invariant()
     def reads_are_right(self) -> None:
-        chance = random.Random(self.said)
-        self.world.run(self._check(chance.randrange(2), chance))
+        chance, writer = random.Random(self.said), self.writer
+        if not self.world.local:
+            self.world.run(self._check(chance.randrange(2), chance))
+            return
+        # Nobody has told the writer anything: it knows.
+        self.world.run(self._check(writer, chance))
+        self.world.run(heard(*self.world.jays))
+        self.world.run(self._check(1 - writer, chance))
 
     async def _check(self, jay: int, chance: random.Random) -> None:
         for user, model in self.users.items():
@@ -342,10 +364,11 @@ class Evictions(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3_600)
-def test_nothing_is_lost_and_no_fragment_is_read_as_the_whole() -> None:
+@pytest.mark.parametrize("local_memory", [0, 1024 * 1024], ids=["shared cache alone", "with process memory"])
+def test_nothing_is_lost_and_no_fragment_is_read_as_the_whole(local_memory: int) -> None:
     # A server of its own: it is emptied.
     with tempfile.TemporaryDirectory() as directory, ValkeyServer("valkey") as server:
-        Evictions.world = World(server, Path(directory))
+        Evictions.world = World(server, Path(directory), local_memory)
         try:
             run_state_machine_as_test(
                 Evictions,
@@ -356,6 +379,8 @@ def test_nothing_is_lost_and_no_fragment_is_read_as_the_whole() -> None:
                     suppress_health_check=list(HealthCheck),
                 ),
             )
+            hits = sum(jay.recorder.local_hits for jay in Evictions.world.jays)
+            assert (hits > 0) is (local_memory > 0)
         finally:
             Evictions.world.close()
 

@@ -60,15 +60,24 @@ class CacheAside:
         self.flights = Flights(parts, self._hearing)
         self.refreshes = 0
         """Values that were loaded anew before they expired."""
-        self._parts = parts
+        self.parts = parts
+        self.watch = watch
         self._hot: HotTier = parts.hot
         self._gate = parts.gate
         self._floors = parts.floors
         self._clock: Clock = parts.clock
-        self._watch = watch
         self._under_way: set[asyncio.Future[Any]] = set()
         self._untold = Untold()
         self._decoded = Decoded()
+
+    def silent_l1(self) -> L1:
+        """Return a cache in process memory that holds nothing."""
+        return L1(0, self._clock.monotonic)
+
+    def distrust(self, keys: Sequence[HotKey], generations: Sequence[str] = ()) -> None:
+        """Read nothing of these from any cache until they have been told."""
+        self._untold.add(keys, generations)
+        self.changed(keys, generations)
 
     def held(self, source: Source[T]) -> Entry | None:
         """Return what process memory may answer."""
@@ -142,7 +151,7 @@ class CacheAside:
                 self._keep(source, ticket, answer, value)
             if type(value) is not _NotTaken:
                 source.tally.l2 += 1
-                self._watch.recorder.record(Outcome("read", (key.kind,), Tier.L2, 1, 0, monotonic() - start))
+                self.watch.recorder.record(Outcome("read", (key.kind,), Tier.L2, 1, 0, monotonic() - start))
                 return value  # type: ignore[no-any-return]
             miss = value.miss
         else:
@@ -151,7 +160,7 @@ class CacheAside:
                 self._gate.close("a read was not answered")
                 miss = _NOT_CACHED
         (found,) = await self._loaded([(source, miss, ticket)])
-        self._watch.recorder.record(Outcome("read", (key.kind,), Tier.STORE, 0, 1, self._clock.monotonic() - start))
+        self.watch.recorder.record(Outcome("read", (key.kind,), Tier.STORE, 0, 1, self._clock.monotonic() - start))
         return found  # type: ignore[no-any-return]
 
     async def _beyond(self, sources: Sequence[Source[Any]]) -> list[Any]:
@@ -175,7 +184,7 @@ class CacheAside:
                 sources[index].tally.l2 -= 1
         for source in sources:
             source.tally.l2 += 1
-        self._watch.recorder.record(
+        self.watch.recorder.record(
             Outcome(
                 "read",
                 [source.read.key.kind for source in sources],
@@ -198,7 +207,10 @@ class CacheAside:
 
     def _usable(self, source: Source[Any]) -> bool:
         # What the cache could not be told of is not believed: a process never reads older than what it wrote.
-        return source.cacheable and self._gate.open and source.read.key not in self._untold
+        if len(self._untold) and source.read.key in self._untold:
+            self.flights.detach(source.key)
+            return False
+        return source.cacheable and self._gate.open
 
     def _at_once(self, source: Source[Any], loaded: Loaded) -> Any:
         """Return the value of a hit that is like the last one; None for `_taken` to look into it."""
@@ -233,8 +245,8 @@ class CacheAside:
         try:
             value = source.decode(loaded)
         except Corrupt:
-            self._watch.counters.hits[key.kind] -= 1
-            self._watch.counters.misses[key.kind, MissReason.CORRUPT] += 1
+            self.watch.counters.hits[key.kind] -= 1
+            self.watch.counters.misses[key.kind, MissReason.CORRUPT] += 1
             return await self._dropped(key)
         if source.local and isinstance(loaded.payload, bytes):
             self._decoded.put(source.key, loaded.payload, loaded.count, value)
@@ -271,6 +283,9 @@ class CacheAside:
         if not source.local or not source.cacheable or not self.l1.on:
             return None
         key = source.read.key
+        if len(self._untold) and key in self._untold:
+            # It may be about to change without anybody saying so: a transaction that somebody else commits.
+            return None
         return self.l1.ticket(key.key, key.generation, key.tenant)
 
     def _keep(self, source: Source[Any], ticket: Ticket, loaded: Loaded, value: Any) -> None:
@@ -294,7 +309,7 @@ class CacheAside:
         Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015.
         """
         left_ms = loaded.fresh_until_ms - now_ms
-        return left_ms <= 0 or left_ms < -loaded.cost_ms * math.log(1 - self._parts.chance())
+        return left_ms <= 0 or left_ms < -loaded.cost_ms * math.log(1 - self.parts.chance())
 
     async def _anew(self, source: Source[Any], loaded: Loaded, now_ms: int) -> Loaded | None:
         """Load anew in the background; return the new value if it comes soon enough, None to go on with the old one."""
@@ -391,7 +406,7 @@ class CacheAside:
         self.learn({tenant: epoch})
         with contextlib.suppress(StoreUnavailable):
             # Two may do this at once, and the one that was committed last counts.
-            self.learn(await self._parts.store.epochs())
+            self.learn(await self.parts.store.epochs())
         told = self._gate.open and await self._hot.announce(tenant, epoch)
         if told:
             self._confirm([(tenant, outbox_id)])
@@ -401,7 +416,7 @@ class CacheAside:
 
     def learn(self, epochs: Mapping[str, str]) -> None:
         """Take epochs as the store has them, and forget what was held under older ones."""
-        for tenant in self._parts.lives.learn(epochs):
+        for tenant in self.parts.lives.learn(epochs):
             self.l1.drop_tenant(tenant)
             self.flights.detach_where(lambda source, gone=tenant: source.read.key.tenant == gone)  # type: ignore[misc]
 
@@ -484,17 +499,17 @@ class CacheAside:
             # From here on nobody may see what was before, whatever becomes of the telling.
             self.changed([each.key for each in mutations], (), [each.version for each in mutations])
             await self._tell(mutations, [(tenant, written.outbox_id)])
-            self._watch.recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
+            self.watch.recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
         return result
 
     async def _tell(self, mutations: Sequence[Mutation], rows: Sequence[tuple[str, str]]) -> None:
         """Tell the shared cache of a committed write; what cannot be told now is told later, and not read until then."""
         keys = [each.key for each in mutations]
-        if self._gate.open and await self._hot.apply(mutations):
+        asked = self._gate.open
+        if asked and await self._hot.apply(mutations):
             self._confirm(rows)
         else:
-            self._untold.add(keys, (), rows)
-            self._gate.close("a change was not taken")
+            self._put_off(keys, (), rows, asked=asked)
         # Once more: what was read from the shared cache before it knew is old.
         self.changed(keys)
 
@@ -507,18 +522,28 @@ class CacheAside:
     ) -> bool:
         rows = [] if commit is None else [(tenant, outbox_id) for outbox_id in await commit]
         self.changed(keys, generations)
-        told = self._gate.open and await self._hot.erase(keys, generations)
+        asked = self._gate.open
+        told = asked and await self._hot.erase(keys, generations)
         if told:
             self._confirm(rows)
         else:
-            self._untold.add(keys, generations, rows)
-            self._gate.close("an invalidation was not taken")
+            self._put_off(keys, generations, rows, asked=asked)
         self.changed(keys, generations)
         return told
 
+    def _put_off(
+        self, keys: Sequence[HotKey], generations: Sequence[str], rows: Sequence[tuple[str, str]], *, asked: bool
+    ) -> None:
+        """Note what the shared cache could not be told."""
+        noted = self._untold.add(keys, generations, rows)
+        # What is noted is told before a closed gate opens. To close it anew at every write that comes meanwhile would keep
+        # it closed for as long as somebody writes.
+        if asked or not noted:
+            self._gate.close("a change was not taken")
+
     def _confirm(self, rows: Sequence[tuple[str, str]]) -> None:
         for tenant, outbox_id in rows:
-            self._watch.confirmer.confirm(tenant, outbox_id)
+            self.watch.confirmer.confirm(tenant, outbox_id)
 
 
 _SURELY_FRESH = 40

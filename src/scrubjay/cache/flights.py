@@ -95,6 +95,8 @@ class Flights:
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self.joined = 0
         """Reads that joined a load that was under way."""
+        self.detached = 0
+        """Loads that nobody may join any more because what they load has changed."""
 
     async def load(self, wanted: Sequence[tuple[Source[Any], Hit | Miss | None]]) -> list[Loaded]:
         """Return what the shared cache lacked.
@@ -142,12 +144,14 @@ class Flights:
 
     def detach(self, key: str) -> None:
         """Let nobody join the load of a key any more: the key has changed."""
-        self._flights.pop(key, None)
+        if self._flights.pop(key, None) is not None:
+            self.detached += 1
 
     def detach_where(self, which: Callable[[Source[Any]], bool]) -> None:
         """Let nobody join the loads of some things any more."""
         for key in [key for key, flight in self._flights.items() if which(flight.source)]:
             del self._flights[key]
+            self.detached += 1
 
     def free(self, lease_key: str) -> None:
         """Wake those who wait for a lease."""

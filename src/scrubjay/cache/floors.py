@@ -20,6 +20,8 @@ class Floors:
         self._moment = 0
         self.lost = 0
         """Floors that went because there were too many."""
+        self.rejected = 0
+        """Versions that the cache showed and that were too old."""
 
     def __len__(self) -> int:
         return len(self._floors)
@@ -58,6 +60,7 @@ class Floors:
         if floor is None:
             return True
         if version < floor[0]:
+            self.rejected += 1
             return False
         del self._floors[key]
         return True

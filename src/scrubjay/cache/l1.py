@@ -93,6 +93,8 @@ class L1:
         """Entries that were driven out by others."""
         self.drops = 0
         """Entries that were dropped because they had changed."""
+        self.spoiled = 0
+        """Values that were not kept because they had changed on their way."""
         self._max_bytes = max_bytes
         self._now = monotonic
         self._bytes = 0
@@ -167,8 +169,11 @@ class L1:
             until: Until when it may be served, in seconds of the monotonic clock.
         """
         self.give_back(ticket)
+        if not ticket.good:
+            self.spoiled += 1
+            return False
         now = self._now()
-        if not ticket.good or now >= self.alive_until or now >= until:
+        if now >= self.alive_until or now >= until:
             return False
         key = ticket.key
         held = self._entries.get(key)

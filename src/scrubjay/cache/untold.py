@@ -29,14 +29,20 @@ class Untold:
 
     def add(
         self, keys: Sequence[HotKey], generations: Sequence[str] = (), rows: Sequence[tuple[str, str]] = ()
-    ) -> None:
-        """Take what could not be told, with the outbox rows `(tenant, id)` that say it."""
+    ) -> bool:
+        """Take what could not be told, with the outbox rows `(tenant, id)` that say it; False if there is no room."""
+        noted = True
         for key in keys:
             if len(self._keys) < MAX_KEYS or key in self._keys:
                 self._keys.setdefault(key, []).extend(rows if key is keys[-1] else ())
+            else:
+                noted = False
         for generation in generations:
-            if len(self._generations) < MAX_KEYS:
+            if len(self._generations) < MAX_KEYS or generation in self._generations:
                 self._generations[generation] = None
+            else:
+                noted = False
+        return noted
 
     def portion(self) -> tuple[list[HotKey], list[str], list[tuple[str, str]]] | None:
         """Return some of it, oldest first, and the rows it settles; None if there is nothing."""

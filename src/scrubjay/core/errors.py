@@ -163,6 +163,12 @@ class StoreCorrupt(StoreUnavailable):
     code = "store_corrupt"
 
 
+class LoaderTimeout(Unavailable):
+    """A loader of a computed context took too long."""
+
+    code = "loader_timeout"
+
+
 class CacheUnavailable(Unavailable):
     """Valkey cannot be reached."""
 

@@ -16,6 +16,7 @@ from scrubjay.core.ports import Load, Mutation, Op, PutMode, Read, Shape
 from scrubjay.core.records import ContextRecord
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
+from scrubjay.memory.computed import Loader
 from scrubjay.memory.services import Services
 
 CURRENT = "current"
@@ -29,6 +30,7 @@ MAX_SOURCES = 256
 def source(services: Services, scope: Scope, type_: str, wanted: int = 0) -> Source[FrozenList[ContextRecord]]:
     """Return how the newest contexts of one type are read."""
     policy = services.policies.context(type_)
+    loader = services.loaders.of(scope, type_, policy.max_bytes)
     return Source(
         Read(services.keys.context(scope, type_), Shape.VALUE),
         Load(Kind.CONTEXT, scope, type_),
@@ -37,8 +39,10 @@ def source(services: Services, scope: Scope, type_: str, wanted: int = 0) -> Sou
         keep=services.policies.limits.hot_contexts,
         ttl_ms=policy.ttl_ms,
         cacheable=policy.cacheable(encrypted=services.encrypted),
-        stale_ms=policy.stale_ms,
+        # What is computed may be old anyway: it is served on while it is made anew.
+        stale_ms=policy.stale_ms or (policy.ttl_ms if loader is not None else 0),
         local=True,
+        loader=loader,
         max_bytes=policy.max_cached_bytes,
         tally=services.tallies.of(scope.tenant, Kind.CONTEXT),
     )
@@ -103,6 +107,8 @@ class Contexts:
         for record in await self._services.aside.get(read):
             if record.id == id_:
                 return record
+        if read.loader is not None:
+            return None
         raw = await self._services.store.context_get(self._scope, type_, id_)
         return None if raw is None else _record(raw)
 
@@ -155,9 +161,27 @@ class Contexts:
             check_limit(expected_version, "expected_version", most=MAX_VERSION, least=0)
         return await self._put(type, check_id(id, "context id"), content, metadata, PutMode.UPDATE, expected_version)
 
+    def compute(self, type: str, loader: Loader) -> None:
+        """Register how a type is computed (an aggregation, a behavioural pattern), for this process.
+
+        From then on `latest`, `list` and `get` give what the loader gave: it is cached for the time of its type, made
+        anew shortly before that is over, by one process for all, and served on while it is being made. It stands in no
+        store, so other processes register the same loader. `invalidate` has it made anew with the next read.
+
+        Args:
+            type: The context type.
+            loader: A function without arguments, plain (it runs in a thread) or a coroutine function, that gives JSON.
+
+        Raises:
+            InvalidContent: The loader cannot be called.
+        """
+        type_ = self._type(type)
+        self._services.loaders.register(self._scope, type_, loader)
+        self._sources.clear()
+
     async def delete(self, type: str, id: str) -> bool:
         """Delete a record; return whether there was one."""
-        type_, id_ = self._type(type), check_id(id, "context id")
+        type_, id_ = self._stored(type), check_id(id, "context id")
         cached = self._services.keys.context(self._scope, type_)
         written = await self._services.aside.write(
             self._scope.tenant,
@@ -185,6 +209,15 @@ class Contexts:
         self._services.check_open()
         return check_id(type_, "context type")
 
+    def _stored(self, type_: str) -> str:
+        """Return a checked type that is not computed."""
+        self._type(type_)
+        if self._services.loaders.of(self._scope, type_, 0) is not None:
+            raise InvalidContent(
+                f"contexts of type {type_!r:.80} are computed; what they are computed from can be written"
+            )
+        return type_
+
     async def _put(
         self,
         type_: str,
@@ -194,7 +227,7 @@ class Contexts:
         mode: PutMode,
         expected: int | None,
     ) -> ContextRecord:
-        self._type(type_)
+        self._stored(type_)
         limit = self._services.policies.context(type_).max_bytes
         raw = to_json(content, f"content of {type_!r:.80}", max_bytes=limit)
         if metadata is not None and not isinstance(metadata, Mapping):

@@ -15,6 +15,7 @@ from scrubjay.core.lives import Lives
 from scrubjay.core.policy import Policies
 from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
 from scrubjay.memory.activity import ActivityLog
+from scrubjay.memory.computed import Loaders
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class Services:
         summarizer: Writes session summaries.
         tallies: Counts reads by tenant and kind.
         activity: Notes the use of sessions, off the request path.
+        loaders: Make computed contexts.
         lives: The epochs of tenants.
         encrypted: Whether cached values are encrypted (sensitive contexts are cached only then).
     """
@@ -48,6 +50,7 @@ class Services:
     summarizer: Summarizer
     activity: ActivityLog
     tallies: Tallies
+    loaders: Loaders
     lives: Lives
     encrypted: bool = False
     closed: bool = False

@@ -1,0 +1,133 @@
+"""What is to happen in a run: how much, how long, and which faults in which order; all of it from one seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from scrubjay.testing.proxy import To
+
+DEADLINE_S: Final = 1.0
+MARGIN_S: Final = 0.25
+_LONG_RUN_S: Final = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run.
+
+    Attributes:
+        seconds: When it ends at the latest.
+        operations: How many recorded operations end it earlier; 0 for no such end.
+        processes: How many worker processes.
+        seed: What faults, delays and operations are drawn from. Timing is not reproducible, the schedule is.
+        store: The URL of a store that is there and migrated; None for a SQLite file of the run's own.
+        cache: The URL of a cache server that is there; None for a Valkey of the run's own, which alone is killed.
+        kills: Whether processes are killed.
+        without: The guard that is switched off; None for none.
+        deadline_s: The coherence deadline of the workers, in seconds.
+        margin_s: What is added to it for scheduling when reads of other processes' writes are judged, in seconds.
+        tasks: How many coroutines work in each process.
+    """
+
+    seconds: float = 60.0
+    operations: int = 0
+    processes: int = 4
+    seed: int = 0
+    store: str | None = None
+    cache: str | None = None
+    kills: bool = True
+    without: str | None = None
+    deadline_s: float = DEADLINE_S
+    margin_s: float = MARGIN_S
+    tasks: int = 8
+
+
+class Fault(StrEnum):
+    """What goes wrong."""
+
+    KILL_WORKER = "kill_worker"
+    KILL_VALKEY = "kill_valkey"
+    HANG_VALKEY = "hang_valkey"
+    CUT = "cut"
+    """All connections of a link are reset, and new ones refused for a while."""
+    BLACK_HOLE = "black_hole"
+    """No byte passes a link, in one direction or both."""
+    DELAY = "delay"
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """One fault, from its beginning to its end.
+
+    Attributes:
+        fault: What goes wrong.
+        slot: Whose link or process; None for everybody's link.
+        seconds: How long.
+        calm_s: How long nothing else goes wrong after it.
+        to: In which direction bytes are lost.
+        keeps: Whether Valkey comes back with what it saved last, or empty.
+        drops: Whether held back bytes are lost at the end instead of arriving late.
+        delay_s: By how much a delayed link is late.
+        victim: Whose process is killed besides, in the middle of it; None for nobody's.
+    """
+
+    fault: Fault
+    slot: int | None
+    seconds: float
+    calm_s: float
+    to: To
+    keeps: bool
+    drops: bool
+    delay_s: float
+    victim: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def outages(plan: Plan) -> Iterator[Outage]:
+    """Yield faults without end: decks of all that may happen, each shuffled."""
+    lot = random.Random(f"outages {plan.seed}")  # noqa: S311 - reproducible on purpose
+    calm = (1.0, 5.0) if plan.seconds > _LONG_RUN_S or plan.operations else (0.4, 1.2)
+    first, rest = _deck(plan)
+    while True:
+        # One of each sort comes first, so that a short run has met them all.
+        for cards in (first, rest):
+            for fault, alone in lot.sample(cards, len(cards)):
+                yield _outage(plan, lot, fault, alone, calm)
+
+
+def _deck(plan: Plan) -> tuple[list[tuple[Fault, bool]], list[tuple[Fault, bool]]]:
+    """Return what may happen, each with whether to one link alone."""
+    first = [(Fault.BLACK_HOLE, True), (Fault.CUT, True)]
+    rest = [
+        (Fault.BLACK_HOLE, True), (Fault.BLACK_HOLE, True), (Fault.BLACK_HOLE, False), (Fault.CUT, True),
+        (Fault.CUT, False), (Fault.DELAY, True), (Fault.DELAY, False),
+    ]  # fmt: skip
+    if plan.kills:
+        first.append((Fault.KILL_WORKER, True))
+        rest += [(Fault.KILL_WORKER, True)] * 2
+    if plan.kills and plan.cache is None:
+        first.append((Fault.KILL_VALKEY, False))
+        rest += [(Fault.KILL_VALKEY, False), (Fault.HANG_VALKEY, False)]
+    return first, rest
+
+
+def _outage(plan: Plan, lot: random.Random, fault: Fault, alone: bool, calm: tuple[float, float]) -> Outage:
+    also = plan.kills and fault is not Fault.KILL_WORKER and lot.random() < 0.25
+    return Outage(
+        fault=fault,
+        slot=lot.randrange(plan.processes) if alone else None,
+        seconds=0.0 if fault is Fault.KILL_WORKER else lot.uniform(0.2, 2.2),
+        calm_s=lot.uniform(*calm),
+        to=lot.choice(["both", "both", "server", "client"]),  # type: ignore[arg-type]
+        keeps=lot.random() < 0.6,
+        drops=lot.random() < 0.5,
+        delay_s=lot.uniform(0.01, 0.2),
+        victim=lot.randrange(plan.processes) if also else None,
+    )

@@ -1,0 +1,228 @@
+"""What each process does: reads and writes of a few things, each recorded with its version."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from scrubjay.app import AsyncScrubjay
+from scrubjay.memory.contexts import Contexts
+from scrubjay.memory.facts import UserMemory
+from scrubjay.testing.history import Recorder
+
+__all__ = ["SETTINGS", "Done", "Thing", "Workload"]
+
+USERS: Final = 8
+PHASE_S: Final = 2.0
+"""How long a thing is written before it is only read for as long: an old value that was left is not written over."""
+WRITES: Final = 0.14
+INVALIDATIONS: Final = 0.03
+ACTIVE: Final = 0.6
+"""The share of the reads that go to what is being written now."""
+_FORGET_OWNER: Final = 0.02
+"""The share of the invalidations that are of all of a user."""
+_FORGET_TENANT: Final = 0.002
+SETTINGS: Final[dict[str, Any]] = {
+    "contexts": {
+        "profile": {"ttl": 30.0},
+        # Expires all the time, and is served while it is loaded anew.
+        "preference": {"ttl": 0.4, "stale": 5.0},
+        "reference": {"ttl": 1.0},
+    },
+    "lease": 1.0,
+    "tokenizer": "heuristic",
+    # Some of the things only.
+    "local_memory": 40_000,
+    "store_timeout": 30.0,
+    "store_connections": 6,
+}
+"""What makes fills, evictions and refreshes frequent."""
+_Do = Callable[[], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One key of the history.
+
+    Attributes:
+        name: What it is called there.
+        read: Reads it and returns the version.
+        write: Writes it and returns the version; None for what another process writes.
+        invalidate: Makes the next read of it come from the store, if it can be told of that thing alone.
+        turn: In which phases it is written: the even or the odd ones.
+    """
+
+    name: str
+    read: _Do
+    write: _Do | None
+    invalidate: Callable[[], Awaitable[bool]] | None
+    turn: int
+
+
+@dataclass(slots=True)
+class Done:
+    """What was done.
+
+    Attributes:
+        reads: Reads that were answered.
+        writes: Writes that were answered.
+        invalidations: Invalidations that were answered.
+        failed: Operations that raised.
+        errors: The first of their errors.
+    """
+
+    reads: int = 0
+    writes: int = 0
+    invalidations: int = 0
+    failed: int = 0
+    errors: list[str] | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Count an operation that raised."""
+        self.failed += 1
+        self.errors = [*(self.errors or [])[:4], f"{type(error).__name__}: {error}"]
+
+
+class Workload:
+    """The reads and writes of one process.
+
+    Args:
+        jay: Where.
+        tenant: The tenant.
+        slot: Which process of how many: each writes facts of its own.
+        processes: How many there are.
+        recorder: Where operations are recorded.
+        lot: What operations are drawn from.
+    """
+
+    def __init__(
+        self, jay: AsyncScrubjay, tenant: str, slot: int, processes: int, recorder: Recorder, lot: random.Random
+    ) -> None:
+        self.done = Done()
+        self._lot = lot
+        self._recorder = recorder
+        self._tenant = jay.tenant(tenant)
+        self._users = [self._tenant.user(f"u{number}") for number in range(USERS)]
+        self._slot = slot
+        # Contexts twice: there are many facts.
+        things = [*self._contexts(), *self._contexts(), *self._facts(processes), self._agent()]
+        self._by_turn = [[thing for thing in things if thing.turn == turn] for turn in (0, 1)]
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Read and write until it is over."""
+        while not over.is_set():
+            try:
+                await self._one()
+            except Exception as error:  # noqa: BLE001 - whatever a caller would see
+                self.done.fail(error)
+            # What process memory answers never waits for anything.
+            await asyncio.sleep(0)
+
+    async def _one(self) -> None:
+        lot = self._lot
+        drawn, turn = lot.random(), int(time.monotonic() / PHASE_S) % 2
+        if drawn < WRITES:
+            await self._write(lot.choice([thing for thing in self._by_turn[turn] if thing.write is not None]))
+        elif drawn < WRITES + INVALIDATIONS:
+            await self._invalidate(lot.choice([thing for thing in self._by_turn[turn] if thing.invalidate is not None]))
+        else:
+            await self._read(lot.choice(self._by_turn[turn if lot.random() < ACTIVE else 1 - turn]))
+
+    async def _read(self, thing: Thing) -> None:
+        with self._recorder.read(thing.name) as read:
+            read.version = await thing.read()
+        self.done.reads += 1
+
+    async def _write(self, thing: Thing) -> None:
+        assert thing.write is not None
+        with self._recorder.write(thing.name) as write:
+            write.version = await thing.write()
+        self.done.writes += 1
+
+    async def _invalidate(self, thing: Thing) -> None:
+        drawn = self._lot.random()
+        if drawn < _FORGET_TENANT:
+            await self._tenant.invalidate()
+        elif drawn < _FORGET_OWNER:
+            await self._lot.choice(self._users).invalidate()
+        else:
+            assert thing.invalidate is not None
+            await thing.invalidate()
+        self.done.invalidations += 1
+
+    # --- things
+
+    def _contexts(self) -> list[Thing]:
+        things = [
+            _context(f"{user.id}/{type_}", user.contexts, type_, number % 2)
+            for number, user in enumerate(self._users)
+            for type_ in ("profile", "preference")
+        ]
+        return [*things, _context("reference", self._tenant.contexts, "reference", 0)]
+
+    def _facts(self, processes: int) -> list[Thing]:
+        """Return facts: each is written by one process alone, with numbers that grow, for facts have no versions."""
+        return [
+            Thing(
+                f"{user.id}/memory/{slot}",
+                _fact_read(user.memory, slot, self._lot),
+                _Fact(user.memory, slot) if slot == self._slot else None,
+                None,
+                number % 2,
+            )
+            for number, user in enumerate(self._users)
+            for slot in range(processes)
+        ]
+
+    def _agent(self) -> Thing:
+        agents = self._tenant.agents
+
+        async def read() -> int:
+            found = await agents.get("support")
+            return found.version if found is not None else 0
+
+        async def write() -> int:
+            return (await agents.set("support", {"system_prompt": "Be kind.", "turn": self._lot.random()})).version
+
+        return Thing("agent", read, write, None, 1)
+
+
+def _context(name: str, contexts: Contexts, type_: str, turn: int) -> Thing:
+    async def read() -> int:
+        found = await contexts.list(type_, limit=1)
+        return found[0].version if found else 0
+
+    async def write() -> int:
+        return (await contexts.set(type_, {"about": name, "text": "x" * 300})).version
+
+    return Thing(name, read, write, lambda: contexts.invalidate(type_), turn)
+
+
+def _fact_read(memory: UserMemory, slot: int, lot: random.Random) -> _Do:
+    fact = f"of-{slot}"
+
+    async def read() -> int:
+        return int((await memory.get(fact) if lot.random() < 0.3 else (await memory.all()).get(fact)) or 0)
+
+    return read
+
+
+class _Fact:
+    """Writes one fact, once at a time."""
+
+    def __init__(self, memory: UserMemory, slot: int) -> None:
+        self._memory = memory
+        self._fact = f"of-{slot}"
+        self._lock = asyncio.Lock()
+        self._last = 0
+
+    async def __call__(self) -> int:
+        async with self._lock:
+            # All processes of a machine share this clock: one that is started anew goes on above its predecessor.
+            self._last = max(self._last + 1, time.monotonic_ns() // 1_000)
+            await self._memory.set(self._fact, self._last)
+            return self._last
