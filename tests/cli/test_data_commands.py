@@ -12,6 +12,8 @@ import pytest
 
 from scrubjay.app import AsyncScrubjay
 from scrubjay.cli import data
+from scrubjay.core.clock import SystemClock
+from scrubjay.testing.clock import ManualClock
 
 from .conftest import Run
 
@@ -37,12 +39,12 @@ def store(tmp_path: Path) -> str:
 
 def test_stats(run: Run, store: str) -> None:
     found = run("stats", "--store", store, "--json").json
-    assert set(found) == {"processes", "hit_rate", "reads", "latencies", "cache", "server", "store"}
+    assert set(found) == {"processes", "hit_rate", "reads", "latencies", "cache", "local", "server", "store"}
     assert found["store"]["messages"] == 3
     assert found["hit_rate"] is None
     ran = run("stats", "--store", store)
     assert (ran.code, ran.err) == (0, "")
-    for words in ("hit rate", "read from Valkey", "messages", "used_memory", "MiB"):
+    for words in ("hit rate", "in process memory", "read from Valkey", "messages", "used_memory", "MiB"):
         assert words in ran.out
     assert run("stats", "--store", store, "--cache", "none:").code == 0
 
@@ -153,13 +155,16 @@ def test_migrate(run: Run, tmp_path: Path) -> None:
 
 def test_a_new_incarnation_makes_what_is_cached_unread(run: Run, store: str) -> None:
     async def assemble() -> float | None:
-        async with AsyncScrubjay.open(store=store) as jay:
+        # A minute later: on opening, whoever meets a server tells it again of what was written shortly before.
+        later = ManualClock(SystemClock().now_ms() + 60_000)
+        async with AsyncScrubjay.open(store=store, clock=later) as jay:
             await jay.tenant("acme").user("alice").session("s").assemble()
             return jay.recorder.hit_rate
 
     async def around(*, migrated: bool) -> float | None:
         async with AsyncScrubjay.open(store=store) as jay:  # keeps the private Valkey alive
             await jay.tenant("acme").user("alice").session("s").assemble()
+            await jay._services.aside.drain()  # what was read is filled
             if migrated:
                 await asyncio.to_thread(run, "migrate", "--store", store, "--new-incarnation")
             return await assemble()

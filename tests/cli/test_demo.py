@@ -68,6 +68,11 @@ def test_both_runs_are_measured(report: dict[str, Any]) -> None:
         assert run["assemble"]["count"] == run["windows"] == cached["windows"]
         for tier in latencies.values():
             assert tier["count"] == 0 or 0 < tier["p50_ms"] <= tier["p99_ms"]
+    for run in (cached, uncached):
+        found = run["found"]
+        assert (found["l1"] + found["l2"], found["store"]) == (run["reads"]["hits"], run["reads"]["misses"])
+    assert min(cached["found"].values()) > 0, "each tier answered something"
+    assert (uncached["found"]["l1"], uncached["found"]["l2"]) == (0, 0)
     assert uncached["latencies"]["l2"]["count"] == 0
     assert cached["latencies"]["l2"]["count"] > cached["latencies"]["store"]["count"] > 0
 
@@ -79,7 +84,7 @@ def test_piped_it_is_plain_and_leaves_nothing(process: Run, temporary: Path) -> 
     for line in ran.out.splitlines():
         assert len(line) <= 100
         assert line == line.rstrip()
-    for words in ("Tuesday", "Receipt", "hit rate", "with Valkey", "without a cache", story.LAST_QUESTION):
+    for words in ("Tuesday", "Receipt", "hit rate", "in process memory", "with Valkey", "without a cache", story.LAST_QUESTION):
         assert words in ran.out
     assert ran.out.count("✓") == 8
     assert list(temporary.iterdir()) == []

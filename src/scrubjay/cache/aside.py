@@ -57,7 +57,8 @@ class CacheAside:
 
     def __init__(self, parts: Parts, l1: L1, watch: Watch) -> None:
         self.l1 = l1
-        self.flights = Flights(parts, self._hearing)
+        self.flights = Flights(parts, self._hearing, self._usable)
+        parts.floors.raised = l1.outdate
         self.refreshes = 0
         """Values that were loaded anew before they expired."""
         self.parts = parts
@@ -296,7 +297,7 @@ class CacheAside:
             # Nobody filled it, or it does not say until when it is fresh.
             until = self._clock.monotonic() + (loaded.left_ms or loaded.ttl_ms or source.ttl_ms) / SECOND
         large = bool(source.keep) and loaded.count > source.keep
-        if large or not loaded.lasting:
+        if large or not loaded.lasting or loaded.version < self._floors.least(source.key):
             self.l1.give_back(ticket)
         else:
             self.l1.put(ticket, value, loaded.version, whole=loaded.whole, count=loaded.count, until=until)
@@ -454,11 +455,11 @@ class CacheAside:
             Whether everything has been told.
         """
         while portion := self._untold.portion():
-            keys, generations, rows = portion
-            if not await self._hot.erase(keys, generations):
+            if not await self._hot.erase(portion.keys, portion.generations):
                 return False
-            self._untold.remove(keys, generations)
-            self._confirm(rows)
+            self.changed(portion.keys, portion.generations)
+            self._untold.told(portion)
+            self._confirm(portion.rows)
         return True
 
     async def drain(self) -> None:

@@ -149,6 +149,7 @@ class Coherence:
     def _stands(self) -> None:
         """The line stands: from here on everything is heard. What was held before may have been missed."""
         self._aside.l1.clear()
+        self._aside.flights.detach_where(lambda _: True)
         self._sent.clear()
         self._standing = True
         self._spawn(self.beat_once)

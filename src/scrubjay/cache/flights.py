@@ -85,11 +85,13 @@ class Flights:
     Args:
         parts: What they work with.
         heard: Whether changes by other processes are heard of now.
+        asks: Whether the shared cache may be asked for something now.
     """
 
-    def __init__(self, parts: Parts, heard: Callable[[], bool]) -> None:
+    def __init__(self, parts: Parts, heard: Callable[[], bool], asks: Callable[[Source[Any]], bool]) -> None:
         self._parts = parts
         self._heard = heard
+        self._asks = asks
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: dict[str, asyncio.Future[None]] = {}
@@ -107,6 +109,22 @@ class Flights:
         Raises:
             StoreUnavailable: The store cannot be reached.
         """
+        floors = [self._parts.floors.least(source.key) for source, _ in wanted]
+        found = [await self._shared(flight) for flight in self._begin(wanted)]
+        for index, (source, _) in enumerate(wanted):
+            key = source.key
+            # A load that was joined may have read before this process saw what it has already given to others.
+            if found[index].version < min(floors[index], self._parts.floors.least(key)):
+                self.detach(key)
+                found[index] = await self._shared(self._begin([(source, None)])[0])
+        return found
+
+    async def _shared(self, flight: Flight) -> Loaded:
+        # Shielded: a reader that goes away takes the load from nobody.
+        return await asyncio.shield(flight.future)
+
+    def _begin(self, wanted: Sequence[tuple[Source[Any], Hit | Miss | None]]) -> list[Flight]:
+        """Join the loads that are under way, and lead the others."""
         flights: list[Flight] = []
         lead: list[tuple[Flight, Hit | Miss | None]] = []
         for source, answer in wanted:
@@ -122,8 +140,7 @@ class Flights:
             task = asyncio.create_task(self._lead(lead), name="scrubjay-load")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        # Shielded: a reader that goes away takes the load from nobody.
-        return [await asyncio.shield(flight.future) for flight in flights]
+        return flights
 
     def refresh(self, source: Source[Any]) -> Flight | None:
         """Load something anew that is still served; None if somebody does it already."""
@@ -201,10 +218,11 @@ class Flights:
     ) -> tuple[list[tuple[Flight, Miss]], list[Flight]]:
         """Return which loads to do now, with their leases, and which another process is doing."""
         unasked = [flight for flight, answer in lead if answer is None]
-        answers: dict[Flight, Hit | Miss] = {}
-        if unasked:
-            found = await self._parts.hot.read([flight.source.read for flight in unasked])
-            answers = dict(zip(unasked, found, strict=True))
+        answers: dict[Flight, Hit | Miss] = dict.fromkeys(unasked, _NO_LEASE)
+        asked = [flight for flight in unasked if self._asks(flight.source)]
+        if asked:
+            found = await self._parts.hot.read([flight.source.read for flight in asked])
+            answers.update(zip(asked, found, strict=True))
         now: list[tuple[Flight, Miss]] = []
         later: list[Flight] = []
         for flight, given in lead:
@@ -232,7 +250,7 @@ class Flights:
         while parts.clock.monotonic() < until:
             await self._woken(source.read.key.lease, pause)
             pause = min(pause * 2, LAST_LOOK_S)
-            (answer,) = await parts.hot.read([source.read]) if parts.gate.open else (_NO_LEASE,)
+            (answer,) = await parts.hot.read([source.read]) if self._asks(source) else (_NO_LEASE,)
             if isinstance(answer, Hit):
                 if source.enough(answer.loaded) and self._admits(source, answer.loaded):
                     flight.future.set_result(answer.loaded)

@@ -205,6 +205,13 @@ class L1:
             self._remove(key)
             self.drops += 1
 
+    def outdate(self, key: str, version: int) -> None:
+        """Forget what is older than `version`, which this process has seen elsewhere."""
+        held = self._entries.get(key)
+        if held is not None and held.version < version:
+            self._remove(key)
+            self.drops += 1
+
     def drop_owner(self, owner: str) -> None:
         """Forget everything of one owner, given by the key of its generation."""
         self._spoil(lambda ticket: ticket.owner == owner)

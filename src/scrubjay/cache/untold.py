@@ -3,57 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from scrubjay.core.keys import HotKey
 
 MAX_KEYS = 50_000
 PORTION = 500
+Rows = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Some of what is to be told.
+
+    Attributes:
+        keys: Entries to drop.
+        generations: Keys of generations to rotate.
+        rows: The outbox rows `(tenant, id)` that it settles.
+        until: What was added after this is not part of it, also where it is of the same keys.
+    """
+
+    keys: list[HotKey]
+    generations: list[str]
+    rows: Rows
+    until: int
 
 
 class Untold:
     """Keys and generations to be dropped when the server is back, by one process, in memory.
 
-    It closes the gap for a process that lives on. What it cannot hold, and what dies with a process, stands in the
-    outbox.
+    It closes the gap for a process that lives on. What dies with a process stands in the outbox; so does what there is
+    no room for here, and then nothing is believed that the server holds until the outbox has been told.
     """
 
     def __init__(self) -> None:
-        self._keys: dict[HotKey, list[tuple[str, str]]] = {}
-        self._generations: dict[str, None] = {}
+        self._keys: dict[HotKey, tuple[int, Rows]] = {}
+        self._generations: dict[str, int] = {}
+        self._number = 0
+        self._full = False
 
     def __contains__(self, key: HotKey) -> bool:
-        return key in self._keys or key.generation in self._generations
+        return self._full or key in self._keys or key.generation in self._generations
 
     def __len__(self) -> int:
-        return len(self._keys) + len(self._generations)
+        return len(self._keys) + len(self._generations) + self._full
 
     def add(
         self, keys: Sequence[HotKey], generations: Sequence[str] = (), rows: Sequence[tuple[str, str]] = ()
     ) -> bool:
-        """Take what could not be told, with the outbox rows `(tenant, id)` that say it; False if there is no room."""
-        noted = True
-        for key in keys:
-            if len(self._keys) < MAX_KEYS or key in self._keys:
-                self._keys.setdefault(key, []).extend(rows if key is keys[-1] else ())
-            else:
-                noted = False
+        """Take what could not be told, with the outbox rows `(tenant, id)` that say it; False if there was no room."""
+        self._number += 1
+        for index, key in enumerate(keys):
+            if len(self._keys) >= MAX_KEYS and key not in self._keys:
+                self._full = True
+                return False
+            known = self._keys.pop(key, (0, []))[1]
+            # Newest last: what is told is what has waited longest.
+            self._keys[key] = (self._number, [*known, *(rows if index == len(keys) - 1 else ())])
         for generation in generations:
-            if len(self._generations) < MAX_KEYS or generation in self._generations:
-                self._generations[generation] = None
-            else:
-                noted = False
-        return noted
+            if len(self._generations) >= MAX_KEYS and generation not in self._generations:
+                self._full = True
+                return False
+            self._generations[generation] = self._number
+        return True
 
-    def portion(self) -> tuple[list[HotKey], list[str], list[tuple[str, str]]] | None:
-        """Return some of it, oldest first, and the rows it settles; None if there is nothing."""
+    def portion(self) -> Portion | None:
+        """Return some of it, oldest first; None if there is nothing."""
         if not self._keys and not self._generations:
+            # Whoever tells all has had the outbox told before.
+            self._full = False
             return None
         keys = list(self._keys)[:PORTION]
-        return keys, list(self._generations)[:PORTION], [row for key in keys for row in self._keys[key]]
+        rows = [row for key in keys for row in self._keys[key][1]]
+        return Portion(keys, list(self._generations)[:PORTION], rows, self._number)
 
-    def remove(self, keys: Sequence[HotKey], generations: Sequence[str]) -> None:
-        """Forget what has been told."""
-        for key in keys:
-            self._keys.pop(key, None)
-        for generation in generations:
-            self._generations.pop(generation, None)
+    def told(self, portion: Portion) -> None:
+        """Forget what has been told, but not what was added meanwhile."""
+        for key in portion.keys:
+            if self._keys.get(key, (portion.until + 1, []))[0] <= portion.until:
+                del self._keys[key]
+        for generation in portion.generations:
+            if self._generations.get(generation, portion.until + 1) <= portion.until:
+                del self._generations[generation]

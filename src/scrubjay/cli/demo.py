@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from scrubjay.cli import demo_story as story
 from scrubjay.cli.demo_play import DemoClock, Played, Player, alices_window, as_result, words_in
 from scrubjay.cli.demo_view import show_demo
 from scrubjay.cli.options import json_option
+from scrubjay.cli.report import found_by, found_text
 from scrubjay.cli.shell import Failure, open_console, print_json, run
 from scrubjay.core.errors import InvalidMessage
 
@@ -90,14 +92,16 @@ async def _demo(directory: Path) -> tuple[dict[str, Any], Window]:
     clock = DemoClock()
     async with _open(directory / "with-cache", "embedded:", clock) as jay:
         cached = await Player(jay, clock).play()
-        result = as_result(cached, jay.recorder.latencies(), jay.recorder.hits, jay.recorder.misses)
-        checks = [*_story_checks(cached), await _kill(jay, cached)]
-        other_clock = DemoClock()
-        async with _open(directory / "without-cache", "none:", other_clock) as plain:
-            uncached = await Player(plain, other_clock).play()
-            other = as_result(uncached, plain.recorder.latencies(), plain.recorder.hits, plain.recorder.misses)
-        checks.append(_same_windows(cached, uncached))
-        checks.append(await _revived(jay))
+        result = as_result(cached, jay.recorder)
+        checks = _story_checks(cached)
+        with _expected_outage():
+            checks.append(await _kill(jay, cached))
+            other_clock = DemoClock()
+            async with _open(directory / "without-cache", "none:", other_clock) as plain:
+                uncached = await Player(plain, other_clock).play()
+                other = as_result(uncached, plain.recorder)
+            checks.append(_same_windows(cached, uncached))
+            checks.append(await _revived(jay))
         users = {tenant: len(await jay.tenant(tenant).users()) for tenant in (story.SHOP, story.BANK)}
         checks.append(await _forgotten(jay))
         report = {
@@ -166,17 +170,31 @@ def _same_windows(cached: Played, uncached: Played) -> Check:
     return Check("the cache changes no prompt", same, f"{count} windows, byte for byte the same in both runs")
 
 
+@contextmanager
+def _expected_outage() -> Iterator[None]:
+    """Keep the library from warning of an outage that is part of the demonstration: its report tells of it."""
+    logger = logging.getLogger("scrubjay")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 async def _kill(jay: AsyncScrubjay, played: Played) -> Check:
     """Kill the private Valkey as a crash would, and assemble."""
     server = (await jay.stats())["server"] or {}
+    before = found_by(jay.recorder)
     os.kill(int(server["process_id"]), signal.SIGKILL)
     started = time.perf_counter()
     window = await alices_window(jay)
     elapsed = (time.perf_counter() - started) * 1000
+    found = {tier: count - before[tier] for tier, count in found_by(jay.recorder).items()}
     return Check(
-        "Valkey was killed: the next window came from the store, and is the same",
-        window.messages == played.window.messages,
-        f"kill -9 {server['process_id']}, then {elapsed:.1f} ms",
+        "Valkey was killed: the next window came from process memory and the store, and is the same",
+        window.messages == played.window.messages and not found["l2"] and found["store"] > 0,
+        f"kill -9 {server['process_id']}, then {elapsed:.1f} ms; {found_text(found)}",
     )
 
 
@@ -187,13 +205,14 @@ async def _revived(jay: AsyncScrubjay) -> Check:
             break
         await asyncio.sleep(POLL_S)
     await alices_window(jay)
-    hits = jay.recorder.hits
+    before = found_by(jay.recorder)["l2"]
     await alices_window(jay)
+    hits = found_by(jay.recorder)["l2"] - before
     server = (await jay.stats())["server"] or {}
     return Check(
         "a new Valkey was started by itself and is filled again",
-        jay.recorder.hits > hits,
-        f"process {server.get('process_id', '–')}: {jay.recorder.hits - hits} hits in one window",
+        hits > 0,
+        f"process {server.get('process_id', '–')}: it answered {hits} things of one window",
     )
 
 

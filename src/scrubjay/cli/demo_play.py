@@ -12,9 +12,10 @@ import orjson
 from scrubjay.app import AsyncScrubjay
 from scrubjay.assembly import Window
 from scrubjay.cli import demo_story as story
+from scrubjay.cli.report import found_by
 from scrubjay.core.records import Summary
 from scrubjay.handles import Session, Tenant
-from scrubjay.observe.recorder import Histogram
+from scrubjay.observe.recorder import Histogram, ProcessRecorder
 
 DAY_S = 86_400.0
 BEGINS_MS = 1_772_442_000_000
@@ -183,13 +184,13 @@ def words_in(window: Window, words: tuple[str, ...]) -> list[str]:
     return [word for word in words if word in text]
 
 
-def as_result(run: Played, latencies: Mapping[str, Any], hits: int, misses: int) -> dict[str, Any]:
+def as_result(run: Played, recorder: ProcessRecorder) -> dict[str, Any]:
     """Return what a run measured, as JSON."""
-    total = hits + misses
     return {
-        "hit_rate": hits / total if total else None,
-        "reads": {"hits": hits, "misses": misses},
-        "latencies": dict(latencies),
+        "hit_rate": recorder.hit_rate,
+        "reads": {"hits": recorder.hits, "misses": recorder.misses},
+        "found": found_by(recorder),
+        "latencies": recorder.latencies(),
         "assemble": run.assemble.summary(),
         "windows": len(run.all_windows),
         "seconds": round(run.seconds, 3),

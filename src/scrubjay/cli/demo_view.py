@@ -17,7 +17,7 @@ from rich.text import Text
 from scrubjay import __version__
 from scrubjay.assembly import Window
 from scrubjay.cli import demo_story as story
-from scrubjay.cli.report import latency_table, ms, number, percent
+from scrubjay.cli.report import FOUND, latency_table, ms, number, percent, plain_table
 
 _TAG = re.compile(r"^<(\w+)>$", re.MULTILINE)
 _COLORS = {"system": "cyan", "user": "green", "assistant": "blue", "tool": "yellow"}
@@ -102,17 +102,20 @@ def _tiers(report: Mapping[str, Any]) -> RenderableType:
     runs = {"with Valkey": report["with_cache"], "without a cache": report["without_cache"]}
     latencies = {title: {**run["latencies"], "assemble": run["assemble"]} for title, run in runs.items()}
     rows = {"l2": "read from Valkey", "store": "read with the store", "assemble": "window assembled", "write": "write"}
+    found = [
+        (f"found {where}", *(number(run["found"][tier]) for run in runs.values())) for tier, where in FOUND.items()
+    ]
     cached, uncached = (run["reads"] for run in runs.values())
-    total = cached["hits"] + cached["misses"]
     told = Text.assemble(
         "hit rate ",
         (percent(report["with_cache"]["hit_rate"]), "bold green"),
-        f": of {number(total)} things read, the store was asked for {number(cached['misses'])} instead of "
-        f"{number(uncached['misses'])}, so {number(report['store_reads_absorbed'])} store reads were absorbed.\n"
-        "The store is a SQLite file on this machine and answers at once; over a network, each wave of reads from it "
-        "costs a round trip.",
+        f": of {number(cached['hits'] + cached['misses'])} things read, the store was asked for "
+        f"{number(cached['misses'])} instead of {number(uncached['misses'])}, so "
+        f"{number(report['store_reads_absorbed'])} store reads were absorbed.\n"
+        "What process memory holds is answered at once, without asking anybody, and is not timed. The store is a SQLite "
+        "file on this machine and answers at once, too; over a network, each wave of reads from it costs a round trip.",
     )
-    return Group(latency_table(latencies, rows), told)
+    return Group(plain_table(["things read", *runs], found), latency_table(latencies, rows), told)
 
 
 def _checks(checks: list[Mapping[str, Any]], *, utf: bool) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from scrubjay.cli.replay_run import CALLS, Tally
-from scrubjay.cli.report import latency_table, number, percent, plain_table, size
+from scrubjay.cli.report import found_by, found_text, latency_table, number, percent, plain_table, size
 from scrubjay.observe.recorder import ProcessRecorder
 
 
@@ -42,6 +42,7 @@ def build_report(
         "bad_messages": tally.bad_messages,
         "hit_rate": recorder.hit_rate,
         "reads": {"hits": recorder.hits, "misses": recorder.misses},
+        "found": found_by(recorder),
         "latencies": recorder.latencies(),
         "calls": {name: histogram.summary() for name, histogram in tally.calls.items()},
         "elapsed_s": round(elapsed, 3),
@@ -60,8 +61,7 @@ def show_report(report: Mapping[str, Any], console: Console) -> None:
     reads = report["reads"]
     total = reads["hits"] + reads["misses"]
     console.print(
-        f"hit rate {percent(report['hit_rate'])}: of {number(total)} things read, the store was asked for "
-        f"{number(reads['misses'])}",
+        f"hit rate {percent(report['hit_rate'])}: of {number(total)} things read, {found_text(report['found'])}",
         markup=False,
     )
     speed = "" if report["messages_per_s"] is None else f", {report['messages_per_s']:,.0f} messages/s"

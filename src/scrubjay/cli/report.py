@@ -9,9 +9,23 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from scrubjay.observe.recorder import ProcessRecorder
+
 TIERS = {"l2": "read from Valkey", "store": "read with the store", "write": "write"}
 """Tiers as a recorder names them, and as people read them."""
+FOUND = {"l1": "in process memory", "l2": "in Valkey", "store": "in the store"}
+"""Where things that were read were found."""
 Latencies = Mapping[str, Mapping[str, Any]]
+
+
+def found_by(recorder: ProcessRecorder) -> dict[str, int]:
+    """Return how many things were read, by where they were found."""
+    return {"l1": recorder.local_hits, "l2": recorder.shared_hits, "store": recorder.misses}
+
+
+def found_text(found: Mapping[str, int]) -> str:
+    """Return where things were found, as people read it."""
+    return ", ".join(f"{number(found[name])} {where}" for name, where in FOUND.items())
 
 
 def number(value: float | None) -> str:

@@ -1,0 +1,190 @@
+"""Lets a plan happen: starts everything, makes it fail, ends it, and has it judged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from scrubjay.app import AsyncScrubjay
+from scrubjay.testing.chaos.cast import Troupe, Valkey
+from scrubjay.testing.chaos.plan import Fault, Outage, Plan, outages
+from scrubjay.testing.chaos.report import Outcome, judge
+from scrubjay.testing.chaos.timeline import Event
+from scrubjay.testing.chaos.worker import Orders
+
+_LOOK_S: Final = 0.1
+_QUIET_S: Final = 1.5
+"""How long all is well at the beginning, and at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        elapsed_s: Seconds since all workers worked.
+        operations: Operations that were answered.
+        outages: Outages so far.
+        now: What goes wrong at the moment; empty for nothing.
+    """
+
+    elapsed_s: float
+    operations: int
+    outages: int
+    now: str
+
+
+async def conduct(plan: Plan, directory: Path, tell: Callable[[Progress], None] = lambda _: None) -> Outcome:
+    """Let a plan happen and return what was found.
+
+    Args:
+        plan: What is to happen.
+        directory: An empty directory for histories and data.
+        tell: Takes the progress, ten times a second.
+
+    Raises:
+        ConfigurationError: A URL, or what is needed for a server, cannot work.
+        StoreUnavailable: The store cannot be reached.
+        Unavailable: Valkey did not start.
+    """
+    # Workers have another working directory.
+    directory = directory.resolve()
+    store = plan.store or f"sqlite:///{quote(str(directory / 'chaos.db'))}?synchronous=off"
+    mark = secrets.token_hex(4)
+    async with AsyncScrubjay.open(store=store, cache="none:", tokenizer="heuristic") as jay, AsyncExitStack() as stack:
+        valkey = None
+        if plan.cache is None:
+            saves = random.Random(f"saves {plan.seed}").random() < 0.5  # noqa: S311 - reproducible on purpose
+            valkey = Valkey(directory / "valkey", appendonly=saves)
+            stack.push_async_callback(valkey.close)
+            await valkey.start()
+        orders = Orders(
+            name="", slot=0, processes=plan.processes, seed=plan.seed, store=store, cache="", prefix=f"sj1-chaos-{mark}",
+            tenant=f"chaos-{mark}", history="", tasks=plan.tasks, deadline_s=plan.deadline_s, without=plan.without,
+        )  # fmt: skip
+        troupe = Troupe(orders, valkey.url if valkey is not None else plan.cache or "", directory)
+        stack.push_async_callback(troupe.close)
+        outcome = await _Director(plan, troupe, valkey, tell).run()
+        if plan.store is not None:
+            await jay.tenant(orders.tenant).forget()
+        return outcome
+
+
+class _Director:
+    def __init__(self, plan: Plan, troupe: Troupe, valkey: Valkey | None, tell: Callable[[Progress], None]) -> None:
+        self._plan = plan
+        self._troupe = troupe
+        self._valkey = valkey
+        self._tell = tell
+        self._events: list[Event] = []
+        self._now = ""
+
+    async def run(self) -> Outcome:
+        """Play everything."""
+        troupe = self._troupe
+        await troupe.open()
+        await self._all_work()
+        started = time.monotonic()
+        fails = asyncio.create_task(self._fail())
+        try:
+            await self._watch(started)
+            if fails.done():
+                fails.result()
+        finally:
+            fails.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await fails
+            await self._heal()
+        await asyncio.sleep(_QUIET_S)
+        elapsed = time.monotonic() - started
+        late = await troupe.end()
+        return await asyncio.to_thread(judge, self._plan, troupe.lives, self._events, elapsed, late)
+
+    async def _all_work(self) -> None:
+        """Wait until every worker has done something."""
+        while not self._troupe.crashed.is_set():
+            if all(life.last.get("reads") for life in self._troupe.lives):
+                break
+            await asyncio.sleep(_LOOK_S)
+
+    async def _watch(self, started: float) -> None:
+        plan, troupe = self._plan, self._troupe
+        while True:
+            elapsed = time.monotonic() - started
+            operations = sum(life.last.get("reads", 0) + life.last.get("writes", 0) for life in troupe.lives)
+            self._tell(Progress(elapsed, operations, len(self._events), self._now))
+            enough = plan.operations and operations >= plan.operations
+            if elapsed >= plan.seconds - _QUIET_S or enough or troupe.crashed.is_set():
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    # --- faults
+
+    async def _fail(self) -> None:
+        await asyncio.sleep(_QUIET_S)
+        for outage in outages(self._plan):
+            self._now = f"{outage.fault}".replace("_", " ")
+            begin = time.monotonic()
+            try:
+                await self._suffer(outage)
+            finally:
+                self._events.append(Event(outage, begin, time.monotonic()))
+            self._now = ""
+            await asyncio.sleep(outage.calm_s)
+
+    async def _suffer(self, outage: Outage) -> None:
+        troupe, valkey = self._troupe, self._valkey
+        links = troupe.links if outage.slot is None else [troupe.links[outage.slot]]
+        match outage.fault:
+            case Fault.KILL_WORKER:
+                assert outage.slot is not None
+                await self._replace(outage.slot)
+            case Fault.KILL_VALKEY:
+                assert valkey is not None
+                await valkey.kill()
+                await self._meanwhile(outage)
+                await valkey.start(keeps=outage.keeps)
+            case Fault.HANG_VALKEY:
+                assert valkey is not None
+                valkey.pause()
+                await self._meanwhile(outage)
+                valkey.resume()
+            case Fault.CUT | Fault.BLACK_HOLE | Fault.DELAY:
+                for link in links:
+                    if outage.fault is Fault.CUT:
+                        link.refuse()
+                        link.cut()
+                    elif outage.fault is Fault.BLACK_HOLE:
+                        link.black_hole(to=outage.to)
+                    else:
+                        link.delay(outage.delay_s, outage.delay_s / 2)
+                await self._meanwhile(outage)
+                for link in links:
+                    link.heal(drop=outage.drops)
+
+    async def _meanwhile(self, outage: Outage) -> None:
+        if outage.victim is None:
+            await asyncio.sleep(outage.seconds)
+            return
+        await asyncio.sleep(outage.seconds / 2)
+        await self._replace(outage.victim)
+        await asyncio.sleep(outage.seconds / 2)
+
+    async def _replace(self, slot: int) -> None:
+        await self._troupe.kill(slot)
+        await self._troupe.begin(slot)
+
+    async def _heal(self) -> None:
+        for link in self._troupe.links:
+            link.heal()
+        if self._valkey is not None:
+            await self._valkey.restore()
