@@ -546,7 +546,7 @@ def main(area: Area) -> None:
     with Servers() as servers:
         for loop in options.loops:
             bench = Bench(options, servers, loop, say)
-            with asyncio.Runner(loop_factory=_factory(loop)) as runner:
+            with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
                 runner.run(_measured(area, bench))
             metrics.update(bench.metrics)
             if not options.json:
@@ -579,7 +579,8 @@ def metrics_table(title: str, metrics: Mapping[str, float]) -> Table:
     return table
 
 
-def _factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes an event loop of this name; None for the standard one."""
     if loop == "asyncio":
         return None
     import uvloop  # noqa: PLC0415 - an optional dependency

@@ -24,13 +24,13 @@ from scrubjay.cache.floors import Floors
 from scrubjay.cache.gate import Gate
 from scrubjay.cache.l1 import L1
 from scrubjay.cache.recovery import Recovery
-from scrubjay.cache.relay import Relay
+from scrubjay.cache.relay import BATCH, Relay
 from scrubjay.core.clock import Clock
 from scrubjay.core.counters import CacheCounters, Tallies, add_counters
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, ConfigurationError, StoreUnavailable
 from scrubjay.core.keys import HotKey, KeySpace
 from scrubjay.core.lives import Lives
-from scrubjay.core.policy import SECOND
+from scrubjay.core.policy import MINUTE, SECOND
 from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
@@ -51,6 +51,11 @@ _STATS_EVERY_S = 5.0
 _STATS_TTL_MS = 60_000
 _CONFIRM_EVERY_S = 0.1
 """How often outbox rows are confirmed: well before a relay would take them for forgotten."""
+
+
+_SETTLE_EVERY_S = 60.0
+_FORGOTTEN_MS = 10 * MINUTE
+"""After how long a process without a cache takes it that no process has one: their relays are done within a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,8 @@ class Engine:
             self.tasks.append(asyncio.create_task(self.coherence.run(), name="scrubjay-line"))
             self.tasks.append(asyncio.create_task(self.coherence.beat(), name="scrubjay-beat"))
             await self.coherence.stands(self.settings.cache_timeout)
+        else:
+            self._spawn("outbox", _SETTLE_EVERY_S, self._settle)
 
     async def stop(self) -> None:
         """Write what is pending, stop in the reverse order of starting."""
@@ -177,6 +184,12 @@ class Engine:
                 raise CacheUnavailable("a change was not taken")
         except CacheUnavailable as error:
             self.gate.close(error)
+
+    async def _settle(self) -> None:
+        """Confirm old outbox rows that no process with a cache has claimed: there is none."""
+        store = self.services.store
+        while rows := await store.outbox_claim(BATCH, older_ms=_FORGOTTEN_MS, claim_ms=MINUTE):
+            await store.confirm([(row.tenant, row.id) for row in rows])
 
     async def tidy(self, *, everything: bool) -> None:
         """Write activity and confirmations to the store; what cannot be written now waits."""
@@ -353,7 +366,8 @@ async def start(parts: Parts) -> Engine:
 def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheCounters) -> Engine:
     settings, clock = parts.settings, parts.clock
     policies, keys, recorder = settings.policies(), KeySpace(settings.prefix), ProcessRecorder()
-    confirmer = OutboxConfirmer(store.confirm)
+    # A process without a cache can tell nobody: its rows are left to the relays of those that have one.
+    confirmer = OutboxConfirmer(_no_rows if server.client is None else store.confirm)
 
     async def recover() -> None:
         await recovery()
@@ -396,6 +410,10 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
 
 async def _nothing() -> None:
     """There is no server to tell."""
+
+
+async def _no_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Nothing has been told."""
 
 
 async def _open_cache(parts: Parts, incarnation: str, counters: CacheCounters) -> CacheServer:

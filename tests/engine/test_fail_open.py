@@ -342,6 +342,32 @@ async def test_any_garbage_is_a_miss(jay: AsyncScrubjay, view: redis.Redis, tmp_
     assert jay._open.counters.as_dict()["misses"]
 
 
+TAILS = (b";", b";;", b";1", b";1;", b";;1", b";1;2;3", b";1;2;", b";" + b"9" * 5_000 + b";1", b";1;" + b"9" * 5_000)
+"""What may stand behind a header, and is not when a value is fresh until and what its load took."""
+
+
+@pytest.mark.parametrize("tail", TAILS, ids=lambda tail: tail[:8].decode())
+async def test_a_header_with_garbage_behind_it(
+    jay: AsyncScrubjay, view: redis.Redis, tmp_path: Path, tail: bytes
+) -> None:
+    expected = await truth(tmp_path)
+    tenant = jay.tenant("acme")
+    await write_all(tenant)
+    assert await read_all(tenant) == expected
+    await jay._services.aside.drain()
+    for key in sorted(view.keys()):
+        kind = view.type(key)
+        if kind == b"string" and b"\n" in view.get(key):
+            header, _, payload = view.get(key).partition(b"\n")
+            view.set(key, b";".join(header.split(b";")[:8]) + tail + b"\n" + payload)
+        elif kind == b"hash":
+            view.hset(key, HEADER_FIELD, view.hget(key, HEADER_FIELD) + tail)
+        elif kind == b"list" and b":metrics:recent" not in key:
+            view.lset(key, 0, view.lindex(key, 0) + tail)
+    assert await read_all(tenant) == expected
+    assert await read_all(tenant) == expected
+
+
 JSON = (
     b"{}",
     b"[]",

@@ -179,10 +179,10 @@ class ValkeyTier:
         if self._lines is None:
             return True
         line = notices.epoch(self._sender, epoch, tenant)
-        # The stamp first: whoever misses the line finds with its next heartbeat that something has changed.
-        return await self._tell(
-            [("SET", self._lines.stamp, self._new_id()), ("PUBLISH", self._shared, line)], "announce"
-        )
+        # The stamp first: whoever misses the line finds with its next heartbeat that something has changed. That it goes one
+        # day looks like a change, too, and costs a query.
+        stamp: Command = ("SET", self._lines.stamp, self._new_id(), "PX", GENERATION_MS)
+        return await self._tell([stamp, ("PUBLISH", self._shared, line)], "announce")
 
     async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
         """Put an item at the head of a bounded list that lives `ttl_ms` milliseconds from now."""

@@ -87,7 +87,7 @@ class Troupe:
         orders = replace(self._orders, name=name, slot=slot, cache=self.links[slot].url, history=str(history))
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "scrubjay.testing.chaos.worker"),
+                *(sys.executable, "-m", "scrubjay.testing.chaos"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,

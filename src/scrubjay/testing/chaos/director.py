@@ -57,7 +57,7 @@ async def conduct(plan: Plan, directory: Path, tell: Callable[[Progress], None] 
         Unavailable: Valkey did not start.
     """
     # Workers have another working directory.
-    directory = directory.resolve()
+    directory = await asyncio.to_thread(directory.resolve)
     store = plan.store or f"sqlite:///{quote(str(directory / 'chaos.db'))}?synchronous=off"
     mark = secrets.token_hex(4)
     async with AsyncScrubjay.open(store=store, cache="none:", tokenizer="heuristic") as jay, AsyncExitStack() as stack:
@@ -68,8 +68,9 @@ async def conduct(plan: Plan, directory: Path, tell: Callable[[Progress], None] 
             stack.push_async_callback(valkey.close)
             await valkey.start()
         orders = Orders(
-            name="", slot=0, processes=plan.processes, seed=plan.seed, store=store, cache="", prefix=f"sj1-chaos-{mark}",
-            tenant=f"chaos-{mark}", history="", tasks=plan.tasks, deadline_s=plan.deadline_s, without=plan.without,
+            name="", slot=0, processes=plan.processes, seed=plan.seed, store=store, cache="", history="",
+            prefix=f"sj1-chaos-{mark}", tenant=f"chaos-{mark}", tasks=plan.tasks, deadline_s=plan.deadline_s,
+            without=plan.without,
         )  # fmt: skip
         troupe = Troupe(orders, valkey.url if valkey is not None else plan.cache or "", directory)
         stack.push_async_callback(troupe.close)

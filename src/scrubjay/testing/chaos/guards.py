@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-import scrubjay.engine
-import scrubjay.valkey.tier
+import scrubjay.engine as engine_module
+import scrubjay.valkey.tier as tier_module
 from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.flights import Flights
 from scrubjay.cache.floors import Floors
@@ -31,12 +31,12 @@ def switch_off(guard: str) -> None:
 
 def _leases() -> None:
     """Fills are taken by Valkey whether or not their lease still stands."""
-    fill = scrubjay.valkey.tier.FILL
+    fill = tier_module.FILL
     assert _LEASE_CHECK in fill.source
     unchecked = Script("fill", fill.source.replace(_LEASE_CHECK, "if type(held) ~= 'string' then held = '' end"))
-    _set(scrubjay.valkey.tier, "FILL", unchecked)
-    scripts = tuple(unchecked if script is fill else script for script in scrubjay.engine.SCRIPTS)
-    _set(scrubjay.engine, "SCRIPTS", scripts)
+    _set(tier_module, "FILL", unchecked)
+    # The engine has the name from the tier's module, and gives it to the client.
+    _set(engine_module, "SCRIPTS", tuple(unchecked if script is fill else script for script in tier_module.SCRIPTS))
 
 
 def _tickets() -> None:

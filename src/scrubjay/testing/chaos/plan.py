@@ -13,6 +13,7 @@ from scrubjay.testing.proxy import To
 DEADLINE_S: Final = 1.0
 MARGIN_S: Final = 0.25
 _LONG_RUN_S: Final = 40.0
+_WAYS: Final[tuple[To, ...]] = ("both", "both", "server", "client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def _outage(plan: Plan, lot: random.Random, fault: Fault, alone: bool, calm: tup
         slot=lot.randrange(plan.processes) if alone else None,
         seconds=0.0 if fault is Fault.KILL_WORKER else lot.uniform(0.2, 2.2),
         calm_s=lot.uniform(*calm),
-        to=lot.choice(["both", "both", "server", "client"]),  # type: ignore[arg-type]
+        to=lot.choice(_WAYS),
         keeps=lot.random() < 0.6,
         drops=lot.random() < 0.5,
         delay_s=lot.uniform(0.01, 0.2),

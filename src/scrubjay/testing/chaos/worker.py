@@ -1,4 +1,4 @@
-"""A worker process: `python -m scrubjay.testing.chaos.worker`, with its orders as the first line of standard input.
+"""A worker process: `python -m scrubjay.testing.chaos`, with its orders as the first line of standard input.
 
 It works until it is told to stop, or until standard input ends: it does not outlive its director. Ten times a second it
 prints what it has counted.
@@ -91,8 +91,8 @@ def _opened(orders: Orders, lot: random.Random) -> AsyncScrubjay:
     )
     jay._parts = replace(
         jay._parts,
-        wrap_store=lambda store: Slowed(store, STORE, lot),  # type: ignore[arg-type, return-value]
-        wrap_hot=lambda hot: Slowed(hot, HOT, lot),  # type: ignore[arg-type, return-value]
+        wrap_store=lambda store: Slowed(store, STORE, lot),
+        wrap_hot=lambda hot: Slowed(hot, HOT, lot),
     )
     return jay
 
@@ -119,7 +119,7 @@ def _counted(engine: Engine, workload: Workload, lag_s: float) -> dict[str, Any]
         "evictions": local.evictions,
         "detached": aside.flights.detached,
         "joined": aside.flights.joined,
-        "rejected": aside._parts.floors.rejected,
+        "rejected": aside.parts.floors.rejected,
         "refreshes": aside.refreshes,
         "relayed": engine.relay.relayed,
         "gate_closings": engine.gate.closings,
@@ -135,9 +135,9 @@ def _print(counted: dict[str, Any]) -> None:
 def main() -> None:
     """Take orders and work."""
     logging.getLogger("scrubjay").setLevel(logging.ERROR)
-    # Unbuffered: what is left in the pipe is what says to stop.
-    line = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]
-    orders = Orders(**orjson.loads(line))
+    # Unbuffered: nothing of what says to stop may be taken with it.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as orders_line:  # noqa: PTH123 - no path
+        orders = Orders(**orjson.loads(orders_line.readline()))
     factory = None
     if importlib.util.find_spec("uvloop") is not None:
         import uvloop  # noqa: PLC0415 - an optional dependency
@@ -145,7 +145,3 @@ def main() -> None:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(work(orders))
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ USERS: Final = 8
 PHASE_S: Final = 2.0
 """How long a thing is written before it is only read for as long: an old value that was left is not written over."""
 WRITES: Final = 0.14
-INVALIDATIONS: Final = 0.03
+INVALIDATIONS: Final = 0.06
 ACTIVE: Final = 0.6
 """The share of the reads that go to what is being written now."""
 _FORGET_OWNER: Final = 0.02
@@ -36,7 +36,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "lease": 1.0,
     "tokenizer": "heuristic",
     # Some of the things only.
-    "local_memory": 40_000,
+    "local_memory": 20_000,
     "store_timeout": 30.0,
     "store_connections": 6,
 }
