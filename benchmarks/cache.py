@@ -232,9 +232,7 @@ async def _memory(world: _World, stack: AsyncExitStack) -> None:
         await asyncio.sleep(0)
 
     cache = await stack.enter_async_context(
-        ContextCache(
-            bench.servers.valkey.url, prefix=f"cc-{bench.loop}", timeout=PATIENCE_S, deadline=PATIENCE_S
-        )
+        ContextCache(bench.servers.valkey.url, prefix=f"cc-{bench.loop}", timeout=PATIENCE_S, deadline=PATIENCE_S)
     )
     assert await cache.set("user-0", TYPE, table[TYPE][0])
     await cache.get("user-0", TYPE)

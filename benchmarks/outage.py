@@ -41,9 +41,7 @@ async def _measure(bench: Bench, stack: AsyncExitStack) -> None:
     jays: dict[str, AsyncScrubjay] = {}
     for name, cache in (("hung", server.url), ("none", "none:")):
         jays[name] = await stack.enter_async_context(
-            AsyncScrubjay.open(
-                store=url, cache=cache, local_memory=0, tokenizer="heuristic", store_timeout=PATIENCE_S
-            )
+            AsyncScrubjay.open(store=url, cache=cache, local_memory=0, tokenizer="heuristic", store_timeout=PATIENCE_S)
         )
     gate = jays["hung"]._open.gate
     contexts = {name: jay.user("alice").contexts for name, jay in jays.items()}

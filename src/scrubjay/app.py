@@ -22,6 +22,9 @@ from scrubjay.store.open import migrate, parse_store_url
 from scrubjay.valkey.url import parse_cache_url
 from scrubjay.within import Within
 
+MAX_TENANTS = 1_024
+"""How many handles of tenants are kept."""
+
 
 def migrate_store(
     *, store: str | None = None, new_incarnation: bool = False, **settings: Any
@@ -154,7 +157,15 @@ class AsyncScrubjay:
         Raises:
             InvalidId: The id cannot be one.
         """
-        return Tenant(self._services, tenant_scope(id))
+        tenants = self._open.tenants
+        try:
+            return tenants[id]
+        except (KeyError, TypeError):
+            tenant = Tenant(self._services, tenant_scope(id))
+        if len(tenants) >= MAX_TENANTS:
+            tenants.clear()
+        tenants[tenant.id] = tenant
+        return tenant
 
     def user(self, id: str) -> User:
         """Return the handle of a user of the default tenant.

@@ -32,6 +32,7 @@ from scrubjay.core.keys import HotKey, KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import MINUTE, SECOND
 from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
+from scrubjay.handles import Tenant
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
 from scrubjay.memory.services import Services
@@ -44,6 +45,7 @@ from scrubjay.valkey.embedded import EmbeddedValkey
 from scrubjay.valkey.line import Lines, ValkeyLink
 from scrubjay.valkey.null import NullTier
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
+from scrubjay.valkey.tracking import TrackingLink
 from scrubjay.valkey.url import CacheKind, CacheUrl
 
 log = logging.getLogger("scrubjay")
@@ -105,6 +107,7 @@ class Engine:
     coherence: Coherence | None
     process: str
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    tenants: dict[str, Tenant] = field(default_factory=dict)
     watchers: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -180,10 +183,11 @@ class Engine:
         """
         try:
             await self.relay.drain(0)
-            if keys and not await self.services.aside.retell():
-                raise CacheUnavailable("a change was not taken")
-        except CacheUnavailable as error:
-            self.gate.close(error)
+            told = not keys or await self.services.aside.retell()
+        except CacheUnavailable:
+            told = False
+        if not told:
+            self.gate.close("a change was not taken")
 
     async def _settle(self) -> None:
         """Confirm old outbox rows that no process with a cache has claimed: there is none."""
@@ -383,7 +387,8 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     coherence: Coherence | None = None
     recovery: Callable[[], Awaitable[None]] = _nothing
     if server.client is not None:
-        link = ValkeyLink(server.client, server.lines, settings.default_tenant)
+        link_type = TrackingLink if server.lines.tracked else ValkeyLink
+        link = link_type(server.client, server.lines, settings.default_tenant)
         coherence = Coherence(aside, gate, relay.learn_epochs, link, keys, clock, settings.cache_deadline)
         recovery = Recovery(server.hot, aside, relay, partial(getattr, coherence, "last_beat_ms"))
         server.client.on_lost = gate.close
@@ -418,7 +423,8 @@ async def _no_rows(rows: Sequence[tuple[str, str]]) -> None:
 
 async def _open_cache(parts: Parts, incarnation: str, counters: CacheCounters) -> CacheServer:
     url, settings = parts.cache_url, parts.settings
-    lives, lines = Lives(incarnation), Lines(settings.prefix, token_hex(6))
+    lives = Lives(incarnation)
+    lines = Lines(settings.prefix, token_hex(6), tracked=settings.coherence == "tracking")
     if url.kind is CacheKind.NONE:
         return CacheServer(NullTier(), None, None, lives, lines)
     embedded = None

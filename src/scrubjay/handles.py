@@ -26,6 +26,8 @@ DEFAULT_HISTORY = 20
 PROFILE_TYPES = ("profile", "preference")
 """The context types of a user that stand in every window."""
 SUMMARIES_IN_WINDOW = 3
+MAX_USERS = 4_096
+"""How many handles of users are kept."""
 MAX_SUMMARISED = 10_000
 """The newest messages of a session that its closing summary is made from."""
 SUMMARY_TOKENS = 200
@@ -321,7 +323,15 @@ class Tenant:
         Raises:
             InvalidId: The id cannot be one.
         """
-        return User(self._services, user_scope(self.id, id))
+        users = self._services.users
+        try:
+            return users[self.id, id]  # type: ignore[no-any-return]
+        except (KeyError, TypeError):
+            user = User(self._services, user_scope(self.id, id))
+        if len(users) >= MAX_USERS:
+            users.clear()
+        users[self.id, user.id] = user
+        return user
 
     async def users(self, limit: int = 1_000) -> FrozenList[str]:
         """Return the ids of the tenant's users in order."""

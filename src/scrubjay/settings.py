@@ -116,6 +116,8 @@ class Settings(BaseSettings):
         store_connections: The most connections to PostgreSQL.
         cache_timeout: The longest that one round trip to the cache may take, in seconds.
         cache_deadline: Within how many seconds a write of another process is seen, at the latest.
+        coherence: How processes hear what others change: `pubsub` (each says it) or `tracking` (the cache server says
+            it, by RESP3). The same for all processes under one prefix.
         local_memory: The memory that cached values may take in this process, in bytes; 0 for none.
         cache_memory: The memory of the embedded Valkey, in bytes.
         loader_timeout: The longest that a loader of computed contexts may take, in seconds.
@@ -144,6 +146,7 @@ class Settings(BaseSettings):
     store_connections: int = Field(default=8, ge=1, le=1_000)
     cache_timeout: _Seconds = 0.25
     cache_deadline: float = Field(default=1.0, ge=0.05, le=86_400)
+    coherence: Literal["pubsub", "tracking"] = "pubsub"
     local_memory: int = Field(default=64 * MIB, ge=0)
     cache_memory: int = Field(default=256 * MIB, ge=4 * MIB)
     loader_timeout: _Seconds = 10.0

@@ -42,7 +42,7 @@ class Within:
             raise ConfigurationError("this store cannot join a transaction")
         store = await services.store.joined(self._connection)
         self._inside = Inside(services.aside, store)
-        self._services = replace(services, store=store, aside=self._inside)
+        self._services = replace(services, store=store, aside=self._inside, users={})
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -519,7 +519,7 @@ async def test_a_full_server_keeps_no_old_entry() -> None:
 
 async def test_half_a_change_is_deleted(rig: ValkeyRig) -> None:
     await fill(rig.tier, STATE, state(a=b"1"))
-    broken = APPLY.command([STATE.key, STATE.lease], ("store", int(Op.PUT), 2, 1, 0, 0, "", "", "one field"))
+    broken = APPLY.command([STATE.key, STATE.lease], ("store", int(Op.PUT), 2, 1, 0, 0, "", "", 0, "one field"))
     assert await rig.client.call([broken]) == [3]
     assert await rig.raw("EXISTS", STATE.key) == 0
 

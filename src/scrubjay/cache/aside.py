@@ -22,7 +22,7 @@ from scrubjay.core.errors import StoreUnavailable
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.outcome import Outcome, Recorder, Tier
 from scrubjay.core.policy import SECOND
-from scrubjay.core.ports import Hit, HotTier, Loaded, Miss, MissReason, Mutation, Op, Shape, Written
+from scrubjay.core.ports import Hit, HotTier, Loaded, Miss, MissReason, Mutation, Op, Written
 
 T = TypeVar("T")
 SOFT_DEADLINE_S = 0.1
@@ -504,7 +504,7 @@ class CacheAside:
         return result
 
     async def _tell(self, mutations: Sequence[Mutation], rows: Sequence[tuple[str, str]]) -> None:
-        """Tell the shared cache of a committed write; what cannot be told now is told later, and not read until then."""
+        """Tell the shared cache of a committed write; what cannot be told now is told later, not read until then."""
         keys = [each.key for each in mutations]
         asked = self._gate.open
         if asked and await self._hot.apply(mutations):
@@ -537,8 +537,8 @@ class CacheAside:
     ) -> None:
         """Note what the shared cache could not be told."""
         noted = self._untold.add(keys, generations, rows)
-        # What is noted is told before a closed gate opens. To close it anew at every write that comes meanwhile would keep
-        # it closed for as long as somebody writes.
+        # What is noted is told before a closed gate opens. To close it anew at every write that comes meanwhile would
+        # keep it closed for as long as somebody writes.
         if asked or not noted:
             self._gate.close("a change was not taken")
 

@@ -1,11 +1,11 @@
 """Loads under way: one for each key, in this process and, by leases, in all of them.
 
-A reader that misses joins the load that is under way here, or leads one. A leader asks the shared cache for the lease;
-where another process holds it, the leader waits to be woken, and looks again by itself now and then: the holder may have
-died. With the lease it loads from the store and fills; without a cache it only loads.
+A reader that misses joins the load that is under way here, or leads one. A leader asks the shared cache for the
+lease; where another process holds it, the leader waits to be woken, and looks again by itself now and then: the holder
+may have died. With the lease it loads from the store and fills; without a cache it only loads.
 
-A load serves whoever came while it was valid. A change that is heard of detaches it: those who have joined get its value
-(they began before the change was known here), those who come later lead another one.
+A load serves whoever came while it was valid. A change that is heard of detaches it: those who have joined get its
+value (they began before the change was known here), those who come later lead another one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scrubjay.core.ports import Fill, Hit, HotTier, Loaded, Miss, MissReason, Sh
 NOTHING_MS = 30 * MINUTE
 """How long it is cached that there is nothing, where what there is has no time to live, in milliseconds."""
 JITTER = 0.03
-"""The part of a time to live, at most, by which it is cut at random: what was filled together must not expire together."""
+"""The part of a time to live, at most, by which it is cut at random: what was filled together must not end together."""
 FIRST_LOOK_S = 0.02
 LAST_LOOK_S = 0.1
 """How long those who wait for another process's load wait before they look by themselves."""
@@ -326,7 +326,7 @@ class Flights:
         if keep is None or miss.lease is None:
             return None
         if not keep.ttl_ms and not keep.count:
-            # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not there.
+            # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not.
             keep.ttl_ms = NOTHING_MS
         if keep.ttl_ms and source.read.shape is Shape.VALUE and not source.read.slide and not keep.left_ms:
             keep.ttl_ms = max(1, round(keep.ttl_ms * (1 - JITTER * self._parts.chance())))

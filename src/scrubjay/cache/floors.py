@@ -10,9 +10,9 @@ MAX_FLOORS = 50_000
 class Floors:
     """The least version by key that may be read here: raised by every version that is written, loaded or read.
 
-    What the invalidations and leases keep out of the caches is kept out without floors. They serve one promise more: that
-    the versions that one process sees never go back, also while an invalidation is on its way. So they may be bounded:
-    beyond `MAX_FLOORS` the oldest go.
+    What the invalidations and leases keep out of the caches is kept out without floors. They serve one promise more:
+    that the versions that one process sees never go back, also while an invalidation is on its way. So they may be
+    bounded: beyond `MAX_FLOORS` the oldest go.
 
     Args:
         raised: Called with key and version whenever a floor is raised: what is held below it must go.

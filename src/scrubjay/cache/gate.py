@@ -1,9 +1,9 @@
 """The gate before the shared cache: a circuit breaker whose half-open state is a replay.
 
-Behind a closed gate nobody asks the server, and nobody waits for it. It closes with the first call that the server does
-not answer, or when a connection is lost: both mean that entries may be gone, or back from the past. It opens when the
-server answers again and everything that it may have missed has been told. Only a task of its own probes the server, so no
-reader ever pays for a probe.
+Behind a closed gate nobody asks the server, and nobody waits for it. It closes with the first call that the server
+does not answer, or when a connection is lost: both mean that entries may be gone, or back from the past. It opens when
+the server answers again and everything that it may have missed has been told. Only a task of its own probes the server,
+so no reader ever pays for a probe.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Inside(CacheAside):
         generations: Sequence[str] = (),
         commit: Awaitable[Sequence[str]] | None = None,
     ) -> bool:
-        """Forget entries once the transaction is committed; a mere drop of entries needs no transaction, and is done."""
+        """Forget entries once the transaction is committed; a mere drop of entries needs no transaction."""
         if commit is None:
             return await self._outer.invalidate(tenant, keys, generations)
         self.rows += [(tenant, outbox_id) for outbox_id in await commit]
@@ -98,7 +98,7 @@ class Inside(CacheAside):
         self.rows += [(tenant, outbox_id) for outbox_id in outbox_ids]
         return False
 
-    async def renew(self, tenant: str, epoch: str, outbox_id: str) -> bool:
+    async def renew(self, tenant: str, epoch: str, outbox_id: str) -> bool:  # noqa: ARG002
         """Refuse: a tenant's epoch is of no transaction but its own."""
         raise ConfigurationError(f"tenant {tenant!r:.80} is invalidated or erased as a whole only outside `within`")
 

@@ -1,8 +1,8 @@
 """Which entry of process memory goes when there are too many: two queues and a flag (decision 0010).
 
-New entries pass through a first queue of half the bytes. One that was read there, or that comes back soon after it went,
-enters the second queue, a CLOCK (Corbató, 1968): the oldest goes, but one that was read since becomes the newest instead.
-A hit sets a flag and moves nothing. The queues of 2Q (Johnson and Shasha, VLDB 1994) with the hits of CLOCK.
+New entries pass through a first queue of half the bytes. One that was read there, or that comes back soon after it
+went, enters the second queue, a CLOCK (Corbató, 1968): the oldest goes, but one that was read since becomes the newest
+instead. A hit sets a flag and moves nothing. The queues of 2Q (Johnson and Shasha, VLDB 1994) with the hits of CLOCK.
 """
 
 from __future__ import annotations

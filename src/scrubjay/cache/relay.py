@@ -1,4 +1,4 @@
-"""The relay: tells the caches of committed writes that nobody has told them of, and again of what they may have lost."""
+"""The relay: tells the caches of committed writes that nobody told them of, and again of what they may have lost."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Relay:
             raise CacheUnavailable
         self._aside.changed(list(keys), list(generations))
 
-    def _keys_of(self, row: OutboxRow) -> list[HotKey] | str:
+    def _keys_of(self, row: OutboxRow) -> list[HotKey] | str:  # noqa: PLR0911 - one line a kind
         """Return the entries that a row is about, or the key of the owner's generation where that is all of them."""
         scope, keys = Scope(row.tenant, row.user), self._keys
         match row.kind:

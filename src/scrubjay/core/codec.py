@@ -8,7 +8,7 @@ list. It is what makes a fragment impossible to mistake for the whole::
 The life is the store's incarnation, and the tenant's epoch once the tenant has been invalidated as a whole.
 `1` is the wire version; `key id` names the key a payload is encrypted with (`-`: it is not encrypted); `count` is the
 number of items; `w` says that the items are all there are, `p` that the store has older ones. What may be refreshed
-before it expires says until when it is fresh (milliseconds since the Unix epoch) and how many milliseconds its load took.
+before it expires says until when it is fresh (milliseconds since the Unix epoch) and how many of them its load took.
 """
 
 from __future__ import annotations

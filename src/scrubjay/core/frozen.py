@@ -72,7 +72,7 @@ def freeze(value: Any) -> Any:
 
 
 def freeze_as(kind: type[D], value: dict[str, Any]) -> D:
-    """Return `value` (just decoded JSON, which is used up) as a read-only dict of a given class, read-only all through."""
+    """Return `value` (just decoded JSON, which is used up) as a dict of a given class, read-only all through."""
     for key, item in value.items():
         if type(item) in CONTAINERS:
             value[key] = freeze(item)

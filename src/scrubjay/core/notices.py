@@ -72,7 +72,7 @@ def read(raw: bytes) -> Notice | None:
 
 
 def read_foreign(raw: bytes) -> tuple[str | None, str, str] | None:
-    """Return tenant (None for the default one), user and context type that other software names; None if it names none."""
+    """Return tenant (None: the default one), user and context type that other software names; None if it names none."""
     try:
         found: Any = orjson.loads(raw)
         if not isinstance(found, Mapping):

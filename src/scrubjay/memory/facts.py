@@ -32,6 +32,7 @@ class UserMemory:
     def __init__(self, services: Services, scope: Scope) -> None:
         self._services = services
         self._scope = scope
+        self._all = source(services, scope)
 
     async def set(self, key: str, value: Any) -> None:
         """Set one fact.
@@ -68,7 +69,7 @@ class UserMemory:
         """Return one fact; None if there is none."""
         self._services.check_open()
         field = check_id(key, "memory key").encode()
-        held = self._services.aside.held(source(self._services, self._scope))
+        held = self._services.aside.held(self._all)
         if held is not None:
             return held.value.get(key)
         return (await self._services.aside.get(source(self._services, self._scope, field))).get(key)
@@ -76,7 +77,7 @@ class UserMemory:
     async def all(self) -> FrozenDict[str, Any]:
         """Return all facts, read-only."""
         self._services.check_open()
-        return await self._services.aside.get(source(self._services, self._scope))
+        return await self._services.aside.get(self._all)
 
     async def delete(self, key: str) -> bool:
         """Delete one fact; return whether there was one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scrubjay.cache.aside import CacheAside
@@ -36,6 +36,7 @@ class Services:
         activity: Notes the use of sessions, off the request path.
         loaders: Make computed contexts.
         lives: The epochs of tenants.
+        users: The handles of users that were used lately: they remember how things are read.
         encrypted: Whether cached values are encrypted (sensitive contexts are cached only then).
     """
 
@@ -52,6 +53,7 @@ class Services:
     tallies: Tallies
     loaders: Loaders
     lives: Lives
+    users: dict[tuple[str, str], Any] = field(default_factory=dict)
     encrypted: bool = False
     closed: bool = False
 

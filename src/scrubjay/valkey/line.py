@@ -8,7 +8,10 @@ which it happened, so a heartbeat that comes back says that all before it has be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -18,9 +21,12 @@ from scrubjay.core import notices
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable
 from scrubjay.core.ports import Listener
 from scrubjay.valkey.client import CONNECT_DEADLINE_S, ValkeyClient
-from scrubjay.valkey.commands import ServerError
+from scrubjay.valkey.commands import Command, ServerError
 from scrubjay.valkey.wire import pack
 
+log = logging.getLogger("scrubjay")
+Push = list[Any]
+"""What a server says unasked: its kind and what belongs to it."""
 _NOTHING: Final = object()
 _AUTH: Final = frozenset({"NOAUTH", "WRONGPASS"})
 
@@ -32,10 +38,12 @@ class Lines:
     Attributes:
         prefix: What every key and channel begins with.
         process: The process's id, of letters, digits, `_`, `.` and `-`.
+        tracked: Whether all processes hear from the server itself which keys have changed, where that can be.
     """
 
     prefix: str
     process: str
+    tracked: bool = False
 
     @property
     def shared(self) -> str:
@@ -52,6 +60,15 @@ class Lines:
         """The key that changes whenever a tenant gets a new epoch."""
         return f"{self.prefix}:epochs"
 
+    @property
+    def tracked_prefix(self) -> str:
+        """What the keys of all that process memory may hold begin with."""
+        return f"{self.prefix}:c:"
+
+    def tracks(self, key: str) -> bool:
+        """Return whether processes hear from the server itself that a key has changed."""
+        return self.tracked and key.startswith(self.tracked_prefix)
+
 
 class ValkeyLink:
     """A `Link` by Pub/Sub.
@@ -66,27 +83,34 @@ class ValkeyLink:
         self._client = client
         self._lines = lines
         self._default_tenant = default_tenant
+        self._warned = False
 
     async def listen(self, listener: Listener, ready: Callable[[], None]) -> None:
         """Connect, call `ready` once everything is heard, and tell `listener`, until the line is lost.
 
         Raises:
-            CacheUnavailable: The line could not be made, or was lost.
+            CacheUnavailable: The line could not be made, or was lost; the first refusal of a server is logged, too.
         """
         dialler = self._client.dialler
         channels = (self._lines.shared, self._lines.own, notices.FOREIGN_CHANNEL)
-        line = _Line(self._hear(listener), len(channels), ready)
+        line = Line([*dialler.credentials(), *self._before()], channels, self._hearing(listener), ready)
         try:
             try:
                 async with asyncio.timeout(CONNECT_DEADLINE_S):
                     await dialler.connect(lambda: line)
-                    line.send(pack([*dialler.credentials(), ("SUBSCRIBE", *channels)]))
                     await asyncio.shield(line.ready)
             except TimeoutError:
                 raise CacheUnavailable(f"{dialler.url} did not answer within {CONNECT_DEADLINE_S:g} s") from None
             except OSError as error:
                 raise CacheUnavailable(f"{dialler.url}: {error}") from error
+            self._warned = False
             await line.lost
+        except CacheUnavailable as error:
+            # It is tried again and again, and would be refused again and again.
+            if line.refused and not self._warned:
+                self._warned = True
+                log.warning("%s: %s; nothing is served from process memory", dialler.url, error)
+            raise
         finally:
             line.abort()
         raise CacheUnavailable(f"{dialler.url}: the line was lost")
@@ -102,11 +126,19 @@ class ValkeyLink:
             raise CacheUnavailable(f"{self._client.url}: {heard.message}")
         return stamp.decode(errors="replace") if isinstance(stamp, bytes) else None
 
-    def _hear(self, listener: Listener) -> Callable[[bytes, bytes], None]:
+    def _before(self) -> list[Command]:
+        """Return what the connection says before it subscribes."""
+        return []
+
+    def _hearing(self, listener: Listener) -> Callable[[Push], None]:
+        """Return what takes everything that the server says unasked."""
         own, shared = self._lines.own.encode(), self._lines.shared.encode()
         process = self._lines.process
 
-        def hear(channel: bytes, payload: bytes) -> None:
+        def hear(push: Push) -> None:
+            if push[0] != b"message":
+                return
+            _, channel, payload = push
             if channel == shared:
                 notice = notices.read(payload)
                 if notice is None:
@@ -115,10 +147,7 @@ class ValkeyLink:
                 elif notice.sender != process:
                     _tell(listener, notice)
             elif channel == own:
-                if payload[:1] == b"h":
-                    listener.heard_beat(int(payload[1:]))
-                else:
-                    listener.heard_free(payload[1:].decode())
+                _tell_own(listener, payload)
             else:
                 foreign = notices.read_foreign(payload)
                 if foreign is not None:
@@ -137,29 +166,45 @@ def _tell(listener: Listener, notice: notices.Notice) -> None:
         listener.heard_epoch(notice.subject, notice.mark)
 
 
-class _Line(asyncio.Protocol):
+def _tell_own(listener: Listener, payload: bytes) -> None:
+    # Anybody may publish here: what is neither a heartbeat nor a lease is nothing.
+    with contextlib.suppress(ValueError):
+        if payload[:1] == b"h":
+            listener.heard_beat(int(payload[1:]))
+        elif payload[:1] == b"f":
+            listener.heard_free(payload[1:].decode())
+
+
+class Line(asyncio.Protocol):
     """A subscribed connection.
 
     Args:
-        hear: Takes channel and payload of each message.
-        channels: How many subscriptions to wait for.
-        ready: Called when they all stand, before any message is heard.
+        greeting: What it says before it subscribes: one reply each.
+        channels: What it subscribes to.
+        hear: Takes everything that the server says unasked.
+        ready: Called when all subscriptions stand.
     """
 
-    def __init__(self, hear: Callable[[bytes, bytes], None], channels: int, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        greeting: Sequence[Command],
+        channels: Sequence[str],
+        hear: Callable[[Push], None],
+        ready: Callable[[], None],
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[None] = loop.create_future()
+        self.refused = False
+        """Whether the server refused anything."""
+        self._packed = pack([*greeting, ("SUBSCRIBE", *channels)])
+        # What is asked is named in messages; what follows it may be a password.
+        self._asked = deque(_name(command) for command in greeting)
+        self._waiting = len(channels)
         self._hear = hear
-        self._waiting = channels
         self._ready = ready
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
-
-    def send(self, packed: bytes) -> None:
-        """Send packed commands."""
-        assert self._transport is not None
-        self._transport.write(packed)
 
     def abort(self) -> None:
         """Close at once. Idempotent."""
@@ -167,31 +212,36 @@ class _Line(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Greet and subscribe."""
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(self._packed)
 
     def data_received(self, data: bytes) -> None:
-        """Hand messages on."""
+        """Hand on what the server says."""
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _NOTHING:
                 self._take(reply)
-        except (hiredis.ProtocolError, ValueError, IndexError) as error:
+        except (hiredis.ProtocolError, ValueError, IndexError, TypeError, AttributeError) as error:
             self._fail(CacheUnavailable(f"the line does not speak the protocol: {error}"))
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.ReplyError):
-            text = str(reply)
-            kind = CacheAuthFailed if text.partition(" ")[0] in _AUTH else CacheUnavailable
-            self._fail(kind(f"the line of coherence: {text}"))
-        elif isinstance(reply, list):
-            if reply[0] == b"message":
-                self._hear(reply[1], reply[2])
-            elif reply[0] == b"subscribe":
+        # A push of RESP3 is a list, too, and nothing that is asked for here is answered by one.
+        if isinstance(reply, list):
+            if reply[0] == b"subscribe":
                 self._waiting -= 1
                 if not self._waiting and not self.ready.done():
                     self._ready()
                     self.ready.set_result(None)
+            else:
+                self._hear(reply)
+            return
+        asked = self._asked.popleft() if self._asked else "SUBSCRIBE"
+        if isinstance(reply, hiredis.ReplyError):
+            text = str(reply)
+            kind = CacheAuthFailed if asked == "AUTH" or text.partition(" ")[0] in _AUTH else CacheUnavailable
+            self.refused = True
+            self._fail(kind(f"the line of coherence was refused: {asked}: {text}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits."""
@@ -203,3 +253,8 @@ class _Line(asyncio.Protocol):
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # seen: who waits gets it, and if nobody does, nobody needs it
+
+
+def _name(command: Command) -> str:
+    first, *rest = map(str, command)
+    return f"{first} {rest[0]}" if first == "CLIENT" else first

@@ -155,7 +155,8 @@ class ValkeyTier:
         before, _, after = marked.partition(b"\n")
         line = notices.change(self._sender, loaded.version, key.key)
         arguments = (
-            self._new_id(), GENERATION_MS, before, after, loaded.ttl_ms, loaded.payload, self._shared, line
+            self._new_id(), GENERATION_MS, before, after, loaded.ttl_ms, loaded.payload,
+            "" if self._tracked(key) else self._shared, line,
         )  # fmt: skip
         return await self._tell([PUT.command([key.key, key.lease, key.generation], arguments)], "put")
 
@@ -179,8 +180,8 @@ class ValkeyTier:
         if self._lines is None:
             return True
         line = notices.epoch(self._sender, epoch, tenant)
-        # The stamp first: whoever misses the line finds with its next heartbeat that something has changed. That it goes one
-        # day looks like a change, too, and costs a query.
+        # The stamp first: whoever misses the line finds with its next heartbeat that something has changed. That it
+        # goes one day looks like a change, too, and costs a query.
         stamp: Command = ("SET", self._lines.stamp, self._new_id(), "PX", GENERATION_MS)
         return await self._tell([stamp, ("PUBLISH", self._shared, line)], "announce")
 
@@ -317,9 +318,13 @@ class ValkeyTier:
             [key.key, key.lease],
             (
                 self._lives.of(key.tenant), int(m.op), m.version, m.previous, m.keep, m.ttl_ms,
-                self._shared, notices.change(self._sender, m.version, key.key) if self._shared else "", *items,
+                self._shared, notices.change(self._sender, m.version, key.key) if self._shared else "",
+                1 if self._tracked(key) else 0, *items,
             ),
         )  # fmt: skip
+
+    def _tracked(self, key: HotKey) -> bool:
+        return self._lines is not None and self._lines.tracks(key.key)
 
     def _rotate_commands(self, generation_key: str) -> list[Command]:
         generation = self._new_id()

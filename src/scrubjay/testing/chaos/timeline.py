@@ -109,8 +109,7 @@ class HitRates:
                 continue
             lowest = min(lowest, rate)
             if first >= over and rate >= before - NEAR:
-                # The window has to be over before anybody can know.
-                back = (first + WINDOW) * BIN_S - event.end
+                back = max(0.0, first * BIN_S - event.end)
                 break
         return Recovery(event, before, min(lowest, before), back)
 

@@ -136,7 +136,7 @@ def main() -> None:
     """Take orders and work."""
     logging.getLogger("scrubjay").setLevel(logging.ERROR)
     # Unbuffered: nothing of what says to stop may be taken with it.
-    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as orders_line:  # noqa: PTH123 - no path
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as orders_line:
         orders = Orders(**orjson.loads(orders_line.readline()))
     factory = None
     if importlib.util.find_spec("uvloop") is not None:

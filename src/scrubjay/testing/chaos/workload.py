@@ -17,15 +17,19 @@ from scrubjay.testing.history import Recorder
 __all__ = ["SETTINGS", "Done", "Thing", "Workload"]
 
 USERS: Final = 8
-PHASE_S: Final = 2.0
+PHASE_S: Final = 2.5
 """How long a thing is written before it is only read for as long: an old value that was left is not written over."""
 WRITES: Final = 0.14
 INVALIDATIONS: Final = 0.06
 ACTIVE: Final = 0.6
 """The share of the reads that go to what is being written now."""
-_FORGET_OWNER: Final = 0.02
+_CONTEXTS: Final = 0.8
+_SKEW: Final = 0.35
+_FORGET_OWNER: Final = 0.005
 """The share of the invalidations that are of all of a user."""
-_FORGET_TENANT: Final = 0.002
+_FORGET_TENANT: Final = 0.0005
+_BEYOND: Final = 0.04
+"""The share of the reads of contexts that want more than the cache keeps, and so go to the store."""
 SETTINGS: Final[dict[str, Any]] = {
     "contexts": {
         "profile": {"ttl": 30.0},
@@ -33,6 +37,8 @@ SETTINGS: Final[dict[str, Any]] = {
         "preference": {"ttl": 0.4, "stale": 5.0},
         "reference": {"ttl": 1.0},
     },
+    # There is another record of each type, which the cache does not keep.
+    "limits": {"hot_contexts": 1},
     "lease": 1.0,
     "tokenizer": "heuristic",
     # Some of the things only.
@@ -108,9 +114,9 @@ class Workload:
         self._tenant = jay.tenant(tenant)
         self._users = [self._tenant.user(f"u{number}") for number in range(USERS)]
         self._slot = slot
-        # Contexts twice: there are many facts.
-        things = [*self._contexts(), *self._contexts(), *self._facts(processes), self._agent()]
-        self._by_turn = [[thing for thing in things if thing.turn == turn] for turn in (0, 1)]
+        contexts, others = self._contexts(), [*self._facts(processes), self._agent()]
+        self._contexts_by_turn = [[thing for thing in contexts if thing.turn == turn] for turn in (0, 1)]
+        self._others_by_turn = [[thing for thing in others if thing.turn == turn] for turn in (0, 1)]
 
     async def run(self, over: asyncio.Event) -> None:
         """Read and write until it is over."""
@@ -124,13 +130,24 @@ class Workload:
 
     async def _one(self) -> None:
         lot = self._lot
-        drawn, turn = lot.random(), int(time.monotonic() / PHASE_S) % 2
+        drawn, phase = lot.random(), int(time.monotonic() / PHASE_S)
         if drawn < WRITES:
-            await self._write(lot.choice([thing for thing in self._by_turn[turn] if thing.write is not None]))
+            await self._write(self._some(phase, writable=True))
         elif drawn < WRITES + INVALIDATIONS:
-            await self._invalidate(lot.choice([thing for thing in self._by_turn[turn] if thing.invalidate is not None]))
+            await self._invalidate(self._one_of(self._contexts_by_turn[phase % 2], phase), phase)
         else:
-            await self._read(lot.choice(self._by_turn[turn if lot.random() < ACTIVE else 1 - turn]))
+            await self._read(self._some(phase if lot.random() < ACTIVE else phase + 1, writable=False))
+
+    def _some(self, phase: int, *, writable: bool) -> Thing:
+        # Facts and agents are patched where they stand: only contexts are filled again and again.
+        if self._lot.random() < _CONTEXTS:
+            return self._one_of(self._contexts_by_turn[phase % 2], phase)
+        others = self._others_by_turn[phase % 2]
+        return self._lot.choice([thing for thing in others if thing.write is not None] if writable else others)
+
+    def _one_of(self, things: list[Thing], phase: int) -> Thing:
+        """Return one of the things: some are used all the time and some now and then; each phase other ones."""
+        return things[(int(self._lot.expovariate(_SKEW)) + phase) % len(things)]
 
     async def _read(self, thing: Thing) -> None:
         with self._recorder.read(thing.name) as read:
@@ -143,26 +160,34 @@ class Workload:
             write.version = await thing.write()
         self.done.writes += 1
 
-    async def _invalidate(self, thing: Thing) -> None:
+    async def _invalidate(self, thing: Thing, phase: int) -> None:
         drawn = self._lot.random()
         if drawn < _FORGET_TENANT:
             await self._tenant.invalidate()
         elif drawn < _FORGET_OWNER:
-            await self._lot.choice(self._users).invalidate()
+            await self._lot.choice(self._users[phase % 2 :: 2]).invalidate()
         else:
             assert thing.invalidate is not None
             await thing.invalidate()
         self.done.invalidations += 1
 
+    async def prepare(self) -> None:
+        """Write the oldest record of each context: it is never read as the newest one again."""
+        for user in self._users:
+            for type_ in _TYPES:
+                await user.contexts.set(type_, "the first")
+                await user.contexts.create(type_, "older than what follows")
+        await self._tenant.contexts.create("reference", "older than what follows")
+
     # --- things
 
     def _contexts(self) -> list[Thing]:
         things = [
-            _context(f"{user.id}/{type_}", user.contexts, type_, number % 2)
+            _context(f"{user.id}/{type_}", user.contexts, type_, number % 2, self._lot)
             for number, user in enumerate(self._users)
             for type_ in ("profile", "preference")
         ]
-        return [*things, _context("reference", self._tenant.contexts, "reference", 0)]
+        return [*things, _context("reference", self._tenant.contexts, "reference", 0, self._lot)]
 
     def _facts(self, processes: int) -> list[Thing]:
         """Return facts: each is written by one process alone, with numbers that grow, for facts have no versions."""
@@ -191,9 +216,9 @@ class Workload:
         return Thing("agent", read, write, None, 1)
 
 
-def _context(name: str, contexts: Contexts, type_: str, turn: int) -> Thing:
+def _context(name: str, contexts: Contexts, type_: str, turn: int, lot: random.Random) -> Thing:
     async def read() -> int:
-        found = await contexts.list(type_, limit=1)
+        found = await contexts.list(type_, limit=2 if lot.random() < _BEYOND else 1)
         return found[0].version if found else 0
 
     async def write() -> int:

@@ -3,13 +3,15 @@
 --
 -- KEYS: key, lease.
 -- ARGV: the store's life, operation, version, previous version, most items kept, ttl ms (0: none), the channel that
---       changes are published on ('': none), what is published, then the items (PUT, REPLACE: fields and values in turn;
---       DELETE: fields; APPEND: items).
+--       changes are published on ('': none), what is published, 1 if only those need it who do not hear from the server
+--       itself that the key has changed, then the items (PUT, REPLACE: fields and values in turn; DELETE: fields; APPEND:
+--       items).
 -- Returns 0 if there was nothing, 1 if it was applied, 2 if the entry had it already, 3 if the entry was deleted.
 
 local DROP, PUT, DELETE, REPLACE, APPEND, TRIM = '0', '1', '2', '3', '4', '5'
 local PATTERN = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);([wp]);%d+[;%d]*$'
 local key, op, version, keep, ttl = KEYS[1], ARGV[2], ARGV[3], tonumber(ARGV[5]), ARGV[6]
+local tracked = ARGV[9] == '1'
 
 local held = redis.pcall('GET', KEYS[2])
 if held then
@@ -19,10 +21,20 @@ if held then
   end
 end
 -- An access list may forbid channels: then no process hears its own heartbeat, and none trusts what it holds itself.
-if ARGV[7] ~= '' then redis.pcall('PUBLISH', ARGV[7], ARGV[8]) end
+local function tell()
+  if ARGV[7] ~= '' then redis.pcall('PUBLISH', ARGV[7], ARGV[8]) end
+end
+if not tracked then tell() end
+
+-- Of a key that is left as it was the server says nothing, and yet a process may hold what it has loaded from the store.
+local function unchanged(result)
+  if tracked then tell() end
+  return result
+end
 
 local function drop()
-  return redis.call('UNLINK', key) * 3
+  if redis.call('UNLINK', key) == 0 then return unchanged(0) end
+  return 3
 end
 
 if op == DROP then return drop() end
@@ -32,13 +44,13 @@ local header = redis.pcall(is_list and 'LINDEX' or 'HGET', key, is_list and 0 or
 if type(header) ~= 'string' then return drop() end
 local incarnation, generation, shown, key_id, count, whole = string.match(header, PATTERN)
 if not incarnation or incarnation ~= ARGV[1] then return drop() end
-if tonumber(shown) >= tonumber(version) then return 2 end
+if tonumber(shown) >= tonumber(version) then return unchanged(2) end
 if tonumber(shown) ~= tonumber(ARGV[4]) then return drop() end
 if redis.call(is_list and 'LLEN' or 'HLEN', key) - 1 ~= tonumber(count) then return drop() end
 
 -- In pieces: Lua's stack is bounded.
 local function each(command)
-  for first = 9, #ARGV, 1000 do
+  for first = 10, #ARGV, 1000 do
     redis.call(command, key, unpack(ARGV, first, math.min(first + 999, #ARGV)))
   end
 end

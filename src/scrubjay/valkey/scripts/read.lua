@@ -9,7 +9,7 @@
 --
 -- One loop without functions: the server makes each function anew at every call, and this is the call of every hit.
 
-local HEADER = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);[wp];(%d+)[;%d]*'
+local HEADER = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);[wp];(%d+)([;%d]*)'
 
 local generation = redis.pcall('GET', KEYS[1])
 if type(generation) ~= 'string' or #generation > 64 or not string.find(generation, '^[%w_%-]+$') then
@@ -46,8 +46,10 @@ for i = 2, #KEYS, 2 do
   local reason
   if header then
     local pattern = HEADER .. (shape == 'v' and '\n' or '$')
-    local incarnation, of, version, key_id, count, ttl = string.match(header, pattern)
+    local incarnation, of, version, key_id, count, ttl, fresh = string.match(header, pattern)
     if not ttl or #version > 18 or #count > 9 or #ttl > 15 then
+      reason = 2
+    elseif fresh ~= '' and (#fresh > 26 or not string.find(fresh, '^;%d+;%d+$')) then
       reason = 2
     elseif incarnation ~= ARGV[1] or of ~= generation or key_id ~= '-' then
       reason = 1
