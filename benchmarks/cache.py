@@ -12,21 +12,19 @@ Even without process memory, Scrubjay remembers what it decoded last, beside its
 same bytes again, it decodes nothing. The rivals decode each time, and so does Scrubjay here, as for a value that this
 process has not seen. Figures called `_repeated` are those of a few values read again and again.
 
-Every figure is checked against counters: what was measured as an answer of one tier was answered by that tier. Stampedes,
-coherence and the replay of conversations (`benchmarks.stampede`, `benchmarks.outage`, `benchmarks.replay`) do not depend
-on the event loop, and are measured under the first one only. `SCRUBJAY_TEST_DATA` names the folder of the conversations.
+Every figure is checked against counters: what was measured as an answer of one tier was answered by that tier.
+Stampedes and coherence (`benchmarks.stampede`), a server that hangs (`benchmarks.outage`) and the replay of
+conversations (`benchmarks.replay`) are measured under the first event loop only. `SCRUBJAY_TEST_DATA` names the folder
+of the conversations; without it there are no hit rates.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
@@ -34,22 +32,13 @@ import asyncpg
 import orjson
 import redis.asyncio
 
-from benchmarks import outage, replay, stampede
+from benchmarks import invalidation, outage, replay, stampede
 from benchmarks.harness import PATIENCE_S, READERS, Area, Bench, FloorConnection, Operation, main, pack
+from benchmarks.tiers import RECORDS, TYPE, WIDE_RECORDS, World, open_world, served_by
 from scrubjay import AsyncScrubjay, ContextCache
-from scrubjay.cache.decoded import Decoded
-from scrubjay.core.scope import user_scope
-from scrubjay.handles import User
-from scrubjay.testing.servers import ValkeyServer
 
-TYPE: Final = "preference"
-RECORDS: Final = 10
-WIDE_RECORDS: Final = 50
-USERS: Final = 8
 MANY: Final = 1_000
 """How often an operation of some hundred nanoseconds is done between two looks at the time."""
-KEYSPACES: Final = {"1k": 1_000, "100k": 100_000, "1m": 1_000_000}
-ENGINES: Final = ("sqlite", "postgresql")
 
 L1: Final = f"L1: {MANY:,} × user.contexts.list"
 L1_CACHE: Final = f"L1: {MANY:,} × ContextCache.get"
@@ -63,153 +52,25 @@ FLOOR: Final = "floor: socket, same keys"
 DATABASE: Final = f"asyncpg: SELECT of {WIDE_RECORDS} JSONB rows"
 
 
-@dataclass(frozen=True, slots=True)
-class _World:
-    """What is compared.
-
-    Attributes:
-        bench: The run.
-        memory: A Scrubjay with process memory.
-        shared: One without, over the same store and the same keys.
-        unseen: One without, that decodes each time.
-        names: The users.
-        wide: The user with the long list.
-        binary: A bare client that gives bytes.
-        text: A bare client that gives text.
-        floor: The floor for one reader.
-        wide_floor: The floor for many.
-        keys: Keys of their own for bare clients, with the same lists.
-    """
-
-    bench: Bench
-    memory: AsyncScrubjay
-    shared: AsyncScrubjay
-    unseen: AsyncScrubjay
-    names: Sequence[str]
-    wide: str
-    binary: redis.asyncio.Redis
-    text: redis.asyncio.Redis
-    floor: FloorConnection
-    wide_floor: FloorConnection
-    keys: Sequence[str]
-
-    def same_keys(self) -> list[tuple[str, str]]:
-        """Return the keys that a read of each user's list needs: of the generation, and of the value."""
-        keys = self.shared._services.keys
-        found = [keys.context(user_scope(self.bench.loop, name), TYPE) for name in self.names]
-        return [(each.generation, each.key) for each in found]
-
-    def hits(self, jay: AsyncScrubjay) -> Operation:
-        """Return the operation that reads the lists of the users in turn."""
-        handles = [jay.tenant(self.bench.loop).user(name) for name in self.names]
-        return _in_turn([partial(handle.contexts.list, TYPE) for handle in handles])
-
-    @contextlib.contextmanager
-    def all_from_l2(self) -> Iterator[None]:
-        """Fail unless both Scrubjays without process memory are answered by the shared cache."""
-        with served_by(self.shared, "l2"), served_by(self.unseen, "l2"):
-            yield
-
-
-class _Unseen(Decoded):
-    """Remembers, and has never seen what it is asked for."""
-
-    __slots__ = ()
-
-    def get(self, key: str, payload: bytes, count: int) -> None:
-        """Return nothing."""
-
-
 async def measure(bench: Bench) -> None:
     """Take all measurements of this area."""
     async with AsyncExitStack() as stack:
-        world = await _world(bench, stack)
+        world = await open_world(bench, stack)
         await _memory(world, stack)
         await _shared(world)
         await _throughput(world)
         await _database(world, stack)
-        await _invalidations(bench, stack)
-        await _user_invalidations(bench, stack)
+    await invalidation.measure(bench)
     if bench.first:
         await outage.measure(bench)
         await stampede.measure(bench)
         await replay.measure(bench)
 
 
-# --- what is compared ------------------------------------------------------------------------------------------------
-
-
-async def _world(bench: Bench, stack: AsyncExitStack) -> _World:
-    server = bench.servers.valkey
-    url = server.url.replace("valkey://", "redis://")
-    memory = await _open(bench, stack, "sqlite", server.url)
-    shared = await _open(bench, stack, "sqlite", server.url, local_memory=0)
-    unseen = await _open(bench, stack, "sqlite", server.url, local_memory=0)
-    unseen._services.aside._decoded = _Unseen()
-    binary = redis.asyncio.Redis.from_url(url, max_connections=READERS)
-    text = redis.asyncio.Redis.from_url(url, max_connections=READERS, decode_responses=True)
-    stack.push_async_callback(binary.aclose)
-    stack.push_async_callback(text.aclose)
-    floor, wide_floor = await FloorConnection.open(server), await FloorConnection.open(server, coalesce=True)
-    stack.callback(floor.close)
-    stack.callback(wide_floor.close)
-    names = [f"user-{number}" for number in range(USERS)]
-    keys = [f"bench:cache:{number}" for number in range(USERS)]
-    for key, name in zip(keys, names, strict=True):
-        user = shared.tenant(bench.loop).user(name)
-        await binary.set(key, orjson.dumps(await _filled(user, RECORDS)), ex=7200)
-    wide = "wide"
-    await _filled(shared.tenant(bench.loop).user(wide), WIDE_RECORDS)
-    return _World(bench, memory, shared, unseen, names, wide, binary, text, floor, wide_floor, keys)
-
-
-async def _open(bench: Bench, stack: AsyncExitStack, engine: str, cache: str, **settings: Any) -> AsyncScrubjay:
-    """Open a Scrubjay over the run's store of an engine."""
-    jay = AsyncScrubjay.open(
-        store=bench.servers.store_url(engine, "cache"),
-        cache=cache,
-        prefix=engine,
-        housekeeping=3600.0,
-        cache_timeout=PATIENCE_S,
-        cache_deadline=PATIENCE_S,
-        store_timeout=PATIENCE_S,
-        **settings,
-    )
-    return await stack.enter_async_context(jay)
-
-
-async def _filled(user: User, records: int) -> Any:
-    """Give a user a list of records, and have the cache hold it; return it as plain JSON."""
-    for number in range(records):
-        topic = f"topic {user.id}/{number}: " + "prefers concise answers and metric units. " * 2
-        await user.contexts.create(TYPE, {"n": number, "topic": topic})
-    found = await user.contexts.list(TYPE)
-    assert len(found) == records
-    return orjson.loads(orjson.dumps(found))
-
-
-@contextlib.contextmanager
-def served_by(jay: AsyncScrubjay, tier: str) -> Iterator[None]:
-    """Fail unless all that is read meanwhile is answered by one tier: `l1`, `l2` or `store`."""
-    recorder = jay.recorder
-    before = (recorder.local_hits, recorder.shared_hits, recorder.misses)
-    yield
-    after = (recorder.local_hits, recorder.shared_hits, recorder.misses)
-    counts = {name: now - then for name, now, then in zip(("l1", "l2", "store"), after, before, strict=True)}
-    if [name for name, count in counts.items() if count] != [tier]:
-        raise RuntimeError(f"this was to be answered by {tier}, and was by {counts}")
-
-
-def _in_turn(operations: Sequence[Operation]) -> Operation:
-    """Return an operation that does one after the other."""
-    turns = itertools.cycle(operations)
-    return lambda: next(turns)()
-
-
 # --- process memory --------------------------------------------------------------------------------------------------
 
 
-async def _memory(world: _World, stack: AsyncExitStack) -> None:
+async def _memory(world: World, stack: AsyncExitStack) -> None:
     """A hit in process memory."""
     bench = world.bench
     user = world.memory.tenant(bench.loop).user("user-0")
@@ -264,7 +125,7 @@ def _asked(cache: ContextCache) -> int:
 # --- the shared cache ------------------------------------------------------------------------------------------------
 
 
-async def _shared(world: _World) -> None:
+async def _shared(world: World) -> None:
     """A hit in the shared cache, one reader."""
     bench = world.bench
     contenders = {L2: world.hits(world.unseen), REPEATED: world.hits(world.shared), **_bare_hits(world)}
@@ -281,7 +142,7 @@ async def _shared(world: _World) -> None:
     bench.metric("naive_vs_floor", found.ratio(NAIVE, FLOOR))
 
 
-def _bare_hits(world: _World) -> dict[str, Operation]:
+def _bare_hits(world: World) -> dict[str, Operation]:
     keys = itertools.cycle(world.keys)
 
     async def naive() -> Any:
@@ -293,7 +154,7 @@ def _bare_hits(world: _World) -> dict[str, Operation]:
     return {NAIVE: naive, REDIS: bare, FLOOR: _floor_hits(world, world.floor)}
 
 
-def _floor_hits(world: _World, connection: FloorConnection) -> Operation:
+def _floor_hits(world: World, connection: FloorConnection) -> Operation:
     packed = itertools.cycle([pack(("MGET", generation, key)) for generation, key in world.same_keys()])
 
     async def floor() -> Any:
@@ -332,7 +193,7 @@ class _TurnMget:
             future.set_result(value)
 
 
-async def _throughput(world: _World) -> None:
+async def _throughput(world: World) -> None:
     """Hits in the shared cache, many readers."""
     bench = world.bench
     keys = itertools.cycle(world.keys)
@@ -357,7 +218,7 @@ async def _throughput(world: _World) -> None:
 # --- the database ----------------------------------------------------------------------------------------------------
 
 
-async def _database(world: _World, stack: AsyncExitStack) -> None:
+async def _database(world: World, stack: AsyncExitStack) -> None:
     """The same list from a database by a bare driver, from the shared cache, and from process memory."""
     bench = world.bench
     url = bench.servers.postgres.create_database(f"raw_{bench.loop}")
@@ -395,86 +256,8 @@ async def _database(world: _World, stack: AsyncExitStack) -> None:
     bench.metric("db_vs_l1", found.ratio(DATABASE, L1) * MANY)
 
 
-def _l2(world: _World) -> dict[str, AsyncScrubjay]:
+def _l2(world: World) -> dict[str, AsyncScrubjay]:
     return {L2: world.unseen, REPEATED: world.shared}
-
-
-# --- invalidation ----------------------------------------------------------------------------------------------------
-
-
-async def _invalidations(bench: Bench, stack: AsyncExitStack) -> None:
-    """Invalidating a user in small and large keyspaces."""
-    sizes = [size for size in KEYSPACES if size != "1m" or not bench.options.quick]
-    names = {size: (f"invalidate_user, {size} keys", f"redis-py INCR, {size} keys") for size in sizes}
-    contenders: dict[str, Operation] = {}
-    servers: dict[str, tuple[ValkeyServer, ContextCache, int]] = {}
-    for size in sizes:
-        server = bench.servers.keyspace(KEYSPACES[size])
-        cache = await stack.enter_async_context(ContextCache(server.url, timeout=PATIENCE_S))
-        client = redis.asyncio.Redis.from_url(server.url.replace("valkey://", "redis://"))
-        stack.push_async_callback(client.aclose)
-        invalidate, incr = names[size]
-        contenders[invalidate] = _in_turn([partial(cache.invalidate_user, f"user-{number}") for number in range(100)])
-        contenders[incr] = partial(client.incr, "bench:counter")
-        servers[size] = server, cache, _published(bench, server)
-        if size == "1k":
-            contenders[SCAN] = partial(_scan_and_delete, client)
-    found = await bench.sequential("invalidating a user", contenders, floor=names["1k"][1])
-    for size, (server, cache, published) in servers.items():
-        invalidate, incr = names[size]
-        await bench.trips(found, {invalidate: contenders[invalidate]}, server)
-        await _check_invalidated(bench, server, cache, KEYSPACES[size])
-        if not _published(bench, server) > published:
-            raise RuntimeError("invalidate_user told no other process")
-        bench.metric(f"invalidate_user_us_{size}", found.us(invalidate))
-        bench.metric(f"invalidate_user_vs_incr_{size}", found.ratio(invalidate, incr))
-    if "1m" in servers:
-        bench.metric("invalidate_user_1m_over_1k", found.ratio(names["1m"][0], names["1k"][0]))
-    bench.metric("scan_del_vs_incr_1k", found.ratio(SCAN, names["1k"][1]))
-
-
-SCAN: Final = "SCAN and DEL, 1k keys"
-
-
-async def _scan_and_delete(client: redis.asyncio.Redis) -> None:
-    async for key in client.scan_iter(match="sj1:c:{default:user-7}:*", count=1000):
-        await client.delete(key)
-
-
-async def _check_invalidated(bench: Bench, server: ValkeyServer, cache: ContextCache, keys: int) -> None:
-    """Fail unless the keyspace is as large as it says, and an invalidated user is a miss."""
-    if bench.servers.control(server).dbsize() < keys:
-        raise RuntimeError(f"{server.url} does not hold {keys} keys")
-    assert await cache.set("user-1", TYPE, [1])
-    held = await cache.get("user-1", TYPE)
-    told = await cache.invalidate_user("user-1")
-    if not held or not told or await cache.get("user-1", TYPE) is not None:
-        raise RuntimeError("invalidate_user did not invalidate")
-
-
-def _published(bench: Bench, server: ValkeyServer) -> int:
-    """Return how many messages a server has published."""
-    stats = bench.servers.control(server).info("commandstats")
-    return int(stats.get("cmdstat_publish", {}).get("calls", 0))
-
-
-async def _user_invalidations(bench: Bench, stack: AsyncExitStack) -> None:
-    """`User.invalidate`, which no crash undoes: an outbox row is committed first."""
-    names = {engine: f"user.invalidate, {engine}" for engine in ENGINES}
-    contenders: dict[str, Operation] = {}
-    for engine, name in names.items():
-        jay = await _open(bench, stack, engine, bench.servers.valkey.url)
-        user = jay.tenant(bench.loop).user("invalidated")
-        await user.contexts.set(TYPE, {"units": "metric"})
-        contenders[name] = user.invalidate
-        for _ in range(2):
-            await user.contexts.list(TYPE)
-        with served_by(jay, "store"):
-            assert await user.invalidate()
-            await user.contexts.list(TYPE)
-    found = await bench.sequential("a user's invalidation, durable", contenders, floor=names["sqlite"])
-    bench.metric("user_invalidate_us", found.us(names["sqlite"]))
-    bench.metric("user_invalidate_us_postgresql", found.us(names["postgresql"]))
 
 
 AREA: Final = Area("cache", __doc__ or "", measure)

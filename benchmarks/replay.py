@@ -40,7 +40,7 @@ from scrubjay.testing.faults import Call, Failure, FaultyStore
 VARIABLE: Final = "SCRUBJAY_TEST_DATA"
 FILE: Final = "conversations/human-chat.jsonl.gz"
 QUICK_MESSAGES: Final = 20_000
-QUICK_S: Final = 22.0
+QUICK_S: Final = 10.0
 """How long the quick form may take: what has been replayed by then counts."""
 TYPES: Final = ("profile", "preference")
 TAIL: Final = 20
@@ -121,7 +121,6 @@ class _Replay:
         self.clock = clock
         self.loads = loads
         self.reads = 0
-        self.alive = 0
         self._users: dict[str, User] = {}
         self._touched: dict[str, int] = {}
         self._server: FloorConnection | None = None
@@ -200,7 +199,6 @@ class _Replay:
         await self._coherence.beat_once()
         for _ in range(100):
             if self._coherence.alive:
-                self.alive += 1
                 return
             await asyncio.sleep(0)
 

@@ -31,10 +31,12 @@ QUIET_S = 600.0
 """A coherence deadline within which neither a relay nor a heartbeat of its own comes: the test decides what happens."""
 
 
-async def until(true: Callable[[], object], what: str = "it") -> None:
+async def until(true: Callable[[], object]) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(PATIENCE_S):
-        while not true():
+        while True:
+            if true():
+                return
             await asyncio.sleep(0.002)
 
 
@@ -289,7 +291,9 @@ every_thing = pytest.mark.parametrize("thing", THINGS, ids=str)
 async def seen(thing: Thing, process: Process, wanted: int) -> None:
     """Read until it gives what is wanted."""
     async with asyncio.timeout(PATIENCE_S):
-        while await thing.read(process) != wanted:
+        while True:
+            if await thing.read(process) == wanted:
+                return
             await asyncio.sleep(0.002)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,7 @@ class Flights:
         self._heard = heard
         self._asks = asks
         self._flights: dict[str, Flight] = {}
+        self._refreshing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self.joined = 0
@@ -135,22 +136,27 @@ class Flights:
                 lead.append((flight, answer))
             else:
                 self.joined += 1
+                if isinstance(answer, Miss) and answer.lease is not None:
+                    # It was asked for before that load began, whose leader may be waiting for it.
+                    self._spawn(self._parts.hot.release(source.read.key, answer.lease), "scrubjay-release")
             flights.append(flight)
         if lead:
-            task = asyncio.create_task(self._lead(lead), name="scrubjay-load")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._lead(lead), "scrubjay-load")
         return flights
+
+    def _spawn(self, what: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(what, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def refresh(self, source: Source[Any]) -> Flight | None:
         """Load something anew that is still served; None if somebody does it already."""
         key = source.read.key.key
-        if key in self._flights:
+        if key in self._flights or key in self._refreshing:
             return None
-        flight = self._flights[key] = Flight(source, self._parts.clock.monotonic())
-        task = asyncio.create_task(self._refresh(flight), name="scrubjay-refresh")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        flight = Flight(source, self._parts.clock.monotonic())
+        self._refreshing.add(key)
+        self._spawn(self._refresh(flight), "scrubjay-refresh")
         flight.future.add_done_callback(_seen)
         return flight
 
@@ -195,18 +201,35 @@ class Flights:
     async def _lead(self, lead: list[tuple[Flight, Hit | Miss | None]]) -> None:
         try:
             now, later = await self._sorted(lead)
-            # What is free is loaded in one go; what another process is loading is waited for, each by itself.
-            await asyncio.gather(self._load(now), *(self._wait(flight) for flight in later))
+            # What is free is loaded in one go; what another process is loading is waited for, each by itself, and what
+            # becomes of one is nothing to the others.
+            await asyncio.gather(
+                self._ending(self._load(now), [flight for flight, _ in now]),
+                *(self._ending(self._wait(flight), [flight]) for flight in later),
+            )
         except BaseException as error:
-            for flight, _ in lead:
-                if not flight.future.done():
-                    flight.future.set_exception(error)
-                    flight.future.exception()
+            self._fail([flight for flight, _ in lead], error)
             if not isinstance(error, Exception):
                 raise
         finally:
             for flight, _ in lead:
                 self._gone(flight)
+
+    async def _ending(self, work: Awaitable[None], flights: Sequence[Flight]) -> None:
+        """Do some work for flights, which fail if it does."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - whoever waits for the flights gets it
+            self._fail(flights, error)
+        finally:
+            for flight in flights:
+                self._gone(flight)
+
+    def _fail(self, flights: Sequence[Flight], error: BaseException) -> None:
+        for flight in flights:
+            if not flight.future.done():
+                flight.future.set_exception(error)
+                flight.future.exception()
 
     def _gone(self, flight: Flight) -> None:
         key = flight.source.read.key.key
@@ -336,11 +359,21 @@ class Flights:
 
     async def _refresh(self, flight: Flight) -> None:
         """Load anew what is there, if nobody else does, in any process."""
+        key = flight.source.read.key
         try:
-            miss = await self._parts.hot.lease(flight.source.read.key)
+            try:
+                miss = await self._parts.hot.lease(key)
+            finally:
+                self._refreshing.discard(key.key)
             if miss.lease is None:
                 flight.future.cancel()
+            elif key.key in self._flights:
+                # Somebody has missed it meanwhile, and may be waiting for the lease.
+                flight.future.cancel()
+                await self._parts.hot.release(key, miss.lease)
             else:
+                # From here on it ends with a value or an error, and may be joined.
+                self._flights[key.key] = flight
                 await self._load([(flight, miss)])
         except Exception as error:  # noqa: BLE001 - who serves the old value meanwhile is not concerned; others load anew
             if not flight.future.done():

@@ -30,15 +30,15 @@ _COMMITTED: Final = Pause(after=True, chance=0.1, most_s=0.06, long_chance=0.000
 """Between the commit and the invalidation."""
 STORE: Final[Mapping[str, Pause]] = {
     # Between the load and the fill.
-    "load": Pause(after=True, chance=0.06, most_s=0.12, long_chance=0.001),
+    "load": Pause(after=True, chance=0.1, most_s=0.12, long_chance=0.001),
     "context_put": _COMMITTED,
     "memory_put": _COMMITTED,
     "agent_put": _COMMITTED,
 }
 HOT: Final[Mapping[str, Pause]] = {
-    "fill": Pause(after=False, chance=0.06, most_s=0.12),
-    "value": Pause(after=True, chance=0.02, most_s=0.05),
-    "read": Pause(after=True, chance=0.02, most_s=0.05),
+    "fill": Pause(after=False, chance=0.1, most_s=0.12, long_chance=0.002),
+    "value": Pause(after=True, chance=0.05, most_s=0.05),
+    "read": Pause(after=True, chance=0.05, most_s=0.05),
     "apply": Pause(after=True, chance=0.02, most_s=0.03),
     "lease": Pause(after=True, chance=0.05, most_s=0.03),
 }

@@ -20,6 +20,8 @@ from scrubjay.testing.chaos.plan import Fault, Outage, Plan, outages
 from scrubjay.testing.chaos.report import Outcome, judge
 from scrubjay.testing.chaos.timeline import Event
 from scrubjay.testing.chaos.worker import Orders
+from scrubjay.testing.chaos.workload import prepare
+from scrubjay.testing.history import Recorder
 
 _LOOK_S: Final = 0.1
 _QUIET_S: Final = 1.5
@@ -74,18 +76,24 @@ async def conduct(plan: Plan, directory: Path, tell: Callable[[Progress], None] 
         )  # fmt: skip
         troupe = Troupe(orders, valkey.url if valkey is not None else plan.cache or "", directory)
         stack.push_async_callback(troupe.close)
-        outcome = await _Director(plan, troupe, valkey, tell).run()
+        setup = directory / "history-setup.jsonl"
+        with Recorder(setup, "setup") as recorder:
+            await prepare(jay, orders.tenant, recorder)
+        outcome = await _Director(plan, troupe, valkey, tell, setup).run()
         if plan.store is not None:
             await jay.tenant(orders.tenant).forget()
         return outcome
 
 
 class _Director:
-    def __init__(self, plan: Plan, troupe: Troupe, valkey: Valkey | None, tell: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, plan: Plan, troupe: Troupe, valkey: Valkey | None, tell: Callable[[Progress], None], setup: Path
+    ) -> None:
         self._plan = plan
         self._troupe = troupe
         self._valkey = valkey
         self._tell = tell
+        self._setup = setup
         self._events: list[Event] = []
         self._now = ""
 
@@ -99,7 +107,7 @@ class _Director:
         try:
             await self._watch(started)
             if fails.done():
-                fails.result()
+                fails.result()  # raises what ended it
         finally:
             fails.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -108,7 +116,7 @@ class _Director:
         await asyncio.sleep(_QUIET_S)
         elapsed = time.monotonic() - started
         late = await troupe.end()
-        return await asyncio.to_thread(judge, self._plan, troupe.lives, self._events, elapsed, late)
+        return await asyncio.to_thread(judge, self._plan, self._setup, troupe.lives, self._events, elapsed, late)
 
     async def _all_work(self) -> None:
         """Wait until every worker has done something."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 from scrubjay.testing.proxy import To
@@ -13,6 +14,8 @@ from scrubjay.testing.proxy import To
 DEADLINE_S: Final = 1.0
 MARGIN_S: Final = 0.25
 _LONG_RUN_S: Final = 40.0
+_OUTAGE_S: Final = (0.2, 2.2)
+_HOLE_S: Final = (0.4, 3.0)
 _WAYS: Final[tuple[To, ...]] = ("both", "both", "server", "client")
 
 
@@ -44,7 +47,7 @@ class Plan:
     without: str | None = None
     deadline_s: float = DEADLINE_S
     margin_s: float = MARGIN_S
-    tasks: int = 8
+    tasks: int = 12
 
 
 class Fault(StrEnum):
@@ -58,6 +61,22 @@ class Fault(StrEnum):
     BLACK_HOLE = "black_hole"
     """No byte passes a link, in one direction or both."""
     DELAY = "delay"
+
+
+AGAINST: Final[Mapping[str, tuple[Fault, ...]]] = MappingProxyType(
+    {
+        "leases": (),
+        "tickets": (),
+        "floors": (),
+        "joins": (),
+        "untold": (Fault.BLACK_HOLE, Fault.CUT),
+        "heartbeat": (Fault.BLACK_HOLE,),
+        "relay": (Fault.BLACK_HOLE, Fault.KILL_WORKER),
+        "replay": (Fault.KILL_VALKEY,),
+    }
+)
+"""The guards that can be switched off, each with the faults that it is there for: nothing for races alone. Without a
+guard nothing else goes wrong, for most recoveries would drop what it left behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +113,8 @@ class Outage:
 def outages(plan: Plan) -> Iterator[Outage]:
     """Yield faults without end: decks of all that may happen, each shuffled."""
     lot = random.Random(f"outages {plan.seed}")  # noqa: S311 - reproducible on purpose
+    if plan.without is not None and not AGAINST[plan.without]:
+        return
     calm = (1.0, 5.0) if plan.seconds > _LONG_RUN_S or plan.operations else (0.4, 1.2)
     first, rest = _deck(plan)
     while True:
@@ -105,6 +126,8 @@ def outages(plan: Plan) -> Iterator[Outage]:
 
 def _deck(plan: Plan) -> tuple[list[tuple[Fault, bool]], list[tuple[Fault, bool]]]:
     """Return what may happen, each with whether to one link alone."""
+    if plan.without is not None:
+        return [(fault, fault is not Fault.KILL_VALKEY) for fault in AGAINST[plan.without]], []
     first = [(Fault.BLACK_HOLE, True), (Fault.CUT, True)]
     rest = [
         (Fault.BLACK_HOLE, True), (Fault.BLACK_HOLE, True), (Fault.BLACK_HOLE, False), (Fault.CUT, True),
@@ -120,14 +143,16 @@ def _deck(plan: Plan) -> tuple[list[tuple[Fault, bool]], list[tuple[Fault, bool]
 
 
 def _outage(plan: Plan, lot: random.Random, fault: Fault, alone: bool, calm: tuple[float, float]) -> Outage:
-    also = plan.kills and fault is not Fault.KILL_WORKER and lot.random() < 0.25
+    also = plan.kills and plan.without is None and fault is not Fault.KILL_WORKER and lot.random() < 0.25
     return Outage(
         fault=fault,
         slot=lot.randrange(plan.processes) if alone else None,
-        seconds=0.0 if fault is Fault.KILL_WORKER else lot.uniform(0.2, 2.2),
+        seconds=0.0
+        if fault is Fault.KILL_WORKER
+        else lot.uniform(*(_HOLE_S if fault is Fault.BLACK_HOLE else _OUTAGE_S)),
         calm_s=lot.uniform(*calm),
         to=lot.choice(_WAYS),
-        keeps=lot.random() < 0.6,
+        keeps=plan.without is not None or lot.random() < 0.6,
         drops=lot.random() < 0.5,
         delay_s=lot.uniform(0.01, 0.2),
         victim=lot.randrange(plan.processes) if also else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from scrubjay.testing.chaos.cast import Life
@@ -112,17 +113,20 @@ class Outcome:
         }
 
 
-def judge(plan: Plan, lives: Sequence[Life], events: Sequence[Event], elapsed: float, late: Sequence[str]) -> Outcome:
+def judge(
+    plan: Plan, setup: Path, lives: Sequence[Life], events: Sequence[Event], elapsed: float, late: Sequence[str]
+) -> Outcome:
     """Check the histories and put everything together.
 
     Args:
         plan: What was to happen.
+        setup: The history of what was written before.
         lives: All lives of all workers.
         events: What went wrong, on purpose.
         elapsed: How long it took, in seconds.
         late: The names of workers that did not end when they were told to.
     """
-    paths = [life.history for life in lives if life.history.exists()]
+    paths = [setup, *(life.history for life in lives if life.history.exists())]
     history = check(HistoryFiles(paths), deadline=plan.deadline_s + plan.margin_s, strict=True)
     counts: Counter[str] = Counter({name: sum(life.last.get(name, 0) for life in lives) for name in _COUNTED})
     rates = HitRates(life.samples for life in lives)

@@ -14,7 +14,7 @@ from scrubjay.memory.contexts import Contexts
 from scrubjay.memory.facts import UserMemory
 from scrubjay.testing.history import Recorder
 
-__all__ = ["SETTINGS", "Done", "Thing", "Workload"]
+__all__ = ["SETTINGS", "Done", "Thing", "Workload", "prepare"]
 
 USERS: Final = 8
 PHASE_S: Final = 2.5
@@ -23,6 +23,7 @@ WRITES: Final = 0.14
 INVALIDATIONS: Final = 0.06
 ACTIVE: Final = 0.6
 """The share of the reads that go to what is being written now."""
+_TYPES: Final = ("profile", "preference")
 _CONTEXTS: Final = 0.8
 _SKEW: Final = 0.35
 _FORGET_OWNER: Final = 0.005
@@ -42,7 +43,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "lease": 1.0,
     "tokenizer": "heuristic",
     # Some of the things only.
-    "local_memory": 20_000,
+    "local_memory": 24_000,
     "store_timeout": 30.0,
     "store_connections": 6,
 }
@@ -171,21 +172,13 @@ class Workload:
             await thing.invalidate()
         self.done.invalidations += 1
 
-    async def prepare(self) -> None:
-        """Write the oldest record of each context: it is never read as the newest one again."""
-        for user in self._users:
-            for type_ in _TYPES:
-                await user.contexts.set(type_, "the first")
-                await user.contexts.create(type_, "older than what follows")
-        await self._tenant.contexts.create("reference", "older than what follows")
-
     # --- things
 
     def _contexts(self) -> list[Thing]:
         things = [
             _context(f"{user.id}/{type_}", user.contexts, type_, number % 2, self._lot)
             for number, user in enumerate(self._users)
-            for type_ in ("profile", "preference")
+            for type_ in _TYPES
         ]
         return [*things, _context("reference", self._tenant.contexts, "reference", 0, self._lot)]
 
@@ -214,6 +207,17 @@ class Workload:
             return (await agents.set("support", {"system_prompt": "Be kind.", "turn": self._lot.random()})).version
 
         return Thing("agent", read, write, None, 1)
+
+
+async def prepare(jay: AsyncScrubjay, tenant: str, recorder: Recorder) -> None:
+    """Write the oldest record of each type, before anything else: what is written later is newer."""
+    shared = jay.tenant(tenant)
+    owned = [
+        (f"u{number}/{type_}", shared.user(f"u{number}").contexts, type_) for number in range(USERS) for type_ in _TYPES
+    ]
+    for name, contexts, type_ in [*owned, ("reference", shared.contexts, "reference")]:
+        with recorder.write(name) as write:
+            write.version = (await contexts.create(type_, "the oldest")).version
 
 
 def _context(name: str, contexts: Contexts, type_: str, turn: int, lot: random.Random) -> Thing:
