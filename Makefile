@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: demo test test-system test-full check format sync bench lock clean help
+.PHONY: demo test test-system test-full check format sync bench chaos lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ sync: $(STAMP) ## Write the synchronous twin anew.
 
 bench: $(STAMP) ## Run all benchmarks.
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(STAMP) ## Kill processes and cut networks for a minute, and judge every read.
+	$(BIN)/scrubjay chaos $(ARGS)
 
 lock: ## Write the locked versions anew (needs uv).
 	uv pip compile --quiet --universal --python-version 3.11 --extra postgres --extra speed pyproject.toml -o requirements/run.txt

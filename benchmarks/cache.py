@@ -9,8 +9,9 @@ loop goes out as one command. The floor is a connection of the benchmark's own w
 very keys that Scrubjay fetches.
 
 Even without process memory, Scrubjay remembers what it decoded last, beside its bytes: where the shared cache shows the
-same bytes again, it decodes nothing. The rivals decode each time, and so does Scrubjay here, as for a value that this
-process has not seen. Figures called `_repeated` are those of a few values read again and again.
+same bytes again, it decodes nothing (decision 0008). The rivals decode each time. Figures without a suffix are those of
+Scrubjay as it is, reading the values of a few users again and again; those called `_decoding` are of values that the
+process has not seen before, so that each hit is decoded.
 
 Every figure is checked against counters: what was measured as an answer of one tier was answered by that tier.
 Stampedes and coherence (`benchmarks.stampede`), a server that hangs (`benchmarks.outage`) and the replay of
@@ -135,9 +136,9 @@ async def _shared(world: World) -> None:
     with world.all_from_l2():
         found = await bench.sequential("a hit of 3 KB in the shared cache, one reader", contenders, floor=FLOOR)
         await bench.trips(found, contenders)
-    bench.metric("l2_hit_us", found.us(L2))
-    bench.metric("l2_hit_vs_floor", found.ratio(L2, FLOOR))
-    bench.metric("l2_hit_vs_floor_repeated", found.ratio(REPEATED, FLOOR))
+    bench.metric("l2_hit_us", found.us(REPEATED))
+    bench.metric("l2_hit_vs_floor", found.ratio(REPEATED, FLOOR))
+    bench.metric("l2_hit_vs_floor_decoding", found.ratio(L2, FLOOR))
     bench.metric("redis_py_vs_floor", found.ratio(REDIS, FLOOR))
     bench.metric("naive_vs_floor", found.ratio(NAIVE, FLOOR))
 
@@ -207,11 +208,11 @@ async def _throughput(world: World) -> None:
     }
     with world.all_from_l2():
         found = await bench.concurrent(f"a hit of 3 KB, {READERS} readers", contenders, floor=FLOOR)
-    for name, contender in (("l2", L2), ("floor", FLOOR), ("skilled", SKILLED)):
+    for name, contender in (("l2", REPEATED), ("floor", FLOOR), ("skilled", SKILLED)):
         bench.metric(f"{name}_throughput_64_vs_redis_py", found.speedup(contender, REDIS))
         bench.metric(f"{name}_cpu_us_per_hit_64", found.cpu_us(contender))
-    bench.metric("l2_throughput_64_vs_redis_py_repeated", found.speedup(REPEATED, REDIS))
-    bench.metric("l2_cpu_us_per_hit_64_repeated", found.cpu_us(REPEATED))
+    bench.metric("l2_throughput_64_vs_redis_py_decoding", found.speedup(L2, REDIS))
+    bench.metric("l2_cpu_us_per_hit_64_decoding", found.cpu_us(L2))
     bench.metric("redis_py_cpu_us_per_hit_64", found.cpu_us(REDIS))
 
 
@@ -251,8 +252,8 @@ async def _database(world: World, stack: AsyncExitStack) -> None:
     with served_by(world.memory, "l1"), world.all_from_l2():
         found = await bench.sequential(f"a list of {WIDE_RECORDS} records", contenders, floor=L2)
     bench.metric("db_us", found.us(DATABASE))
-    bench.metric("db_vs_l2", found.ratio(DATABASE, L2))
-    bench.metric("db_vs_l2_repeated", found.ratio(DATABASE, REPEATED))
+    bench.metric("db_vs_l2", found.ratio(DATABASE, REPEATED))
+    bench.metric("db_vs_l2_decoding", found.ratio(DATABASE, L2))
     bench.metric("db_vs_l1", found.ratio(DATABASE, L1) * MANY)
 
 

@@ -57,7 +57,7 @@ async def measure(bench: Bench) -> None:
         for engine in ENGINES:
             values = await _fill(jays[engine], bench.loop)
         cache = await stack.enter_async_context(
-            ContextCache(bench.servers.valkey.url, prefix=f"cc-{bench.loop}", timeout=PATIENCE_S)
+            ContextCache(bench.servers.valkey.url, prefix=f"cc-{bench.loop}", timeout=PATIENCE_S, local_memory=0)
         )
         for number, value in enumerate(values):
             assert await cache.set(f"user-{number}", TYPE, value)
@@ -74,8 +74,16 @@ async def measure(bench: Bench) -> None:
 async def _open(bench: Bench, stack: AsyncExitStack, engine: str, cache: str) -> AsyncScrubjay:
     """Open a Scrubjay over the run's store of an engine."""
     store = bench.servers.store_url(engine, "context")
+    # The shared cache alone: `benchmarks.cache` measures process memory.
     jay = AsyncScrubjay.open(
-        store=store, cache=cache, prefix=engine, housekeeping=3600.0, cache_timeout=PATIENCE_S, store_timeout=PATIENCE_S
+        store=store,
+        cache=cache,
+        prefix=engine,
+        housekeeping=3600.0,
+        cache_timeout=PATIENCE_S,
+        cache_deadline=3600.0,
+        local_memory=0,
+        store_timeout=PATIENCE_S,
     )
     return await stack.enter_async_context(jay)
 
@@ -216,7 +224,7 @@ async def _invalidations(bench: Bench, stack: AsyncExitStack) -> None:
     names = {size: (f"invalidate_user, {size} keys", f"redis-py INCR, {size} keys") for size in KEYSPACES}
     for size in KEYSPACES:
         server = bench.servers.keyspace(KEYSPACES[size])
-        cache = await stack.enter_async_context(ContextCache(server.url, timeout=PATIENCE_S))
+        cache = await stack.enter_async_context(ContextCache(server.url, timeout=PATIENCE_S, local_memory=0))
         client = redis.asyncio.Redis.from_url(server.url.replace("valkey://", "redis://"))
         stack.push_async_callback(client.aclose)
         invalidate, incr = names[size]

@@ -199,6 +199,7 @@ async def _user(bench: Bench, stack: AsyncExitStack, engine: str, cache: str, na
             prefix=engine,
             housekeeping=3600.0,
             cache_timeout=PATIENCE_S,
+            cache_deadline=3600.0,
             store_timeout=PATIENCE_S,
         )
     )

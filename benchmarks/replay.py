@@ -40,7 +40,7 @@ from scrubjay.testing.faults import Call, Failure, FaultyStore
 VARIABLE: Final = "SCRUBJAY_TEST_DATA"
 FILE: Final = "conversations/human-chat.jsonl.gz"
 QUICK_MESSAGES: Final = 20_000
-QUICK_S: Final = 10.0
+QUICK_S: Final = 8.0
 """How long the quick form may take: what has been replayed by then counts."""
 TYPES: Final = ("profile", "preference")
 TAIL: Final = 20

@@ -49,9 +49,12 @@ WORDS = (
     (r"\ban async context manager\b", "a context manager"),
     (r"\bAsyncScrubjay\b", TWIN_OF_ROOT),
     (r"\basync with\b", "with"),
+    (r", plain \(it runs in a thread\) or a coroutine function, that", ", run in a thread, that"),
     (r"\bawait ", ""),
 )
 """What docstrings say of the asynchronous API, and what they say of this one instead."""
+ASYNC_ONLY = {"AsyncScrubjay.within"}
+"""What has no twin. `within` takes the application's connection, which must be used on the application's own loop."""
 FORBIDDEN = re.compile(r"\b(async|await|coroutine)", re.IGNORECASE)
 
 
@@ -80,7 +83,9 @@ class Handle:
     def methods(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
         """Yield its public methods and properties, in order."""
         for node in self.node.body:
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or node.name.startswith("_"):
+                continue
+            if f"{self.cls.__name__}.{node.name}" not in ASYNC_ONLY:
                 yield node
 
     def attributes(self) -> Iterator[tuple[str, ast.expr]]:

@@ -26,6 +26,7 @@ from scrubjay.handles import Tenant as AsyncTenant
 from scrubjay.handles import User as AsyncUser
 from scrubjay.memory.agents import Agents as AsyncAgents
 from scrubjay.memory.chat import Chat as AsyncChat
+from scrubjay.memory.computed import Loader
 from scrubjay.memory.contexts import Contexts as AsyncContexts
 from scrubjay.memory.facts import UserMemory as AsyncUserMemory
 from scrubjay.memory.metrics import SessionMetrics as AsyncSessionMetrics
@@ -348,6 +349,22 @@ class Contexts:
             VersionConflict: Somebody else wrote it meanwhile.
         """
         return self._portal.call(self._target.update(type, id, content, metadata, expected_version=expected_version))
+
+    def compute(self, type: str, loader: Loader) -> None:
+        """Register how a type is computed (an aggregation, a behavioural pattern), for this process.
+
+        From then on `latest`, `list` and `get` give what the loader gave: it is cached for the time of its type, made
+        anew shortly before that is over, by one process for all, and served on while it is being made. It stands in no
+        store, so other processes register the same loader. `invalidate` has it made anew with the next read.
+
+        Args:
+            type: The context type.
+            loader: A function without arguments, run in a thread, that gives JSON.
+
+        Raises:
+            InvalidContent: The loader cannot be called.
+        """
+        self._portal.run(self._target.compute, type, loader)
 
     def delete(self, type: str, id: str) -> bool:
         """Delete a record; return whether there was one."""

@@ -28,6 +28,8 @@ TWINS: dict[type, type] = {
     agents.Agents: scrubjay.sync.Agents,
 }
 """Asynchronous class to synchronous one. A new handle belongs here; `test_exported_members` says so."""
+ASYNC_ONLY = {"AsyncScrubjay.within"}
+"""What has no twin: it takes the application's connection, which must be used on the application's own loop."""
 _ASYNC_OF = {twin: original for original, twin in TWINS.items()}
 
 

@@ -65,7 +65,7 @@ CACHE = [
     "dict_lookup_ns",
     "l2_hit_us",
     "l2_hit_vs_floor",
-    "l2_hit_vs_floor_repeated",
+    "l2_hit_vs_floor_decoding",
     "redis_py_vs_floor",
     "naive_vs_floor",
     *(
@@ -73,12 +73,12 @@ CACHE = [
         for name in ("l2", "floor", "skilled")
         for figure in ("_throughput_64_vs_redis_py", "_cpu_us_per_hit_64")
     ),
-    "l2_throughput_64_vs_redis_py_repeated",
-    "l2_cpu_us_per_hit_64_repeated",
+    "l2_throughput_64_vs_redis_py_decoding",
+    "l2_cpu_us_per_hit_64_decoding",
     "redis_py_cpu_us_per_hit_64",
     "db_us",
     "db_vs_l2",
-    "db_vs_l2_repeated",
+    "db_vs_l2_decoding",
     "db_vs_l1",
     *(f"invalidate_user_{figure}_{size}" for figure in ("us", "vs_incr") for size in ("1k", "100k")),
     "scan_del_vs_incr_1k",

@@ -186,7 +186,7 @@ class Rig:
     async def recovered(self) -> None:
         """Wait until the gate is open."""
         async with asyncio.timeout(20):
-            while not self.gate.open:
+            while not self.gate.open:  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.005)
 
     async def call(self, *command: Any) -> Any:
@@ -688,7 +688,7 @@ async def test_of_a_wave_what_can_be_answered_is(make: Make) -> None:
 async def until(true: Callable[[], bool]) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(20):
-        while not true():
+        while not true():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.001)
 
 

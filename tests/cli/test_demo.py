@@ -84,7 +84,15 @@ def test_piped_it_is_plain_and_leaves_nothing(process: Run, temporary: Path) -> 
     for line in ran.out.splitlines():
         assert len(line) <= 100
         assert line == line.rstrip()
-    for words in ("Tuesday", "Receipt", "hit rate", "in process memory", "with Valkey", "without a cache", story.LAST_QUESTION):
+    for words in (
+        "Tuesday",
+        "Receipt",
+        "hit rate",
+        "in process memory",
+        "with Valkey",
+        "without a cache",
+        story.LAST_QUESTION,
+    ):
         assert words in ran.out
     assert ran.out.count("✓") == 8
     assert list(temporary.iterdir()) == []

@@ -37,6 +37,17 @@ headers = st.builds(
     whole=st.booleans(),
     ttl_ms=st.integers(0, 10**14),
     key_id=names,
+) | st.builds(
+    Header,
+    incarnation=names,
+    generation=names,
+    version=st.integers(0, 2**53),
+    count=st.integers(0, 999_999_999),
+    whole=st.booleans(),
+    ttl_ms=st.integers(0, 10**14),
+    fresh_until_ms=st.integers(1, 10**14),
+    cost_ms=st.integers(0, 10**9 - 1),
+    key_id=names,
 )
 
 
@@ -165,6 +176,19 @@ def test_the_header_of_wire_version_1_stays_readable() -> None:
     expected = Header("0f1e2d3c4b5a6978", "Zk3_x-9", 1795258648089001, 3, False, 1_800_000)
     assert Header.decode(golden) == expected
     assert expected.encode() == golden
+    assert (expected.fresh_until_ms, expected.cost_ms) == (0, 0)
+
+
+def test_a_header_may_say_until_when_it_is_fresh() -> None:
+    golden = b"1;0f1e2d3c4b5a6978-77e0;Zk3_x-9;1795258648089001;-;3;w;3590112;1763725590112;4"
+    expected = Header(
+        "0f1e2d3c4b5a6978-77e0", "Zk3_x-9", 1795258648089001, 3, ttl_ms=3_590_112,
+        fresh_until_ms=1_763_725_590_112, cost_ms=4,
+    )  # fmt: skip
+    assert Header.decode(golden) == expected
+    assert expected.encode() == golden
+    # The cost alone says nothing: it is left out with the time.
+    assert Header("a", "b", 1, 1, cost_ms=9).encode() == b"1;a;b;1;-;1;w;0"
 
 
 @given(st.binary(max_size=80))
@@ -174,8 +198,15 @@ def test_garbage_is_no_header(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"2;a;b;1;-;1;w;0", b"1;a;b;1;-;1;x;0", b"1;a;b;-1;-;1;w;0", b"1;a;b;1;-;1;w;0;9", b"1;a;b;1;-;1;w;0\n"]
-)
+    "raw",
+    [
+        b"2;a;b;1;-;1;w;0", b"1;a;b;1;-;1;x;0", b"1;a;b;-1;-;1;w;0", b"1;a;b;1;-;1;w;0;9", b"1;a;b;1;-;1;w;0\n",
+        b"1;a;b;1;-;1;w;0;", b"1;a;b;1;-;1;w;0;;", b"1;a;b;1;-;1;w;0;9;", b"1;a;b;1;-;1;w;0;;9",
+        b"1;a;b;1;-;1;w;0;9;9;9",
+        b"1;a;b;1;-;1;w;0;-9;9", b"1;a;b;1;-;1;w;0;" + b"9" * 16 + b";9", b"1;a;b;1;-;1;w;0;9;" + b"9" * 10,
+    ],
+    ids=repr,
+)  # fmt: skip
 def test_headers_of_others_are_not_read(raw: bytes) -> None:
     with pytest.raises(Corrupt):
         Header.decode(raw)

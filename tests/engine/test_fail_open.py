@@ -286,7 +286,7 @@ async def test_the_cache_is_used_again_while_others_write(jay: AsyncScrubjay, se
         return count
 
     writers = [asyncio.create_task(write(f"w{n}")) for n in range(8)]
-    while jay._open.gate.open:
+    while jay._open.gate.open:  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.01)
     server.resume()
     try:
@@ -523,8 +523,8 @@ def calls_of_all_kinds(tenant: Tenant) -> list[Awaitable[Any]]:
     """Read something of every kind that was read before."""
     alice = tenant.user("alice")
     return [
-        alice.memory.all(), alice.memory.get("likes"), alice.session("s1").chat.recent(), alice.session("s1").state.all(),
-        alice.session("s1").tools.all(), alice.summaries.recent(), alice.contexts.latest("profile"),
+        alice.memory.all(), alice.memory.get("likes"), alice.session("s1").chat.recent(),
+        alice.session("s1").state.all(), alice.session("s1").tools.all(), alice.summaries.recent(), alice.contexts.latest("profile"),
         tenant.contexts.latest("faq"), tenant.agents.get("bot"), alice.session("s1").context(),
         alice.session("s1").assemble(),
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 """What each call costs in round trips to the cache server, and how long what it leaves there lives.
 
-Counted with the shared cache alone, and again with process memory before it. Heartbeats and the relay are as good as off.
+Counted with the shared cache alone, and again with process memory before it. Heartbeats and the relay are as good as
+off.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ LOCAL = (PLAIN - {"summaries.recent"}) | {"memory.all", "agents.get"}
 
 
 def slots(name: str) -> int:
-    """Return in how many slots of a cluster the keys of a read are: an agent is its tenant's, in the same round trip."""
+    """Return in how many slots of a cluster the keys of a read are: an agent is its tenant's; it is one round trip."""
     return 2 if name in {"assemble with an agent", "assemble nothing"} else 1
 
 
@@ -336,7 +337,7 @@ def check_lives(rig: Rig) -> None:
         if life is None or left is None:
             assert left == life, key
         else:
-            # Values that nobody slides are cut by a little at random: what was filled together must not expire together.
+            # Values that nobody slides are cut a little at random: what was filled together must not expire together.
             shortest = life * (1 - JITTER) if ":ctx:" in key or key.endswith(":summary:recent") else life
             assert shortest - 30 < left <= life, key
 

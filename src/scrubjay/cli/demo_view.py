@@ -112,8 +112,9 @@ def _tiers(report: Mapping[str, Any]) -> RenderableType:
         f": of {number(cached['hits'] + cached['misses'])} things read, the store was asked for "
         f"{number(cached['misses'])} instead of {number(uncached['misses'])}, so "
         f"{number(report['store_reads_absorbed'])} store reads were absorbed.\n"
-        "What process memory holds is answered at once, without asking anybody, and is not timed. The store is a SQLite "
-        "file on this machine and answers at once, too; over a network, each wave of reads from it costs a round trip.",
+        "What process memory holds is answered at once, without asking anybody, and is not timed. The store is a "
+        "SQLite file on this machine and answers at once, too; over a network, each wave of reads from it costs a "
+        "round trip.",
     )
     return Group(plain_table(["things read", *runs], found), latency_table(latencies, rows), told)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from scrubjay import __version__
+from scrubjay.cli.chaos import chaos
 from scrubjay.cli.data import export, forget, migrate, stats
 from scrubjay.cli.demo import demo
 from scrubjay.cli.replay import replay
@@ -36,7 +37,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, replay, stats, forget, export, migrate):
+for command in (demo, replay, stats, forget, export, migrate, chaos):
     cli.add_command(command)
 
 

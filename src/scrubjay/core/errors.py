@@ -20,6 +20,7 @@ The tree::
     ├── Unavailable                  a server did not answer; nothing is known about the data
     │   ├── StoreUnavailable         the system of record cannot be reached
     │   │   └── StoreCorrupt         the SQLite file is damaged or is no database
+    │   ├── LoaderTimeout            a loader of a computed context took too long
     │   └── CacheUnavailable         Valkey cannot be reached (never leaves a read or write API)
     │       └── CacheAuthFailed      Valkey wants a password, or refuses the one given
     └── Closed                       the object was used after it was closed

@@ -24,6 +24,7 @@ from scrubjay.core.scope import check_id
 WIRE_VERSION = 1
 FOREIGN_CHANNEL = "context_invalidation"
 """Where other software may publish `{"user_id": …, "context_type": …}`, with `tenant_id` or for the default tenant."""
+_MAX_DIGITS = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,13 @@ def read(raw: bytes) -> Notice | None:
         version, sender, what, mark, subject = raw.decode().split(";", 4)
         if version != str(WIRE_VERSION) or what not in {"c", "g", "e"}:
             return None
-        if what == "c":
-            int(mark)
-        return Notice(sender, what, mark, decode_id(subject) if what == "e" else subject)
+        if what == "c" and not (mark.isascii() and mark.isdigit() and len(mark) <= _MAX_DIGITS):
+            return None
+        if what == "e":
+            encoded, subject = subject, decode_id(subject)
+            if encode_id(subject) != encoded:
+                return None
+        return Notice(sender, what, mark, subject)
     except ValueError:
         return None
 

@@ -65,8 +65,8 @@ async def conduct(plan: Plan, directory: Path, tell: Callable[[Progress], None] 
     async with AsyncScrubjay.open(store=store, cache="none:", tokenizer="heuristic") as jay, AsyncExitStack() as stack:
         valkey = None
         if plan.cache is None:
-            saves = random.Random(f"saves {plan.seed}").random() < 0.5  # noqa: S311 - reproducible on purpose
-            valkey = Valkey(directory / "valkey", appendonly=saves)
+            notes = random.Random(f"saves {plan.seed}").random() < 0.5  # noqa: S311 - reproducible on purpose
+            valkey = Valkey(directory / "valkey", appendonly=notes and plan.without is None)
             stack.push_async_callback(valkey.close)
             await valkey.start()
         orders = Orders(

@@ -15,7 +15,9 @@ DEADLINE_S: Final = 1.0
 MARGIN_S: Final = 0.25
 _LONG_RUN_S: Final = 40.0
 _OUTAGE_S: Final = (0.2, 2.2)
-_HOLE_S: Final = (0.4, 3.0)
+_HOLE_S: Final = (0.4, 4.0)
+_SHORT_S: Final = (0.1, 0.3)
+_LONG_HOLE_S: Final = (2.5, 5.0)
 _WAYS: Final[tuple[To, ...]] = ("both", "both", "server", "client")
 
 
@@ -116,6 +118,8 @@ def outages(plan: Plan) -> Iterator[Outage]:
     if plan.without is not None and not AGAINST[plan.without]:
         return
     calm = (1.0, 5.0) if plan.seconds > _LONG_RUN_S or plan.operations else (0.4, 1.2)
+    if plan.without is not None:
+        calm = (0.8, 2.4)
     first, rest = _deck(plan)
     while True:
         # One of each sort comes first, so that a short run has met them all.
@@ -147,13 +151,18 @@ def _outage(plan: Plan, lot: random.Random, fault: Fault, alone: bool, calm: tup
     return Outage(
         fault=fault,
         slot=lot.randrange(plan.processes) if alone else None,
-        seconds=0.0
-        if fault is Fault.KILL_WORKER
-        else lot.uniform(*(_HOLE_S if fault is Fault.BLACK_HOLE else _OUTAGE_S)),
+        seconds=0.0 if fault is Fault.KILL_WORKER else lot.uniform(*_range(plan, fault)),
         calm_s=lot.uniform(*calm),
-        to=lot.choice(_WAYS),
+        to=lot.choice(_WAYS if plan.without is None else _WAYS[:2]),
         keeps=plan.without is not None or lot.random() < 0.6,
         drops=lot.random() < 0.5,
         delay_s=lot.uniform(0.01, 0.2),
         victim=lot.randrange(plan.processes) if also else None,
     )
+
+
+def _range(plan: Plan, fault: Fault) -> tuple[float, float]:
+    if fault is not Fault.BLACK_HOLE:
+        return _OUTAGE_S if plan.without is None else _SHORT_S
+    # What is left behind has to be read for longer than the deadline.
+    return _HOLE_S if plan.without is None else _LONG_HOLE_S

@@ -90,7 +90,7 @@ class HitRates:
         disturbed = {each for event in events for each in range(_bin(event.begin), _bin(event.end) + 1)}
         last = max(self._bins, default=0)
         found = []
-        for event, following in zip(events, [*events[1:], None], strict=True):
+        for event, following in zip(events, [*events[1:], None], strict=False):
             first = _bin(event.begin)
             calm = [each for each in range(first - round(BEFORE_S / BIN_S), first) if each not in disturbed]
             before = self.rate(calm)

@@ -20,23 +20,23 @@ USERS: Final = 8
 PHASE_S: Final = 2.5
 """How long a thing is written before it is only read for as long: an old value that was left is not written over."""
 WRITES: Final = 0.14
-INVALIDATIONS: Final = 0.06
+INVALIDATIONS: Final = 0.1
 ACTIVE: Final = 0.6
 """The share of the reads that go to what is being written now."""
 _TYPES: Final = ("profile", "preference")
 _CONTEXTS: Final = 0.8
 _SKEW: Final = 0.35
-_FORGET_OWNER: Final = 0.005
+_FORGET_OWNER: Final = 0.003
 """The share of the invalidations that are of all of a user."""
-_FORGET_TENANT: Final = 0.0005
+_FORGET_TENANT: Final = 0.0003
 _BEYOND: Final = 0.04
 """The share of the reads of contexts that want more than the cache keeps, and so go to the store."""
 SETTINGS: Final[dict[str, Any]] = {
     "contexts": {
         "profile": {"ttl": 30.0},
         # Expires all the time, and is served while it is loaded anew.
-        "preference": {"ttl": 0.4, "stale": 5.0},
-        "reference": {"ttl": 1.0},
+        "preference": {"ttl": 0.1, "stale": 5.0},
+        "reference": {"ttl": 0.1},
     },
     # There is another record of each type, which the cache does not keep.
     "limits": {"hot_contexts": 1},

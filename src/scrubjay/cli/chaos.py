@@ -1,0 +1,194 @@
+"""`scrubjay chaos`: processes that are killed and networks that fail, and whether any read was impossible."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from scrubjay.cli.options import json_option
+from scrubjay.cli.report import number, percent, plain_table
+from scrubjay.cli.shell import Failure, open_console, print_json, run
+from scrubjay.testing.chaos import GUARDS, Outcome, Plan, conduct
+from scrubjay.testing.chaos.director import Progress as Stage
+
+SHOWN_EXAMPLES = 5
+LONGEST_S = 3_600.0
+"""How long a run may take that is to end with its operations."""
+
+
+@click.command(short_help="Kill processes and cut networks, and judge every read.")
+@click.option("--seconds", type=click.FloatRange(min=5), metavar="N", help="How long. [default: 60]")
+@click.option("--operations", type=click.IntRange(min=1), metavar="N", help="End after so many reads and writes.")
+@click.option(
+    "--processes", type=click.IntRange(2, 64), default=4, show_default=True, metavar="N", help="Worker processes."
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Which faults, in which order.")
+@click.option(
+    "--store",
+    metavar="URL",
+    help="A migrated store to use, postgresql://… or sqlite:///file, instead of a temporary SQLite file. A tenant of its "
+    "own is written and erased.",
+)
+@click.option(
+    "--cache",
+    metavar="URL",
+    help="A Valkey or Redis to use, instead of a private Valkey. It is not killed: only the links to it fail.",
+)
+@click.option("--no-kills", is_flag=True, help="Kill nothing: only networks fail.")
+@click.option(
+    "--without",
+    type=click.Choice(list(GUARDS)),
+    help="Switch a guard off, to see that its absence is found. For tests.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Leave the histories in a new directory below DIR.",
+)
+@json_option
+def chaos(
+    seconds: float | None,
+    operations: int | None,
+    processes: int,
+    seed: int,
+    store: str | None,
+    cache: str | None,
+    no_kills: bool,
+    without: str | None,
+    keep: Path | None,
+    as_json: bool,
+) -> None:
+    """Read and write from several processes while processes, Valkey and networks fail, and judge every read.
+
+    A private Valkey and a SQLite file are started in a temporary directory. Each process reaches Valkey over a link of
+    its own, which is delayed, cut or swallows everything; processes and Valkey are killed with SIGKILL. Every operation
+    is recorded with its version. A read is impossible if it returns less than its process has written or read before,
+    or than what others had been told of for longer than the coherence deadline.
+
+    \b
+    Examples:
+      scrubjay chaos --seconds 60 --seed 7
+      scrubjay chaos --operations 1000000 --json | jq .impossible
+      scrubjay chaos --store postgresql://…/test --cache valkey://localhost --no-kills
+      scrubjay chaos --without leases                 what a missing guard looks like
+    """
+    limit = seconds if seconds is not None else LONGEST_S if operations else 60.0
+    plan = Plan(
+        seconds=limit,
+        operations=operations or 0,
+        processes=processes,
+        seed=seed,
+        store=store,
+        cache=cache,
+        kills=not no_kills,
+        without=without,
+    )
+    with _directory(keep) as directory, _progress(plan, show=sys.stderr.isatty() and not as_json) as tell:
+        outcome = run(lambda: conduct(plan, directory, tell))
+    if as_json:
+        print_json(outcome.to_dict())
+    else:
+        show_outcome(outcome, open_console())
+    if not outcome.ok:
+        raise Failure(_what_is_wrong(outcome), "chaos", 1)
+
+
+@contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="scrubjay-chaos-", dir=keep))
+    try:
+        yield directory
+    finally:
+        if keep is None:
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            click.echo(f"kept {directory}", err=True)
+
+
+@contextmanager
+def _progress(plan: Plan, *, show: bool) -> Iterator[Callable[[Stage], None]]:
+    """Yield what takes the progress, and shows it on stderr."""
+    if not show:
+        yield lambda _: None
+        return
+    columns = (
+        TextColumn("chaos"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[count]:,} operations, {task.fields[outages]:,} outages"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    with Progress(*columns, console=open_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("chaos", total=1.0, count=0, outages=0, now="")
+
+        def tell(stage: Stage) -> None:
+            done = stage.elapsed_s / plan.seconds
+            if plan.operations:
+                done = max(done, stage.operations / plan.operations)
+            progress.update(
+                task, completed=min(done, 1.0), count=stage.operations, outages=stage.outages, now=stage.now
+            )
+
+        yield tell
+
+
+def _what_is_wrong(outcome: Outcome) -> str:
+    parts = []
+    if outcome.impossible:
+        parts.append(f"{outcome.impossible:,} of {outcome.history.reads:,} reads were impossible")
+    if outcome.counts["failed"]:
+        parts.append(f"{outcome.counts['failed']:,} operations failed, such as: {outcome.errors[0]}")
+    parts += outcome.crashes[:2]
+    return "; ".join(parts)
+
+
+def show_outcome(outcome: Outcome, console: Console) -> None:
+    """Print a report to read."""
+    found = outcome.to_dict()
+    console.print(plain_table([f"seed {found['seed']}", ""], _rows(found)))
+    for example in outcome.history.examples[:SHOWN_EXAMPLES]:
+        console.print(str(example), markup=False)
+    if outcome.ok:
+        console.print(
+            f"every read was possible: own writes at once, others' within {found['deadline_s']:g} s "
+            f"(+ {found['margin_s']:g} s for scheduling), and never back in time",
+            markup=False,
+        )
+
+
+def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    races = found["races"]
+    rows = [(name.replace("_", " "), number(found[name])) for name in ("seconds", "operations", "reads", "writes")]
+    rows += [
+        ("fills of Valkey", number(found["fills"])),
+        ("fills refused: a write came between", number(races["refused"])),
+        ("values not kept in memory: changed on their way", number(races["spoiled"])),
+        ("loads nobody may join any more", number(races["detached"])),
+        ("versions in Valkey older than seen", number(races["rejected"])),
+        ("writes told by others' relay", number(found["relayed"])),
+        ("processes killed", number(found["kills"])),
+        ("Valkey killed, hung", f"{number(found['valkey_kills'])}, {number(found['valkey_hangs'])}"),
+        (
+            "links cut, black holes, delays",
+            ", ".join(number(found[name]) for name in ("cuts", "black_holes", "delays")),
+        ),
+        ("hit rate, of process memory alone", f"{percent(found['hit_rate'])}, {percent(found['local_hit_rate'])}"),
+        ("outages that lowered it", number(found["hit_rate_dips"])),
+        ("until it was back (p99, ms)", number(found["recovery_ms_p99"])),
+        ("operations that failed", number(found["failed"])),
+        ("impossible reads", number(sum(found["impossible"].values()))),
+    ]
+    return rows

@@ -1,0 +1,169 @@
+"""The gate: who asks the shared cache, and when again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import pytest
+
+from scrubjay.cache.gate import LAST_PROBE_S, Gate
+from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
+from scrubjay.testing.clock import ManualClock
+
+
+class Server:
+    """What is recovered: it can be out of reach, and a recovery can be held up."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.gate = Gate(self.recover, self.clock)
+        self.error: Exception | None = None
+        self.recoveries = 0
+        self.under_way = 0
+        self.most_at_once = 0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def recover(self) -> None:
+        self.recoveries += 1
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
+        try:
+            await asyncio.sleep(0)
+            await self.go_on.wait()
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.under_way -= 1
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not true():  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    yield server
+    server.go_on.set()
+    await server.gate.end()
+
+
+async def test_it_is_closed_until_the_first_recovery(server: Server) -> None:
+    assert not server.gate.open
+    assert await server.gate.start()
+    assert (server.gate.open, server.gate.closings, server.recoveries) == (True, 0, 1)
+
+
+@pytest.mark.parametrize("error", [CacheUnavailable("no answer"), StoreUnavailable("cannot say what it missed")])
+async def test_it_stays_closed_while_it_cannot_recover(server: Server, error: Exception) -> None:
+    server.error = error
+    assert not await server.gate.start(), "who opens a Scrubjay does not wait for a server that is down"
+    await server.until(lambda: server.recoveries >= 4)
+    assert not server.gate.open
+    server.error = None
+    await server.until(lambda: server.gate.open)
+    assert server.most_at_once == 1
+
+
+async def test_one_task_probes_however_many_close_it(server: Server) -> None:
+    await server.gate.start()
+    server.error = CacheUnavailable("down")
+    for _ in range(50):
+        server.gate.close("a read was not answered")
+    assert (server.gate.open, server.gate.closings) == (False, 1)
+    await server.until(lambda: server.recoveries >= 3)
+    for _ in range(50):
+        server.gate.close("a read was not answered")
+    server.error = None
+    await server.until(lambda: server.gate.open)
+    assert server.most_at_once == 1
+    assert len([task for task in asyncio.all_tasks() if task.get_name() == "scrubjay-gate"]) <= 1
+
+
+async def test_what_goes_wrong_during_a_recovery_keeps_it_closed(server: Server) -> None:
+    await server.gate.start()
+    server.go_on.clear()
+    server.gate.close("lost")
+    await server.until(lambda: server.under_way == 1)
+    # What has been told may be lost with this: it is told again.
+    server.gate.close("lost again")
+    recoveries = server.recoveries
+    opened = []
+    server.go_on.set()
+    while server.recoveries == recoveries:
+        opened.append(server.gate.open)
+        await asyncio.sleep(0)
+    assert not any(opened)
+    await server.until(lambda: server.gate.open)
+    assert server.recoveries == recoveries + 1
+    assert server.gate.closings == 1
+
+
+async def test_what_goes_wrong_during_the_first_recovery_keeps_it_closed(server: Server) -> None:
+    server.go_on.clear()
+    starting = asyncio.create_task(server.gate.start())
+    await server.until(lambda: server.under_way == 1)
+    server.gate.close("lost")
+    server.go_on.set()
+    await starting
+    await server.until(lambda: server.gate.open)
+    assert server.recoveries >= 2
+
+
+async def test_how_long_it_is_closed(server: Server) -> None:
+    server.clock.advance(1)
+    assert server.gate.closed_for == 1
+    await server.gate.start()
+    server.clock.advance(1)
+    assert server.gate.closed_for == 0
+    server.error = CacheUnavailable("down")
+    server.gate.close("lost")
+    server.clock.advance(2)
+    assert server.gate.closed_for == 2
+    server.gate.close("lost")
+    assert server.gate.closed_for == 2, "since it was closed, not since it was last told so"
+
+
+async def test_once_ended_it_stays_closed(server: Server) -> None:
+    await server.gate.start()
+    server.go_on.clear()
+    server.gate.close("lost")
+    await server.until(lambda: server.under_way == 1)
+    await server.gate.end()
+    server.go_on.set()
+    server.gate.close("lost")
+    recoveries = server.recoveries
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.Event().wait(), 0.1)
+    assert (server.gate.open, server.recoveries) == (False, recoveries)
+
+
+async def test_an_end_during_the_first_recovery_leaves_it_closed(server: Server) -> None:
+    server.go_on.clear()
+    starting = asyncio.create_task(server.gate.start())
+    await server.until(lambda: server.under_way == 1)
+    await server.gate.end()
+    server.go_on.set()
+    assert not await starting
+    assert not server.gate.open
+
+
+async def test_probes_become_rarer_and_are_not_logged(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    await server.gate.start()
+    server.error = CacheUnavailable("down")
+    with caplog.at_level(logging.WARNING, "scrubjay"):
+        server.gate.close("lost")
+        await asyncio.sleep(1.0)
+        assert 4 <= server.recoveries <= 20
+        server.error = None
+        await asyncio.sleep(LAST_PROBE_S + 0.2)
+        assert server.gate.open
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "the cache is not asked until it has recovered",
+        "the cache has recovered; it is asked again",
+    ]
