@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scrubjay import NotFound, TooLarge, VersionConflict
+from scrubjay import InvalidContent, NotFound, TooLarge, VersionConflict
 from scrubjay.memory.contexts import Contexts
 from tests.api.conftest import World
 
@@ -206,3 +206,23 @@ async def test_content_over_the_limit_changes_nothing(world: World) -> None:
         with pytest.raises(TooLarge):
             await contexts.update("small", record.id, content, metadata)
     assert await contexts.list("small") == [record]
+
+
+async def test_a_type_can_be_computed(world: World, contexts: Contexts) -> None:
+    made: list[int] = []
+
+    def pattern() -> dict[str, int]:
+        made.append(1)
+        return {"visits": len(made)}
+
+    contexts.compute("pattern", pattern)
+    for _ in range(3):
+        assert await contexts.latest("pattern") == {"visits": len(made)}
+    assert len(made) == (1 if world.cached else 3)
+    before = len(made)
+    await contexts.invalidate("pattern")
+    assert await contexts.latest("pattern") == {"visits": before + 1}
+    with pytest.raises(InvalidContent, match="computed"):
+        await contexts.set("pattern", {"visits": 9})
+    with pytest.raises(InvalidContent, match="function"):
+        contexts.compute("pattern", {"visits": 9})  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scrubjay.cache.untold import MAX_KEYS, Untold
+from scrubjay.cache.untold import MAX_KEYS, PORTION, Untold
 from scrubjay.core.keys import HotKey, KeySpace
 from scrubjay.core.ports import HotTier, Mutation
 from scrubjay.core.scope import Scope
@@ -70,18 +70,60 @@ async def test_an_erasure_is_told_later(open_jay: OpenJay) -> None:
     assert await beside.user("alice").memory.all() == {}
 
 
-def test_it_is_bounded_and_told_in_portions() -> None:
+def told(untold: Untold) -> tuple[list[HotKey], list[str], list[tuple[str, str]]]:
+    """Tell everything; return what was told."""
+    keys: list[HotKey] = []
+    generations: list[str] = []
+    rows: list[tuple[str, str]] = []
+    while portion := untold.portion():
+        assert len(portion.keys) <= PORTION
+        untold.told(portion)
+        keys += portion.keys
+        generations += portion.generations
+        rows += portion.rows
+    return keys, generations, rows
+
+
+def test_it_is_told_in_portions() -> None:
     untold = Untold()
     scope = Scope("t", "u")
-    assert untold.add([KEYS.chat(scope, "s0")])
-    many = [KEYS.chat(scope, f"s{n}") for n in range(MAX_KEYS + 10)]
-    assert not untold.add(many, [KEYS.generation(scope)], [("t", "row")]), "it says that not all had room"
-    assert untold.add(many[:1], [KEYS.generation(scope)]), "what is there already needs no room"
-    assert len(untold) == MAX_KEYS + 1
-    assert KEYS.memory(scope) in untold
-    told = 0
-    while portion := untold.portion():
-        untold.remove(portion[0], portion[1])
-        told += len(portion[0])
-    assert told == MAX_KEYS
+    many = [KEYS.chat(scope, f"s{n}") for n in range(2_000)]
+    for number, key in enumerate(many):
+        assert untold.add([key], (), [("t", f"row {number}")])
+    assert untold.add([], [KEYS.generation(scope)])
+    assert KEYS.memory(scope) in untold, "its owner is in it"
+    assert KEYS.memory(Scope("t", "other")) not in untold
+    assert told(untold) == (many, [KEYS.generation(scope)], [("t", f"row {n}") for n in range(2_000)])
+    assert len(untold) == 0
     assert KEYS.memory(scope) not in untold
+
+
+def test_where_there_is_no_room_nothing_is_believed() -> None:
+    untold = Untold()
+    scope, other = Scope("t", "u"), KEYS.memory(Scope("t", "other"))
+    many = [KEYS.chat(scope, f"s{n}") for n in range(MAX_KEYS)]
+    assert untold.add(many)
+    assert other not in untold
+    assert untold.add(many[:10]), "what is there already needs no room"
+    assert not untold.add([KEYS.memory(scope)], (), [("t", "row")])
+    assert other in untold
+    assert len(untold) == MAX_KEYS + 1
+    keys, _, rows = told(untold)
+    assert set(keys) == set(many)
+    assert rows == [], "what had no room is told out of the outbox"
+    assert other not in untold
+
+
+def test_what_is_added_while_it_is_told_stays() -> None:
+    untold = Untold()
+    key, generation = KEYS.memory(Scope("t", "u")), KEYS.generation(Scope("t", "v"))
+    untold.add([key], [generation], [("t", "first")])
+    portion = untold.portion()
+    assert portion is not None
+    untold.add([key], [generation], [("t", "second")])
+    untold.told(portion)
+    assert key in untold
+    keys, generations, rows = told(untold)
+    assert (keys, generations) == ([key], [generation])
+    assert ("t", "second") in rows
+    assert len(untold) == 0

@@ -55,12 +55,14 @@ class Faults:
         self.inner: Plan | None = None
         self._now: Counter[str] = Counter()
         self._holds: list[tuple[str, Point, Gate, bool]] = []
+        self._gates: list[Gate] = []
         self._failures: dict[tuple[str, Point], tuple[Failure, float]] = {}
 
     def hold(self, method: str, point: Point = "after", *, every: bool = False) -> Gate:
         """Hold the next call of a method, or every one, until the test opens the gate."""
         gate = Gate()
         self._holds.append((method, point, gate, every))
+        self._gates.append(gate)
         return gate
 
     def fail(self, method: str, failure: Failure | None = None, point: Point = "before", *, times: float = 1) -> None:
@@ -70,8 +72,9 @@ class Faults:
     def heal(self) -> None:
         """Let everything pass again."""
         self._failures.clear()
-        for *_, gate, _ in self._holds:
+        for gate in self._gates:
             gate.open()
+        self._gates.clear()
         self._holds.clear()
 
     async def at(self, call: Call) -> Failure | None:

@@ -297,7 +297,7 @@ async def test_fewer_messages_are_not_older_than_more_before_them(open_each: Ope
 
 @pytest.mark.parametrize("slow", ["value", "read"])
 async def test_what_a_slow_reader_read_is_not_kept_for_those_who_have_seen_newer(open_each: Open, slow: str) -> None:
-    """One reader holds the old answer of the shared cache; another one has read the new; the message is still on its way."""
+    """One reader holds the old answer of the shared cache; another one has read the new one; the message is late."""
     writer, reader = await open_each(), await open_each()
     thing = CONTEXT if slow == "value" else next(each for each in THINGS if each.name == "memory")
     await thing.write(writer, 1)

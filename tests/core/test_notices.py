@@ -47,7 +47,7 @@ def test_the_form_is_this() -> None:
     "raw",
     [
         b"", b";", b"1", b"1;p;c;7", b"2;p;c;7;key", b"01;p;c;7;key", b"1;p;x;7;key", b"1;p;;7;key", b"1;p;c;x;key",
-        b"1;p;c;;key", 
+        b"1;p;c;;key",
         b"1;p;c;-7;key", b"1;p;c;1_0;key", b"1;p;c; 7;key", b"1;p;c;" + b"9" * 5_000 + b";key", b"1;p;e;x;a:b",
         b"1;p;e;x;%zz", b"1;p;e;x;%ff", b"1;p;c;7;\xff", b"\xff", b"h7", b"flease", b"{}",
     ],

@@ -524,7 +524,8 @@ def calls_of_all_kinds(tenant: Tenant) -> list[Awaitable[Any]]:
     alice = tenant.user("alice")
     return [
         alice.memory.all(), alice.memory.get("likes"), alice.session("s1").chat.recent(),
-        alice.session("s1").state.all(), alice.session("s1").tools.all(), alice.summaries.recent(), alice.contexts.latest("profile"),
+        alice.session("s1").state.all(), alice.session("s1").tools.all(), alice.summaries.recent(),
+        alice.contexts.latest("profile"),
         tenant.contexts.latest("faq"), tenant.agents.get("bot"), alice.session("s1").context(),
         alice.session("s1").assemble(),
     ]  # fmt: skip

@@ -204,7 +204,7 @@ async def test_a_change_of_another_is_heard(
 async def test_a_change_of_what_the_server_does_not_hold_is_heard(
     process: Process, other: Process, keys: KeySpace
 ) -> None:
-    # Process memory may hold what could not be filled, or was evicted since.
+    # Process memory may hold what could not be filled.
     key = keys.context(ALICE, "profile")
     assert await other.tier.apply([Mutation(key, Op.DROP, 7)])
     assert await process.news() == [("change", key.key, 7)]
@@ -677,7 +677,7 @@ async def test_scrubjays_are_coherent(cache_server: ValkeyServer, tmp_path: Path
         assert len(two._open.services.aside.l1) == 0
 
 
-async def test_what_was_evicted_is_dropped_at_others(cache_server: ValkeyServer, tmp_path: Path) -> None:
+async def test_what_memory_alone_holds_is_dropped_at_others(cache_server: ValkeyServer, tmp_path: Path) -> None:
     """The trap of tracking: a server says nothing of a key that is not there, and yet a process holds its value."""
     given: dict[str, Any] = {
         "store": f"sqlite:///{tmp_path}/store.db?synchronous=off",

@@ -19,6 +19,7 @@ from scrubjay.cli.report import number, percent, plain_table
 from scrubjay.cli.shell import Failure, open_console, print_json, run
 from scrubjay.testing.chaos import GUARDS, Outcome, Plan, conduct
 from scrubjay.testing.chaos.director import Progress as Stage
+from scrubjay.testing.chaos.plan import DEADLINE_S
 
 SHOWN_EXAMPLES = 5
 LONGEST_S = 3_600.0
@@ -35,7 +36,7 @@ LONGEST_S = 3_600.0
 @click.option(
     "--store",
     metavar="URL",
-    help="A migrated store to use, postgresql://… or sqlite:///file, instead of a temporary SQLite file. A tenant of its "
+    help="A migrated store to use, postgresql://… or sqlite:///file, not a temporary SQLite file. A tenant of its "
     "own is written and erased.",
 )
 @click.option(
@@ -92,6 +93,8 @@ def chaos(
         cache=cache,
         kills=not no_kills,
         without=without,
+        # A shorter one tells sooner.
+        deadline_s=DEADLINE_S if without is None else DEADLINE_S / 2,
     )
     with _directory(keep) as directory, _progress(plan, show=sys.stderr.isatty() and not as_json) as tell:
         outcome = run(lambda: conduct(plan, directory, tell))

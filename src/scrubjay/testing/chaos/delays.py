@@ -26,19 +26,19 @@ class Pause:
     long_chance: float = 0.0
 
 
-_COMMITTED: Final = Pause(after=True, chance=0.1, most_s=0.06, long_chance=0.0005)
+_COMMITTED: Final = Pause(after=True, chance=0.06, most_s=0.06, long_chance=0.0005)
 """Between the commit and the invalidation."""
 STORE: Final[Mapping[str, Pause]] = {
     # Between the load and the fill.
-    "load": Pause(after=True, chance=0.1, most_s=0.12, long_chance=0.001),
+    "load": Pause(after=True, chance=0.04, most_s=0.12, long_chance=0.001),
     "context_put": _COMMITTED,
     "memory_put": _COMMITTED,
     "agent_put": _COMMITTED,
 }
 HOT: Final[Mapping[str, Pause]] = {
-    "fill": Pause(after=False, chance=0.1, most_s=0.12, long_chance=0.002),
-    "value": Pause(after=True, chance=0.05, most_s=0.05),
-    "read": Pause(after=True, chance=0.05, most_s=0.05),
+    "fill": Pause(after=False, chance=0.04, most_s=0.12, long_chance=0.002),
+    "value": Pause(after=True, chance=0.02, most_s=0.05),
+    "read": Pause(after=True, chance=0.02, most_s=0.05),
     "apply": Pause(after=True, chance=0.02, most_s=0.03),
     "lease": Pause(after=True, chance=0.05, most_s=0.03),
 }
@@ -52,11 +52,13 @@ class Slowed:
         real: What it stands for.
         pauses: How its calls are slowed, by name.
         lot: What the delays are drawn from.
+        often: How many times as likely the delays are as the pauses say.
     """
 
-    def __init__(self, real: object, pauses: Mapping[str, Pause], lot: random.Random) -> None:
+    def __init__(self, real: object, pauses: Mapping[str, Pause], lot: random.Random, often: float = 1.0) -> None:
         self._real = real
         self._lot = lot
+        self._often = often
         for name, pause in pauses.items():
             setattr(self, name, self._slowed(getattr(real, name), pause))
 
@@ -78,7 +80,7 @@ class Slowed:
         return after if pause.after else before
 
     async def _wait(self, pause: Pause) -> None:
-        drawn = self._lot.random()
+        drawn = self._lot.random() / self._often
         if drawn < pause.long_chance:
             await asyncio.sleep(self._lot.uniform(*_LONG_S))
         elif drawn < pause.chance:

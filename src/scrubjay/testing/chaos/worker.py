@@ -82,6 +82,8 @@ async def work(orders: Orders) -> None:
 
 
 def _opened(orders: Orders, lot: random.Random) -> AsyncScrubjay:
+    # Without a guard the races that it is there for shall happen soon.
+    often = 1.0 if orders.without is None else 4.0
     jay = AsyncScrubjay.open(
         store=orders.store,
         cache=orders.cache,
@@ -91,8 +93,8 @@ def _opened(orders: Orders, lot: random.Random) -> AsyncScrubjay:
     )
     jay._parts = replace(
         jay._parts,
-        wrap_store=lambda store: Slowed(store, STORE, lot),
-        wrap_hot=lambda hot: Slowed(hot, HOT, lot),
+        wrap_store=lambda store: Slowed(store, STORE, lot, often),
+        wrap_hot=lambda hot: Slowed(hot, HOT, lot, often),
     )
     return jay
 

@@ -19,13 +19,13 @@ __all__ = ["SETTINGS", "Done", "Thing", "Workload", "prepare"]
 USERS: Final = 8
 PHASE_S: Final = 2.5
 """How long a thing is written before it is only read for as long: an old value that was left is not written over."""
-WRITES: Final = 0.14
-INVALIDATIONS: Final = 0.1
-ACTIVE: Final = 0.6
+WRITES: Final = 0.12
+INVALIDATIONS: Final = 0.13
+ACTIVE: Final = 0.5
 """The share of the reads that go to what is being written now."""
 _TYPES: Final = ("profile", "preference")
 _CONTEXTS: Final = 0.8
-_SKEW: Final = 0.35
+_SKEW: Final = 0.25
 _FORGET_OWNER: Final = 0.003
 """The share of the invalidations that are of all of a user."""
 _FORGET_TENANT: Final = 0.0003
@@ -35,15 +35,15 @@ SETTINGS: Final[dict[str, Any]] = {
     "contexts": {
         "profile": {"ttl": 30.0},
         # Expires all the time, and is served while it is loaded anew.
-        "preference": {"ttl": 0.1, "stale": 5.0},
-        "reference": {"ttl": 0.1},
+        "preference": {"ttl": 0.04, "stale": 5.0},
+        "reference": {"ttl": 0.04},
     },
     # There is another record of each type, which the cache does not keep.
     "limits": {"hot_contexts": 1},
     "lease": 1.0,
     "tokenizer": "heuristic",
     # Some of the things only.
-    "local_memory": 24_000,
+    "local_memory": 20_000,
     "store_timeout": 30.0,
     "store_connections": 6,
 }

@@ -1,0 +1,177 @@
+"""Chaos: with all guards nothing is found, without any one of them something is; and the parts of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scrubjay.testing.chaos import GUARDS, Outcome, Plan, conduct
+from scrubjay.testing.chaos.delays import Pause, Slowed
+from scrubjay.testing.chaos.plan import AGAINST, Fault, Outage, outages
+from scrubjay.testing.chaos.timeline import BIN_S, Event, HitRates, p99
+
+ATTEMPTS = 4
+"""How often a run without a guard may find nothing: what happens when is a matter of chance."""
+
+
+def _run(directory: Path, **plan: Any) -> Outcome:
+    directory.mkdir(exist_ok=True)
+    return asyncio.run(conduct(Plan(**plan), directory))
+
+
+def test_no_read_is_impossible_whatever_fails(tmp_path: Path) -> None:
+    outcome = _run(tmp_path, seconds=18, seed=5)
+    found = outcome.to_dict()
+    assert outcome.ok, (outcome.history.examples, outcome.errors, outcome.crashes)
+    # And it was worth asking.
+    assert found["operations"] > 5_000
+    assert found["writes"] >= 0.1 * found["operations"]
+    # In a short run most of the time something is broken, and nothing can be filled.
+    assert found["fills"] >= 0.05 * found["reads"], found["fills"]
+    assert all(found["races"].values()), found["races"]
+    assert all(found[name] for name in ("kills", "valkey_kills", "cuts", "black_holes", "invalidations", "refreshes"))
+    assert found["hit_rate_dips"]
+    assert 0 < found["local_hit_rate"] < found["hit_rate"] < 1
+
+
+def _found_without(guard: str, tmp_path: Path, seconds: float) -> None:
+    for attempt in range(ATTEMPTS):
+        outcome = _run(tmp_path / str(attempt), seconds=seconds, seed=attempt + 1, without=guard, deadline_s=0.5)
+        # Only what the checker says counts: no guard keeps operations from succeeding.
+        assert not outcome.counts["failed"], outcome.errors
+        assert not outcome.crashes
+        if outcome.impossible:
+            return
+    pytest.fail(f"nobody misses {guard!r} in {ATTEMPTS} runs")
+
+
+@pytest.mark.parametrize("guard", ["leases", "floors", "tickets", "joins"])
+def test_without_a_guard_impossible_reads_are_found(guard: str, tmp_path: Path) -> None:
+    _found_without(guard, tmp_path, seconds=8)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("guard", sorted(set(AGAINST) - {"leases", "floors", "tickets", "joins"}))
+def test_without_a_guard_against_faults_impossible_reads_are_found(guard: str, tmp_path: Path) -> None:
+    _found_without(guard, tmp_path, seconds=30)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [21, 22])
+def test_a_longer_run(seed: int, tmp_path: Path) -> None:
+    outcome = _run(tmp_path, seconds=120, seed=seed)
+    assert outcome.ok, (outcome.history.examples, outcome.errors, outcome.crashes)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_on_servers_of_ones_own(tmp_path: Path, postgres: Any, valkey9: Any) -> None:
+    from scrubjay.store.open import migrate
+
+    store = postgres.create_database()
+    migrate(store)
+    outcome = _run(tmp_path, seconds=15, seed=1, store=store, cache=valkey9.url, kills=False)
+    found = outcome.to_dict()
+    assert outcome.ok, (outcome.history.examples, outcome.errors, outcome.crashes)
+    assert found["kills"] == found["valkey_kills"] == found["valkey_hangs"] == 0
+    assert found["black_holes"]
+    assert found["cuts"]
+
+
+def test_the_schedule_is_that_of_its_seed() -> None:
+    def first(seed: int, **options: Any) -> list[Outage]:
+        return list(itertools.islice(outages(Plan(seed=seed, **options)), 60))
+
+    assert first(3) == first(3)
+    assert first(3) != first(4)
+    assert {each.fault for each in first(3)} == set(Fault)
+    assert {each.fault for each in first(3)[:4]} == {
+        Fault.KILL_WORKER, Fault.KILL_VALKEY, Fault.CUT, Fault.BLACK_HOLE,
+    }  # fmt: skip
+    spared = first(3, kills=False)
+    assert {each.fault for each in spared} == {Fault.CUT, Fault.BLACK_HOLE, Fault.DELAY}
+    assert {each.victim for each in spared} == {None}
+    assert not {Fault.KILL_VALKEY, Fault.HANG_VALKEY} & {each.fault for each in first(3, cache="valkey://there")}
+
+
+def test_every_guard_has_its_faults() -> None:
+    assert set(GUARDS) == set(AGAINST)
+    for guard, faults in AGAINST.items():
+        found = {each.fault for each in itertools.islice(outages(Plan(without=guard)), 20)}
+        assert found == set(faults)
+
+
+def _outage(seconds: float) -> Outage:
+    return Outage(Fault.CUT, 0, seconds, 1.0, "both", False, False, 0.1, None)
+
+
+def _samples(rates: list[float]) -> list[dict[str, float]]:
+    """Return what a process would have told that makes 100 reads per 100 ms."""
+    samples: list[dict[str, float]] = []
+    hits = misses = 0
+    for at, rate in enumerate(rates):
+        hits += round(100 * rate)
+        misses += round(100 * (1 - rate))
+        samples.append({"at": (at + 0.5) * BIN_S, "hits": hits, "misses": misses})
+    return samples
+
+
+def test_recovery_is_counted_from_the_end_of_the_outage() -> None:
+    rates = HitRates([_samples([0.9] * 50 + [0.2] * 10 + [0.5] * 5 + [0.9] * 20)])
+    (recovery,) = rates.recoveries([Event(_outage(1.0), 5.0, 6.0)])
+    assert recovery.before == pytest.approx(0.9)
+    assert recovery.lowest == pytest.approx(0.2)
+    assert recovery.dipped
+    assert recovery.seconds == pytest.approx(0.5)
+
+
+def test_a_recovery_that_the_next_outage_interrupts_has_no_end() -> None:
+    rates = HitRates([_samples([0.9] * 50 + [0.2] * 40 + [0.9] * 10)])
+    first, second = rates.recoveries([Event(_outage(1.0), 5.0, 6.0), Event(_outage(1.0), 7.0, 8.0)])
+    assert first.seconds is None
+    assert second.seconds == pytest.approx(1.0)
+    # What was measured in the first outage is not what is normal.
+    assert second.before > 0.5
+
+
+def test_an_outage_that_nobody_notices() -> None:
+    rates = HitRates([_samples([0.9] * 50), _samples([0.9] * 50)])
+    (recovery,) = rates.recoveries([Event(_outage(0.5), 3.0, 3.5)])
+    assert not recovery.dipped
+    assert recovery.seconds == pytest.approx(0.1)
+    assert HitRates([]).recoveries([Event(_outage(0.5), 3.0, 3.5)]) == []
+
+
+def test_p99() -> None:
+    assert p99([]) is None
+    assert p99([3.0, 1.0, 2.0]) == 3.0
+    assert p99([float(each) for each in range(1, 201)]) == 198.0
+
+
+async def test_a_slowed_call_waits_before_or_after_the_real_one() -> None:
+    class Real:
+        name = "real"
+        done = 0
+
+        async def early(self) -> int:
+            self.done += 1
+            return self.done
+
+        late = early
+
+    real = Real()
+    pauses = {"early": Pause(False, 1.0, 0.02), "late": Pause(True, 1.0, 0.02)}
+    slowed: Any = Slowed(real, pauses, random.Random(1))
+    assert slowed.name == "real"
+    before, after = asyncio.create_task(slowed.early()), asyncio.create_task(slowed.late())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert real.done == 1
+    assert sorted([await before, await after]) == [1, 2]
