@@ -40,6 +40,7 @@ from scrubjay.valkey.line import Lines, ValkeyLink
 from scrubjay.valkey.null import NullTier
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import parse_cache_url
+from tests.waiting import until
 
 ALICE = Scope("acme", "alice")
 LEASE_MS = 5_000
@@ -185,9 +186,7 @@ class Rig:
 
     async def recovered(self) -> None:
         """Wait until the gate is open."""
-        async with asyncio.timeout(20):
-            while not self.gate.open:  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0.005)
+        await until(lambda: self.gate.open)
 
     async def call(self, *command: Any) -> Any:
         """Send a command past everything."""
@@ -683,13 +682,6 @@ async def test_of_a_wave_what_can_be_answered_is(make: Make) -> None:
         assert await joined == {n: n for n in TEN}
     await other.aside.drain()
     assert await one.call("EXISTS", one.hash().read.key.lease, one.list(1).read.key.lease) == 0
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
 
 
 # --- versions never go back

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from scrubjay.cache.gate import LAST_PROBE_S, Gate
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.testing.clock import ManualClock
+from tests.waiting import until
 
 
 class Server:
@@ -39,11 +40,6 @@ class Server:
         finally:
             self.under_way -= 1
 
-    async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not true():  # noqa: ASYNC110 - what is waited for has no event
-                await asyncio.sleep(0.001)
-
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
@@ -63,10 +59,10 @@ async def test_it_is_closed_until_the_first_recovery(server: Server) -> None:
 async def test_it_stays_closed_while_it_cannot_recover(server: Server, error: Exception) -> None:
     server.error = error
     assert not await server.gate.start(), "who opens a Scrubjay does not wait for a server that is down"
-    await server.until(lambda: server.recoveries >= 4)
+    await until(lambda: server.recoveries >= 4)
     assert not server.gate.open
     server.error = None
-    await server.until(lambda: server.gate.open)
+    await until(lambda: server.gate.open)
     assert server.most_at_once == 1
 
 
@@ -76,11 +72,11 @@ async def test_one_task_probes_however_many_close_it(server: Server) -> None:
     for _ in range(50):
         server.gate.close("a read was not answered")
     assert (server.gate.open, server.gate.closings) == (False, 1)
-    await server.until(lambda: server.recoveries >= 3)
+    await until(lambda: server.recoveries >= 3)
     for _ in range(50):
         server.gate.close("a read was not answered")
     server.error = None
-    await server.until(lambda: server.gate.open)
+    await until(lambda: server.gate.open)
     assert server.most_at_once == 1
     assert len([task for task in asyncio.all_tasks() if task.get_name() == "scrubjay-gate"]) <= 1
 
@@ -89,7 +85,7 @@ async def test_what_goes_wrong_during_a_recovery_keeps_it_closed(server: Server)
     await server.gate.start()
     server.go_on.clear()
     server.gate.close("lost")
-    await server.until(lambda: server.under_way == 1)
+    await until(lambda: server.under_way == 1)
     # What has been told may be lost with this: it is told again.
     server.gate.close("lost again")
     recoveries = server.recoveries
@@ -99,7 +95,7 @@ async def test_what_goes_wrong_during_a_recovery_keeps_it_closed(server: Server)
         opened.append(server.gate.open)
         await asyncio.sleep(0)
     assert not any(opened)
-    await server.until(lambda: server.gate.open)
+    await until(lambda: server.gate.open)
     assert server.recoveries == recoveries + 1
     assert server.gate.closings == 1
 
@@ -107,11 +103,11 @@ async def test_what_goes_wrong_during_a_recovery_keeps_it_closed(server: Server)
 async def test_what_goes_wrong_during_the_first_recovery_keeps_it_closed(server: Server) -> None:
     server.go_on.clear()
     starting = asyncio.create_task(server.gate.start())
-    await server.until(lambda: server.under_way == 1)
+    await until(lambda: server.under_way == 1)
     server.gate.close("lost")
     server.go_on.set()
     await starting
-    await server.until(lambda: server.gate.open)
+    await until(lambda: server.gate.open)
     assert server.recoveries >= 2
 
 
@@ -133,7 +129,7 @@ async def test_once_ended_it_stays_closed(server: Server) -> None:
     await server.gate.start()
     server.go_on.clear()
     server.gate.close("lost")
-    await server.until(lambda: server.under_way == 1)
+    await until(lambda: server.under_way == 1)
     await server.gate.end()
     server.go_on.set()
     server.gate.close("lost")
@@ -146,7 +142,7 @@ async def test_once_ended_it_stays_closed(server: Server) -> None:
 async def test_an_end_during_the_first_recovery_leaves_it_closed(server: Server) -> None:
     server.go_on.clear()
     starting = asyncio.create_task(server.gate.start())
-    await server.until(lambda: server.under_way == 1)
+    await until(lambda: server.under_way == 1)
     await server.gate.end()
     server.go_on.set()
     assert not await starting

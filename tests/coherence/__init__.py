@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 from scrubjay import AsyncScrubjay
-
-PATIENCE_S = 20.0
+from scrubjay.cache.coherence import Coherence
+from tests.waiting import until, until_told
 
 
 async def heard(*jays: AsyncScrubjay) -> None:
     """Return when each of them has heard everything that was published before this call."""
-    async with asyncio.timeout(PATIENCE_S):
-        for jay in jays:
-            coherence = jay._open.coherence
-            assert coherence is not None
-            # What is published comes before a heartbeat that is sent after it.
-            await coherence.beat_once()
-            number = coherence._number
-            while number in coherence._sent:
-                await asyncio.sleep(0.001)
+    for jay in jays:
+        coherence = jay._open.coherence
+        assert coherence is not None
+        # What is published comes before a heartbeat that is sent after it.
+        await coherence.beat_once()
+        await until(partial(_answered, coherence, coherence._number))
 
 
 async def asked_again(*jays: AsyncScrubjay) -> None:
     """Return when each of them asks the shared cache again: it has recovered, and was told what it missed."""
-    async with asyncio.timeout(PATIENCE_S):
-        for jay in jays:
-            while (await jay.stats())["local"]["shared_cache"] != "asked":
-                await asyncio.sleep(0.01)
+    for jay in jays:
+        await until_told(partial(_asks, jay))
+
+
+def _answered(coherence: Coherence, number: int) -> bool:
+    return number not in coherence._sent
+
+
+async def _asks(jay: AsyncScrubjay) -> bool:
+    return (await jay.stats())["local"]["shared_cache"] == "asked"

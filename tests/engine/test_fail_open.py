@@ -20,6 +20,7 @@ from scrubjay.store.open import migrate
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import PostgresServer, ValkeyServer
 from tests.coherence import asked_again
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -286,8 +287,7 @@ async def test_the_cache_is_used_again_while_others_write(jay: AsyncScrubjay, se
         return count
 
     writers = [asyncio.create_task(write(f"w{n}")) for n in range(8)]
-    while jay._open.gate.open:  # noqa: ASYNC110 - it has no event
-        await asyncio.sleep(0.01)
+    await until(lambda: not jay._open.gate.open)
     server.resume()
     try:
         await asked_again(jay)

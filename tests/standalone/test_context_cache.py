@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from scrubjay import CachedContextStore, ConfigurationError, ContextCache, ContextPolicy, InvalidContent, InvalidId
 from scrubjay.core.policy import CONTEXT_POLICIES
 from scrubjay.testing.servers import ValkeyServer
+from tests.waiting import until, until_told
 
 
 @pytest.fixture
@@ -356,9 +357,7 @@ async def test_another_process_hears_of_a_change(cache_server: ValkeyServer, pre
             "invalidate_user": partial(one.invalidate_user, "alice"),
         }
         assert await changes[how]()
-        async with asyncio.timeout(5):
-            while two._l1.drops == 0:
-                await asyncio.sleep(0.001)
+        await until(lambda: two._l1.drops > 0)
         assert await two.get("alice", "profile") == (["new"] if how == "set" else None)
 
 
@@ -385,7 +384,9 @@ async def test_a_change_that_could_not_be_told_is_told_later(prefix: str) -> Non
             assert not await one.invalidate("alice", "profile")
             assert await one.get("alice", "profile") is None
             server.resume()
-            async with asyncio.timeout(10):
-                while await two.get("alice", "profile") is not None or not two._engine.gate.open:
-                    await asyncio.sleep(0.01)
+
+            async def gone() -> bool:
+                return await two.get("alice", "profile") is None and two._engine.gate.open
+
+            await until_told(gone)
             assert await one.get("alice", "profile") is None

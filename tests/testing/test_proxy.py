@@ -9,11 +9,12 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from tests.waiting import until
 
 from scrubjay.core.errors import Closed, ConfigurationError
 from scrubjay.testing.proxy import WINDOW, TcpProxy, ThreadedTcpProxy
@@ -69,12 +70,6 @@ async def connected(proxy: TcpProxy) -> AsyncIterator[Stream]:
         writer.transport.abort()  # an orderly end would wait for what is held back
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - what it waits for tells nobody
-            await asyncio.sleep(0.001)
 
 
 async def answer(reader: asyncio.StreamReader, size: int) -> bytes:
