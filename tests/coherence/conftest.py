@@ -25,19 +25,10 @@ from scrubjay.testing.servers import ValkeyServer
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.line import ValkeyLink
 from scrubjay.valkey.url import parse_cache_url
-from tests.coherence import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 QUIET_S = 600.0
 """A coherence deadline within which neither a relay nor a heartbeat of its own comes: the test decides what happens."""
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if true():
-                return
-            await asyncio.sleep(0.002)
 
 
 class Faults:

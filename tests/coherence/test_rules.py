@@ -153,6 +153,7 @@ async def test_what_a_dead_writer_could_not_tell_is_told_within_the_deadline(ope
     for reader in readers:
         await seen(thing, reader, 2)
     assert time.monotonic() - killed <= DEADLINE_S
+    await until(lambda: sum(reader.engine.relay.relayed for reader in readers))
     assert sum(reader.engine.relay.relayed for reader in readers) == 1
     assert list(confirmed.times.values()) == [1]
     assert await readers[0].engine.services.store.outbox_pending() == 0

@@ -74,7 +74,7 @@ class Relay:
                 return told
 
     async def replay(self, since_ms: int) -> int:
-        """Tell again of everything that was written or confirmed since a time; return how many rows.
+        """Tell of what nobody has confirmed, and again of what was confirmed since a time; return how many rows.
 
         Args:
             since_ms: The time, in milliseconds since the Unix epoch.

@@ -361,11 +361,12 @@ class Store(Protocol):
         ...
 
     async def outbox_since(self, since_ms: int, limit: int, after: OutboxRow | None = None) -> list[OutboxRow]:
-        """Return rows that were created or confirmed at or after a time, for replay where a cache may have lost them.
+        """Return what a cache may lack: rows that are unconfirmed, and those created or confirmed at or after a time.
 
-        Confirmed rows are kept for a day. A row that was created before and confirmed after is one: its transaction
-        took long, or its relay came late. What is committed while somebody pages may be passed over: the cache to be
-        told of that is the one after the loss.
+        Unconfirmed ones whenever they were created, and also where somebody has claimed them: whoever did may have
+        died. Confirmed rows are kept for a day. A row that was created before and confirmed after is one: its
+        transaction took long, or its relay came late. What is committed while somebody pages may be passed over: the
+        cache to be told of that is the one after the loss.
 
         Args:
             since_ms: Milliseconds since the Unix epoch; leave room for clocks that differ.

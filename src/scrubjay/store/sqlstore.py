@@ -315,7 +315,7 @@ class SqlStore:
             await self._driver.run(lambda: outbox.release(ids), Access(None, "worker"))
 
     async def outbox_since(self, since_ms: int, limit: int, after: OutboxRow | None = None) -> list[OutboxRow]:
-        """Return a page of the rows that were created or confirmed at or after a time."""
+        """Return a page of the rows that are unconfirmed, or were created or confirmed at or after a time."""
         return await self._driver.run(
             lambda: outbox.since(since_ms, limit, after), Access(None, "worker", read_only=True)
         )

@@ -43,7 +43,7 @@ LEASE: Final = Script.packaged("lease")
 RELEASE: Final = Script.packaged("release")
 SCRIPTS: Final = (READ, FILL, APPLY, PUT, PUSH, LEASE, RELEASE)
 
-_REASONS: Final = (MissReason.ABSENT, MissReason.OUTDATED, MissReason.CORRUPT)
+_REASONS: Final = (MissReason.ABSENT, MissReason.OUTDATED, MissReason.CORRUPT, MissReason.NOT_CACHED)
 _Group = list[tuple[int, Read]]
 
 

@@ -34,7 +34,7 @@ _CLAIMING = f"""
 _CLAIM = Statement(_CLAIMING % "", postgresql=_CLAIMING % "FOR UPDATE SKIP LOCKED")
 _SINCE = Statement(f"""
     SELECT {_COLUMNS} FROM outbox
-    WHERE (created_at >= :since OR done_at >= :since)
+    WHERE (created_at >= :since OR done_at >= :since OR done_at IS NULL)
         AND (created_at, tenant_id, id) > (:after_at, :after_tenant, :after_id)
     ORDER BY created_at, tenant_id, id LIMIT :limit
 """)  # noqa: S608
@@ -84,7 +84,7 @@ def claim(limit: int, *, older_ms: int, claim_ms: int, now_ms: int) -> Query[lis
 
 
 def since(since_ms: int, limit: int, after: OutboxRow | None) -> Query[list[OutboxRow]]:
-    """Return a page of the rows that were created or done at or after a time."""
+    """Return a page of the rows that are open, or were created or done at or after a time."""
     params = {
         "since": since_ms,
         "after_at": after.created_at_ms if after else -1,

@@ -5,17 +5,18 @@
 --       leases ('': it does not); then, for each read, its shape, the most items wanted (0: all), 1 to slide the expiry, how
 --       many fields are wanted (0: all), those fields.
 -- Returns the generation, then for each read what the server holds, header included, or, for a miss, the integer
---       2 * reason + (1 if leased); reasons: 0 absent, 1 outdated, 2 corrupt.
+--       2 * reason + (1 if leased); reasons: 0 absent, 1 outdated, 2 corrupt, 3 there is no memory for a lease, nor for a fill.
 --
 -- One loop without functions: the server makes each function anew at every call, and this is the call of every hit.
 
 local HEADER = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);[wp];(%d+)([;%d]*)'
 
+local refused -- why the server took no generation
 local generation = redis.pcall('GET', KEYS[1])
 if type(generation) ~= 'string' or #generation > 64 or not string.find(generation, '^[%w_%-]+$') then
   -- Never a fixed value: a generation that was evicted must not come back with what it once covered.
   local set = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[4])
-  generation = set.ok and ARGV[2] or ''
+  if set.ok then generation = ARGV[2] else generation, refused = '', set end
 end
 
 local replies, at = { generation }, 6
@@ -66,18 +67,20 @@ for i = 2, #KEYS, 2 do
   if reason then
     if reason > 0 then redis.call('UNLINK', key) end
     raw = reason * 2
-    local set = generation ~= '' and ARGV[3] ~= '0' and redis.pcall('SET', KEYS[i + 1], ARGV[2], 'NX', 'PX', ARGV[3])
+    local wanted = ARGV[3] ~= '0'
+    local set = wanted and (refused or redis.pcall('SET', KEYS[i + 1], ARGV[2], 'NX', 'PX', ARGV[3]))
     if set and set.ok then
       raw = raw + 1
-    elseif set == false then
+    elseif wanted and not set then
       -- Somebody else is loading. The lease notes who waits for it, a few dozen at most: others ask again by themselves.
       local held = ARGV[5] ~= '' and redis.call('GET', KEYS[i + 1])
       if held and #held < 4096 and not string.find(held, ARGV[5], 1, true) then
         redis.pcall('SET', KEYS[i + 1], held .. '|' .. ARGV[5], 'KEEPTTL')
       end
-    elseif set and set.err and not string.find(set.err, 'OOM', 1, true) then
-      -- Out of memory nobody can fill, and the miss stands without a lease. Any other refusal is the server's trouble.
-      return redis.error_reply(set.err)
+    elseif set then
+      -- Out of memory nobody can fill. Any other refusal is the server's trouble.
+      if not string.find(set.err, 'OOM', 1, true) then return redis.error_reply(set.err) end
+      raw = 6
     end
   end
   replies[#replies + 1] = raw
