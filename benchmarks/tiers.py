@@ -88,7 +88,7 @@ async def open_world(bench: Bench, stack: AsyncExitStack) -> World:
     memory = await open_jay(bench, stack, "sqlite", server.url)
     shared = await open_jay(bench, stack, "sqlite", server.url, local_memory=0)
     unseen = await open_jay(bench, stack, "sqlite", server.url, local_memory=0)
-    unseen._services.aside._decoded = Unseen()
+    unseen._open.aside.reads.decoded = Unseen()
     binary = redis.asyncio.Redis.from_url(url, max_connections=READERS)
     text = redis.asyncio.Redis.from_url(url, max_connections=READERS, decode_responses=True)
     stack.push_async_callback(binary.aclose)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -21,17 +22,18 @@ from scrubjay.cache.coherence import Coherence
 from scrubjay.cache.confirm import OutboxConfirmer
 from scrubjay.cache.flights import Parts as Loading
 from scrubjay.cache.floors import Floors
-from scrubjay.cache.gate import Gate
-from scrubjay.cache.l1 import L1
+from scrubjay.cache.gate import Gate, GatedTier
+from scrubjay.cache.mark import Mark
 from scrubjay.cache.recovery import Recovery
 from scrubjay.cache.relay import BATCH, Relay
+from scrubjay.cache.tiers import Wiring, assembled
 from scrubjay.core.clock import Clock
 from scrubjay.core.counters import CacheCounters, Tallies, add_counters
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, ConfigurationError, StoreUnavailable
-from scrubjay.core.keys import HotKey, KeySpace
+from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import MINUTE, SECOND
-from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
+from scrubjay.core.ports import HotTier, Link, OutboxRow, Store, Summarizer, Tokenizer
 from scrubjay.handles import Tenant
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
@@ -58,6 +60,9 @@ _CONFIRM_EVERY_S = 0.1
 _SETTLE_EVERY_S = 60.0
 _FORGOTTEN_MS = 10 * MINUTE
 """After how long a process without a cache takes it that no process has one: their relays are done within a second."""
+_MAX_UNSETTLED = 100_000
+_LOOKS_PER_DEADLINE = 4
+"""How often a relay looks: a row is forgotten that is open, no longer young, in two looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ class Engine:
     recorder: ProcessRecorder
     confirmer: OutboxConfirmer
     server: CacheServer
+    aside: CacheAside
     gate: Gate
     relay: Relay
     coherence: Coherence | None
@@ -109,6 +115,7 @@ class Engine:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     tenants: dict[str, Tenant] = field(default_factory=dict)
     watchers: set[asyncio.Task[None]] = field(default_factory=set)
+    unsettled: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def client(self) -> ValkeyClient | None:
@@ -121,7 +128,7 @@ class Engine:
         self._spawn("housekeeping", self.settings.housekeeping, self._house())
         self._spawn("confirm", min(_CONFIRM_EVERY_S, self.settings.housekeeping), self.tidy_outbox)
         if self.coherence is not None:
-            self._spawn("relay", self.settings.cache_deadline / 2, self._relay)
+            self._spawn("relay", self.settings.cache_deadline / _LOOKS_PER_DEADLINE, self.relay.look)
             self.tasks.append(asyncio.create_task(self.coherence.run(), name="scrubjay-line"))
             self.tasks.append(asyncio.create_task(self.coherence.beat(), name="scrubjay-beat"))
             await self.coherence.stands(self.settings.cache_timeout)
@@ -131,7 +138,8 @@ class Engine:
     async def stop(self) -> None:
         """Write what is pending, stop in the reverse order of starting."""
         self.services.closed = True
-        await self.services.aside.drain()
+        # Loads end by then by themselves, but for functions of the application's that never return.
+        await self.aside.drain(max(self.settings.store_timeout, self.settings.loader_timeout))
         tasks = [*self.tasks, *self.watchers]
         for task in tasks:
             task.cancel()
@@ -164,36 +172,23 @@ class Engine:
 
         return work
 
-    async def _relay(self) -> None:
-        """Tell of what a process that died has committed and not told of."""
-        if self.gate.open:
-            try:
-                await self.relay.drain(round(self.settings.cache_deadline * SECOND / 4))
-            except CacheUnavailable as error:
-                self.gate.close(error)
-
-    async def relay_now(self, keys: Sequence[HotKey]) -> None:
-        """Tell the caches of what has just been committed by somebody else.
-
-        Args:
-            keys: What this process has not trusted its caches with since it was written.
-
-        Raises:
-            StoreUnavailable: The store cannot be reached.
-        """
-        try:
-            await self.relay.drain(0)
-            told = not keys or await self.services.aside.retell()
-        except CacheUnavailable:
-            told = False
-        if not told:
-            self.gate.close("a change was not taken")
-
     async def _settle(self) -> None:
-        """Confirm old outbox rows that no process with a cache has claimed: there is none."""
+        """Confirm old outbox rows that no process with a cache has told of: there is none.
+
+        A cache that comes later, or comes back, is told all that was confirmed after its mark. Each row is looked at
+        twice, so that relays come first where a transaction took long.
+        """
         store = self.services.store
-        while rows := await store.outbox_claim(BATCH, older_ms=_FORGOTTEN_MS, claim_ms=MINUTE):
-            await store.confirm([(row.tenant, row.id) for row in rows])
+        found: set[tuple[str, str]] = set()
+        after: OutboxRow | None = None
+        while rows := await store.outbox_open(BATCH, young_ms=_FORGOTTEN_MS, after=after):
+            after = rows[-1]
+            ids = {(row.tenant, row.id) for row in rows}
+            if known := sorted(ids & self.unsettled):
+                await store.confirm(known)
+            if len(found) < _MAX_UNSETTLED:
+                found |= ids
+        self.unsettled = found
 
     async def tidy(self, *, everything: bool) -> None:
         """Write activity and confirmations to the store; what cannot be written now waits."""
@@ -210,8 +205,8 @@ class Engine:
 
     async def publish(self) -> None:
         """Publish this process's counters for other processes' `stats`."""
-        hot = self.services.hot
-        if isinstance(hot, ValkeyTier):
+        hot = self.server.hot
+        if self.gate.open and isinstance(hot, ValkeyTier):
             keys = self.services.keys
             payload = orjson.dumps({"recorder": self.recorder.as_dict(), "cache": self._counted()})
             now = self.services.clock.now_ms()
@@ -220,7 +215,9 @@ class Engine:
     async def revive(self) -> None:
         """Start the private server again if it died."""
         embedded, client = self.server.embedded, self.server.client
-        if embedded is not None and client is not None and await self.services.hot.ping() is None:
+        if self.gate.open or embedded is None or client is None:
+            return
+        if await self.services.hot.ping() is None:
             path = await asyncio.to_thread(embedded.ensure_running)
             client.retarget(CacheUrl(CacheKind.SERVER, path=str(path)))
 
@@ -241,28 +238,41 @@ class Engine:
         }
 
     def _counted(self) -> dict[str, dict[str, int]]:
-        aside = self.services.aside
+        aside = self.aside
         return {
             **self.counters.as_dict(),
             "local": {
                 "hits": self.recorder.local_hits,
                 "evictions": aside.l1.evictions,
                 "drops": aside.l1.drops,
+                "spoiled": aside.l1.spoiled,
                 "bytes": aside.l1.bytes,
                 "entries": len(aside.l1),
             },
-            "loads": {"joined": aside.flights.joined, "refreshed": aside.refreshes},
+            "loads": {
+                "joined": aside.flights.joined,
+                "detached": aside.flights.detached,
+                "refreshed": aside.refreshes,
+            },
             "coherence": self._coherence_counts(),
         }
 
     def _coherence_counts(self) -> dict[str, int]:
+        aside = self.aside
         line = {} if self.coherence is None else asdict(self.coherence.health)
-        line.pop("beat_s", None)
-        return {**line, "relayed": self.relay.relayed, "gate_closings": self.gate.closings}
+        beat_s = line.pop("beat_s", None)
+        return {
+            **line,
+            **({} if beat_s is None else {_BEAT_US: round(beat_s * 1_000_000)}),
+            "relayed": self.relay.relayed,
+            "gate_closings": self.gate.closings,
+            "rejected": aside.parts.floors.rejected,
+            "untold": aside.untold,
+        }
 
     def _local(self) -> dict[str, Any]:
         """Return the state of this process."""
-        l1 = self.services.aside.l1
+        l1 = self.aside.l1
         return {
             "entries": len(l1),
             "bytes": l1.bytes,
@@ -272,20 +282,25 @@ class Engine:
         }
 
     async def _all_processes(self) -> tuple[ProcessRecorder, dict[str, dict[str, int]], int]:
-        hot = self.services.hot
-        published = await hot.read_stats(self.services.keys.stats_index()) if isinstance(hot, ValkeyTier) else None
+        hot, published = self.server.hot, None
+        if self.gate.open and isinstance(hot, ValkeyTier):
+            published = await hot.read_stats(self.services.keys.stats_index())
         if not published:
             counted = self._counted()
             return self.recorder, counted, 1
         total = ProcessRecorder()
         cache: dict[str, dict[str, int]] = {}
+        slowest = 0
         for raw in published.values():
             try:
                 each = orjson.loads(raw)
                 total.merge(each["recorder"])
                 add_counters(cache, each["cache"])
+                slowest = max(slowest, each["cache"]["coherence"].get(_BEAT_US, 0))
             except (ValueError, KeyError, TypeError, AttributeError):
                 log.warning("the counters of one process cannot be read; another version may have published them")
+        if slowest:
+            cache["coherence"][_BEAT_US] = slowest
         return total, cache, len(published)
 
     async def health(self) -> dict[str, Any]:
@@ -311,6 +326,8 @@ class Engine:
         }
 
 
+_BEAT_US = "beat_us"
+"""A time and no count: of all processes the longest counts."""
 _SERVER_FIELDS = (
     "valkey_version", "redis_version", "process_id", "uptime_in_seconds", "connected_clients", "used_memory",
     "maxmemory", "maxmemory_policy", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses",
@@ -319,12 +336,16 @@ _SERVER_FIELDS = (
 
 async def _repeat(name: str, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
     """Do something again and again, for as long as the process lives."""
+    level = logging.WARNING
     while True:
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(every_s * random.uniform(0.8, 1.0))  # noqa: S311 - spreads processes
         try:
             await work()
+            level = logging.WARNING
         except (CacheUnavailable, StoreUnavailable, ConfigurationError) as error:
-            log.warning("%s is put off: %s", name, error)
+            log.log(level, "%s is put off: %s", name, error)
+            # Once: it comes again at each turn until it is over.
+            level = logging.DEBUG
         except Exception:
             # Nobody awaits this task: were it to end, state would expire under its users.
             log.exception("%s failed; it goes on", name)
@@ -376,41 +397,54 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     async def recover() -> None:
         await recovery()
 
+    async def learn_epochs() -> None:
+        await relay.learn_epochs()
+
     gate = Gate(recover, clock)
     # A quarter of the connections is left to writes.
     fallback = asyncio.Semaphore(max(1, settings.store_connections * 3 // 4))
-    loading = Loading(store, server.hot, gate, Floors(), server.lives, clock, policies.lease_ms / SECOND, fallback)
-    l1 = L1(settings.local_memory if server.client is not None else 0, clock.monotonic)
-    aside = CacheAside(loading, l1, Watch(confirmer, counters, recorder))
-    claim_ms = round(settings.cache_deadline * SECOND)
-    relay = Relay(store, server.hot, aside, keys, server.lives, clock, claim_ms)
-    coherence: Coherence | None = None
+    loading = Loading(
+        store, server.hot, gate, Floors(), server.lives, clock, policies.lease_ms / SECOND, fallback,
+        timeout_s=settings.store_timeout,
+    )  # fmt: skip
+    wiring = Wiring(_link(server, settings), learn_epochs, keys, settings.cache_deadline, settings.local_memory)
+    tiers = assembled(loading, Watch(confirmer, counters, recorder), wiring)
+    mark = Mark(server.hot, keys, clock)
+    young_ms = round(settings.cache_deadline * SECOND / _LOOKS_PER_DEADLINE)
+    relay = Relay(store, server.hot, tiers.aside, keys, server.lives, gate, mark, young_ms)
     recovery: Callable[[], Awaitable[None]] = _nothing
     if server.client is not None:
-        link_type = TrackingLink if server.lines.tracked else ValkeyLink
-        link = link_type(server.client, server.lines, settings.default_tenant)
-        coherence = Coherence(aside, gate, relay.learn_epochs, link, keys, clock, settings.cache_deadline)
-        recovery = Recovery(server.hot, aside, relay, partial(getattr, coherence, "last_beat_ms"))
+        recovery = Recovery(store, server.hot, tiers.aside, relay, mark, keys)
         server.client.on_lost = gate.close
+    asked = cast("HotTier", GatedTier(server.hot, gate))
     tallies = Tallies()
     services = Services(
         store=store,
-        hot=server.hot,
-        aside=aside,
+        hot=asked,
+        aside=tiers.aside,
         keys=keys,
         policies=policies,
         clock=clock,
         tokenizer=parts.tokenizer,
         message_tokens=message_tokens,
         summarizer=parts.summarizer,
-        activity=ActivityLog(store, server.hot, keys, policies, clock),
+        activity=ActivityLog(store, asked, keys, policies, clock),
         tallies=tallies,
         loaders=Loaders(clock, settings.loader_timeout),
         lives=server.lives,
     )
     recorder.count_local = tallies.local_hits
     process = f"{socket.gethostname()}-{os.getpid()}-{server.lines.process}"
-    return Engine(settings, services, counters, recorder, confirmer, server, gate, relay, coherence, process)
+    return Engine(
+        settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence, process
+    )
+
+
+def _link(server: CacheServer, settings: Settings) -> Link | None:
+    if server.client is None:
+        return None
+    link_type = TrackingLink if server.lines.tracked else ValkeyLink
+    return link_type(server.client, server.lines, settings.default_tenant)
 
 
 async def _nothing() -> None:

@@ -139,8 +139,15 @@ class Scrubjay:
         Returns:
             `processes`, `hit_rate` (of things read; None before the first), `reads` (`hits` and `misses`), `latencies`
             (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes), `cache`
-            (counters by kind), `server` (memory, evictions, hits and misses as the server counts them; None if it
-            cannot be reached) and `store` (rows by table).
+            (counters by kind; see below), `local` (of this process), `server` (memory, evictions, hits and misses as
+            the server counts them; None if it cannot be reached) and `store` (rows by table).
+
+            Of `cache`, added up over the processes: `hits`, `misses`, `fills`, `refused` (fills that came too late) and
+            `failures`; `local` (process memory: `hits`, `evictions`, `drops`, `spoiled`: values that changed on their
+            way into it, `bytes`, `entries`); `loads` (`joined` by other readers, `detached` from them by a change,
+            `refreshed`); `coherence` (`beats`, `lost` lines, `changes` that were heard, `foreign` ones, `relayed` for
+            others, `gate_closings`, `rejected`: what the shared cache had and was older than what was seen, `untold`
+            now; and `beat_us`: in how many microseconds a change is heard, the slowest process's newest heartbeat).
         """
         return self._portal.call(self._target.stats())
 
@@ -371,7 +378,14 @@ class Contexts:
         return self._portal.call(self._target.delete(type, id))
 
     def invalidate(self, type: str) -> bool:
-        """Make the next read of a type come from the store; False if the cache could not be told."""
+        """Make the next read of a type come from the store, or from its loader, in every process.
+
+        Returns:
+            False if the cache could not be told now: it is told when it is back, and not asked before.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached; nothing was invalidated.
+        """
         return self._portal.call(self._target.invalidate(type))
 
 

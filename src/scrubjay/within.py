@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from dataclasses import replace
 from typing import Self
 
 from scrubjay.cache.inside import Inside
-from scrubjay.core.errors import ConfigurationError, Unavailable
+from scrubjay.core.errors import Closed, ConfigurationError, StoreUnavailable
 from scrubjay.core.scope import tenant_scope
 from scrubjay.engine import Engine
 from scrubjay.handles import Tenant, User
@@ -17,15 +18,15 @@ from scrubjay.store.sqlstore import SqlStore
 
 log = logging.getLogger("scrubjay")
 _LOOKS_S = (0.0, 0.005, 0.02, 0.1, 0.3)
-"""When to look for the commit after the block has ended; afterwards the relay of any process finds it."""
+"""When to look for the end of the transaction after the block has ended; afterwards twice per coherence deadline."""
 
 
 class Within:
     """Scrubjay inside a transaction of the application, which commits or rolls back both.
 
     Reads see what the transaction has written; nobody else does before the commit. The caches are told after it: by
-    `committed`, or by a relay as soon as it finds the commit, at the latest within the coherence deadline. Until then
-    this process reads past its caches what was written here.
+    `committed`, or as soon as this process finds that the transaction has ended, which it looks for until it has; where
+    the process dies before that, by a relay. Until then this process reads past its caches what was written here.
     """
 
     def __init__(self, engine: Engine, connection: object, default_tenant: str) -> None:
@@ -34,20 +35,23 @@ class Within:
         self._default_tenant = default_tenant
         self._services: Services | None = None
         self._inside: Inside | None = None
+        self._joined: SqlStore | None = None
 
     async def __aenter__(self) -> Self:
         services = self._engine.services
         services.check_open()
-        if not isinstance(services.store, SqlStore):
-            raise ConfigurationError("this store cannot join a transaction")
-        store = await services.store.joined(self._connection)
-        self._inside = Inside(services.aside, store)
-        self._services = replace(services, store=store, aside=self._inside, users={})
+        self._joined = joined = await self._store().joined(self._connection)
+        self._inside = Inside(self._engine.aside, joined)
+        self._services = replace(services, store=joined, aside=self._inside, users={})
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        services, self._services = self._services, None
-        if services is not None and self._inside is not None and self._inside.rows:
+        await self._end()
+        if self._inside is None or not self._inside.touched:
+            return
+        if self._never_wrote():
+            self._inside.release()
+        elif not self._engine.services.closed:
             task = asyncio.create_task(self._watch(), name="scrubjay-within")
             self._engine.watchers.add(task)
             task.add_done_callback(self._engine.watchers.discard)
@@ -71,21 +75,53 @@ class Within:
         return self.tenant(self._default_tenant).user(id)
 
     async def committed(self) -> None:
-        """Tell the caches now: to be called after the application has committed.
+        """Tell the caches now: to be called after the application has committed. It ends the block, too.
 
         Raises:
-            StoreUnavailable: The store cannot be reached; a relay tells them later.
+            StoreUnavailable: The store cannot be reached; the caches are told when it can.
         """
-        if self._inside is not None:
-            await self._engine.relay_now(list(self._inside.touched))
+        await self._end()
+        await self._settled()
+
+    def _store(self) -> SqlStore:
+        store = self._engine.services.store
+        if not isinstance(store, SqlStore):
+            raise ConfigurationError("this store cannot join a transaction")
+        return store
+
+    async def _end(self) -> None:
+        """Let nothing more be done in the transaction."""
+        self._services = None
+        if self._joined is not None:
+            await self._joined.close()
+
+    def _never_wrote(self) -> bool:
+        return self._joined is None or self._joined.transaction() is None
 
     async def _watch(self) -> None:
-        """Find the commit soon, where `committed` is not called."""
-        try:
-            for seconds in _LOOKS_S:
-                await asyncio.sleep(seconds)
-                await self._engine.relay.drain(0)
-            await asyncio.sleep(self._engine.settings.cache_deadline)
-            await self.committed()
-        except Unavailable as error:
-            log.warning("the caches are told later of what was written in a transaction: %s", error)
+        """Find the end of the transaction, however late it is, where `committed` is not called."""
+        pauses = itertools.chain(_LOOKS_S, itertools.repeat(self._engine.settings.cache_deadline / 2))
+        for pause in pauses:
+            await asyncio.sleep(pause)
+            try:
+                if await self._settled():
+                    return
+            except Closed:
+                return
+            except StoreUnavailable as error:
+                log.debug("whether a transaction has ended cannot be seen now: %s", error)
+
+    async def _settled(self) -> bool:
+        """If the transaction has ended, let go what it touched, and tell of it before; return whether it has ended."""
+        inside = self._inside
+        if inside is None or not inside.touched:
+            return True
+        transaction = self._joined.transaction() if self._joined is not None else None
+        if transaction is not None:
+            state = await self._store().transaction_state(transaction, inside.rows)
+            if state == "open":
+                return False
+            if state == "committed" or inside.unsure:
+                await inside.tell()
+        inside.release()
+        return True

@@ -141,7 +141,7 @@ class Rig:
     async def _recover(self) -> None:
         if not self.reachable or await self.tier.inner.ping() is None:
             raise CacheUnavailable("out of reach")
-        self.told_before_opening.append(len(self.aside._untold))
+        self.told_before_opening.append(self.aside.untold)
         if not await self.aside.retell():
             raise CacheUnavailable("deaf")
 
@@ -360,6 +360,7 @@ async def test_a_write_during_a_load_refuses_the_fill(rig: Rig, op: Op) -> None:
     )
     rig.store.go_on.set()
     assert await reading == {n: n for n in TEN}, "the read began before the write"
+    await rig.aside.drain()
     assert rig.counters.refused[Kind.MEMORY] == 1
     assert await rig.get(rig.hash()) == {0: 0, 1: 1}
     assert rig.loads == 2
@@ -875,10 +876,10 @@ async def test_who_misses_while_another_process_loads_anew_is_not_cancelled(make
     asking, go_on = asyncio.Event(), asyncio.Event()
     ask = one.tier.inner.lease
 
-    async def slowly(key: Any) -> Miss:
+    async def slowly(key: Any, *options: Any) -> Miss:
         asking.set()
         await go_on.wait()
-        miss: Miss = await ask(key)
+        miss: Miss = await ask(key, *options)
         return miss
 
     one.tier.inner.lease = slowly
@@ -1061,6 +1062,143 @@ async def test_a_failed_load_leaves_no_ticket(make: Make) -> None:
         with pytest.raises(StoreUnavailable):
             await rig.aside.get(source)
     assert not rig.l1._tickets
+
+
+@pytest.mark.parametrize("answer", ["late", "an error"])
+async def test_a_read_that_is_given_up_leaves_no_ticket(make: Make, answer: str) -> None:
+    rig = await make(memory=MIB)
+    asked, ends = asyncio.Event(), asyncio.Event()
+
+    def held(real: Any) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
+            asked.set()
+            await ends.wait()
+            raise ZeroDivisionError
+
+        return call
+
+    rig.tier.inner.value, rig.tier.inner.read = held(rig.tier.inner.value), held(rig.tier.inner.read)
+    value, hash_ = rig.value(local=True), rig.hash(local=True)
+    for read in (rig.aside.get(value), rig.aside.get(hash_), rig.aside.fetch([value, hash_]), rig.aside.cached(value)):
+        asked.clear()
+        ends.clear()
+        reading = asyncio.create_task(read)
+        await asked.wait()
+        assert rig.l1._tickets
+        if answer == "late":
+            reading.cancel()
+        ends.set()
+        with pytest.raises((asyncio.CancelledError, ZeroDivisionError)):
+            await reading
+        assert not rig.l1._tickets
+
+
+async def test_reads_that_are_given_up_while_they_are_loaded_leave_no_ticket(make: Make) -> None:
+    rig = await make(memory=MIB)
+    rig.store.hold()
+    reading = [asyncio.create_task(rig.aside.get(rig.value(local=True))) for _ in range(20)]
+    reading += [asyncio.create_task(rig.aside.fetch([rig.hash(local=True), rig.value(local=True)])) for _ in range(20)]
+    await rig.store.loading.wait()
+    await until(lambda: rig.aside.flights.joined == 58)
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+    assert not rig.l1._tickets
+    rig.store.go_on.set()
+    await rig.aside.drain()
+
+
+async def test_what_cannot_be_decoded_on_its_way_leaves_no_ticket(make: Make) -> None:
+    rig = await make(memory=MIB)
+    rig.store.has["value"] = Loaded(1, b"no JSON", 1)
+    with pytest.raises(Corrupt):
+        await rig.aside.fetch([rig.hash(local=True), rig.value(local=True)])
+    assert not rig.l1._tickets
+    await rig.aside.drain()
+
+
+# --- clocks that differ
+
+
+async def test_a_writer_whose_clock_is_ahead_makes_no_value_live_longer(make: Make) -> None:
+    ahead, rig = await make(), await make(memory=MIB)
+    ahead.clock.advance(3_600)
+    source = rig.value(local=True, ttl_ms=1_000)
+    assert await ahead.get(ahead.value(ttl_ms=1_000)) == TEN
+    assert await rig.get(source) == TEN
+    assert rig.loads == 1, "it was filled by the other one"
+    assert len(rig.l1) == 1
+    rig.clock.advance(1.0)
+    assert rig.l1.get(source.key) is None
+
+
+async def test_a_value_whose_time_is_over_by_this_clock_only_is_loaded_once_and_not_dropped(make: Make) -> None:
+    behind, rig = await make(), await make()
+    rig.clock.advance(3_600)
+    source = rig.value(ttl_ms=1_000, stale_ms=1_000)
+    await behind.get(behind.value(ttl_ms=1_000, stale_ms=1_000))
+    for size in (1, 2):
+        # Each of this process's readers finds it past its time; one loads it anew.
+        behind.fill_store(version=2, size=size)
+        loads = rig.loads
+        rig.tier.asked.clear()
+        assert await asyncio.gather(*(rig.aside.get(source) for _ in range(20))) == [list(range(size))] * 20
+        await rig.aside.drain()
+        assert rig.loads == loads + 1
+        assert "apply" not in rig.tier.asked, "nothing is dropped"
+        # By whose clock it is good now.
+        assert await rig.get(source) == list(range(size))
+        assert rig.loads == loads + 1
+        await behind.aside.invalidate("acme", [source.read.key])
+        behind.fill_store(version=2, size=size)
+        await behind.get(behind.value(ttl_ms=1_000, stale_ms=1_000))
+
+
+async def test_who_loads_nothing_is_given_what_the_server_still_holds(make: Make) -> None:
+    behind, rig = await make(), await make(memory=MIB)
+    rig.clock.advance(3_600)
+    source = rig.value(local=True, ttl_ms=1_000)
+    value = Loaded(0, b"[1]", 1, ttl_ms=60_000, fresh_until_ms=behind.clock.now_ms() + 60_000)
+    assert await behind.aside.put(source.read.key, value)
+    rig.tier.asked.clear()
+    for _ in range(3):
+        assert await rig.aside.cached(source) == [1]
+    assert rig.tier.asked == ["value"] * 3, "it is not dropped, and not held beyond its time either"
+    assert len(rig.l1) == 0
+    assert not rig.l1._tickets
+
+
+# --- behind a closed gate
+
+
+async def test_the_gate_opens_while_others_put_and_renew(rig: Rig) -> None:
+    """What is noted is told before it opens; to close it anew each time would keep it closed."""
+    key = rig.value().read.key
+    rig.reachable = False
+    rig.gate.close("for the test")
+    troubles = rig.gate._troubles
+    for _ in range(3):
+        assert not await rig.aside.put(key, Loaded(0, b"[1]", 1, ttl_ms=60_000))
+        assert not await rig.aside.renew("acme", "epoch", "row")
+    assert rig.gate._troubles == troubles
+    assert rig.aside.untold == 1
+    rig.reachable = True
+    await rig.recovered()
+    assert not rig.aside.untold
+    assert await rig.call("EXISTS", key.key) == 0
+
+
+async def test_a_put_that_is_not_taken_closes_the_gate(rig: Rig) -> None:
+    rig.reachable = False
+
+    async def deaf(*_: Any) -> bool:
+        return False
+
+    rig.tier.inner.put = deaf
+    assert not await rig.aside.put(rig.value().read.key, Loaded(0, b"[1]", 1, ttl_ms=60_000))
+    assert not rig.gate.open
+    rig.reachable = True
+    await rig.recovered()
 
 
 # --- confirming

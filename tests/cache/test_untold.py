@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from scrubjay.cache import untold as module
 from scrubjay.cache.untold import MAX_KEYS, PORTION, Untold
 from scrubjay.core.keys import HotKey, KeySpace
 from scrubjay.core.ports import HotTier, Mutation
@@ -34,8 +37,8 @@ class Deaf:
 async def test_a_process_never_reads_older_than_it_wrote(open_jay: OpenJay) -> None:
     jay, beside = await open_jay(), await open_jay()
     aside = jay._services.aside
-    tier = Deaf(aside._hot)
-    aside._hot = tier  # type: ignore[assignment]
+    tier = Deaf(aside.writes._hot)
+    aside.writes._hot = tier  # type: ignore[assignment]
     alice, session = jay.user("alice"), jay.user("alice").session("s")
     await alice.memory.set("k", "old")
     await session.chat.append(role="user", content="one")
@@ -45,11 +48,11 @@ async def test_a_process_never_reads_older_than_it_wrote(open_jay: OpenJay) -> N
     await session.chat.append(role="user", content="two")
     assert (await alice.memory.get("k"), len(await session.chat.recent())) == ("new", 2)
     await aside.retell()
-    assert len(aside._untold) == 2
+    assert aside.untold == 2
     pending = jay._open.confirmer.pending
     tier.deaf = False
     await aside.retell()
-    assert len(aside._untold) == 0
+    assert aside.untold == 0
     assert jay._open.confirmer.pending == pending + 2
     assert await beside.user("alice").memory.get("k") == "new"
     assert len(await beside.user("alice").session("s").chat.recent()) == 2
@@ -58,8 +61,8 @@ async def test_a_process_never_reads_older_than_it_wrote(open_jay: OpenJay) -> N
 async def test_an_erasure_is_told_later(open_jay: OpenJay) -> None:
     jay, beside = await open_jay(), await open_jay()
     aside = jay._services.aside
-    tier = Deaf(aside._hot)
-    aside._hot = tier  # type: ignore[assignment]
+    tier = Deaf(aside.writes._hot)
+    aside.writes._hot = tier  # type: ignore[assignment]
     await jay.user("alice").memory.set("k", 1)
     assert await beside.user("alice").memory.get("k") == 1
     tier.deaf = True
@@ -110,8 +113,52 @@ def test_where_there_is_no_room_nothing_is_believed() -> None:
     assert len(untold) == MAX_KEYS + 1
     keys, _, rows = told(untold)
     assert set(keys) == set(many)
-    assert rows == [], "what had no room is told out of the outbox"
+    assert rows == [], "what had no room is told by other means"
+    assert other in untold, "and nobody has said yet that it was"
+    assert untold.forgive(untold.overflowed)
     assert other not in untold
+    assert len(untold) == 0
+
+
+def test_what_has_no_room_while_the_rest_is_told_by_other_means_is_not_forgiven() -> None:
+    untold = Untold()
+    scope, other = Scope("t", "u"), KEYS.memory(Scope("t", "other"))
+    untold.add([KEYS.chat(scope, f"s{n}") for n in range(MAX_KEYS)])
+    untold.add([KEYS.memory(scope)])
+    before = untold.overflowed
+    untold.add([other])
+    assert not untold.forgive(before)
+    assert other in untold
+    assert untold.forgive(untold.overflowed)
+    assert other not in untold
+
+
+async def test_where_there_was_no_room_it_is_not_told_until_that_is_forgiven(
+    open_jay: OpenJay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_KEYS", 3)
+    jay = await open_jay()
+    aside = jay._open.aside
+    keys = [KEYS.chat(Scope("t", "u"), f"s{n}") for n in range(5)]
+    tier = Deaf(aside.writes._hot)
+    aside.writes._hot = tier  # type: ignore[assignment]
+    tier.deaf = True
+    jay._open.gate._ended = True  # nobody recovers meanwhile
+    assert not aside.overflowed
+    for key in keys:
+        assert not await aside.invalidate("t", [key])
+    assert aside.overflowed
+    tier.deaf = False
+    assert not await aside.retell()
+    assert aside.untold == 1, "all that was noted has been told"
+    await jay.user("alice").memory.set("k", 1)
+    asked = jay.recorder.shared_hits
+    for _ in range(3):
+        assert await jay.user("alice").memory.get("k") == 1
+    assert jay.recorder.shared_hits == asked, "nothing is believed"
+    assert aside.forgive(aside.overflowed)
+    assert await aside.retell()
+    assert not aside.untold
 
 
 def test_what_is_added_while_it_is_told_stays() -> None:

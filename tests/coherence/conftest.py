@@ -136,7 +136,7 @@ class Process:
         """Die in the middle of whatever it does: nothing more is written, told or confirmed."""
         engine, self.jay._running = self.engine, None
         aside = engine.services.aside
-        tasks = {*engine.tasks, *engine.watchers, *aside._under_way, *aside.flights._tasks}
+        tasks = {*engine.tasks, *engine.watchers, *aside.writes.under_way, *aside.flights._tasks}
         for task in tasks:
             task.cancel()
         engine.client and engine.client.wire and engine.client.wire.abort()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from scrubjay.core.scope import user_scope
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
 from tests.coherence import asked_again, heard
-from tests.coherence.conftest import CONTEXT, PATIENCE_S, THINGS, Open, Process, Thing, seen, until
+from tests.coherence.conftest import CONTEXT, HELD_LOCALLY, PATIENCE_S, THINGS, Open, Process, Thing, seen, until
 
 DEADLINE_S = 0.5
 TIMEOUT_S = 0.25
@@ -73,6 +78,32 @@ def make_room(server: ValkeyServer, view: redis.Redis) -> None:
     view.config_set("maxmemory", "0")
 
 
+def fill_disk(server: ValkeyServer, view: redis.Redis) -> None:
+    """It cannot save: it refuses what changes data, answers reads, and passes messages on."""
+    directory: Any = view.config_get("dir")
+    Path(directory["dir"], "dump.rdb").unlink(missing_ok=True)
+    Path(directory["dir"], "dump.rdb", "in the way").mkdir(parents=True)
+    view.config_set("save", "3600 1")
+    _save(view, "err")
+
+
+def clear_disk(server: ValkeyServer, view: redis.Redis) -> None:
+    directory: Any = view.config_get("dir")
+    shutil.rmtree(Path(directory["dir"], "dump.rdb"))
+    _save(view, "ok")
+
+
+def _save(view: redis.Redis, status: str) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until_s:
+        with suppress(redis.ResponseError):
+            view.bgsave()
+        if view.info("persistence")["rdb_last_bgsave_status"] == status:
+            return
+        time.sleep(0.02)
+    raise TimeoutError
+
+
 def spoil(server: ValkeyServer, view: redis.Redis) -> None:
     """Everything is of a type that nobody expects."""
     for key in view.keys("*"):
@@ -109,6 +140,7 @@ FAULTS: dict[str, tuple[Fault, Fault]] = {
     "restarted empty": (restart, nothing),
     "a read-only replica": (demote, promote),
     "full": (fill_up, make_room),
+    "unable to save": (fill_disk, clear_disk),
     "wrong types": (spoil, nothing),
     "emptied": (empty, nothing),
     "without its scripts": (forget_scripts, nothing),
@@ -182,6 +214,81 @@ async def until_no_loads(thing: Thing, process: Process) -> None:
             if process.loads == loads:
                 return
             await asyncio.sleep(0.002)
+
+
+# --- it answers, and takes no changes
+
+
+@pytest.mark.parametrize("fault", ["full", "unable to save", "a read-only replica"])
+async def test_what_cannot_be_told_is_read_by_nobody_after_the_deadline(
+    open_on: Open, server: ValkeyServer, view: redis.Redis, fault: str
+) -> None:
+    """Heartbeats come back, so others hear all there is to hear: nothing."""
+    deadline_s = 2.0
+    writer, reader = await both(open_on, server, cache_deadline=deadline_s)
+    await warm((writer, reader), 1)
+    begin, end = FAULTS[fault]
+    await asyncio.to_thread(begin, server, view)
+    # To drop needs no memory, to forget a user does.
+    assert not await writer.tenant.user("other").invalidate()
+    for value in (2, 3):
+        for thing in HELD_LOCALLY:
+            written = time.monotonic()
+            await thing.write(writer, value)
+            await seen(thing, reader, value)
+            assert time.monotonic() - written <= deadline_s, thing.name
+    await asyncio.to_thread(end, server, view)
+    await recovered(writer, reader)
+
+
+async def test_a_heap_of_changes_that_cannot_be_told_hides_no_later_one(
+    open_on: Open, server: ValkeyServer, view: redis.Redis
+) -> None:
+    """More rows than are told at once, and the first of them cannot be."""
+    deadline_s = 2.0
+    writer, reader = await both(open_on, server, cache_deadline=deadline_s)
+    await warm((writer, reader), 1)
+    await asyncio.to_thread(fill_up, server, view)
+    assert not await writer.tenant.user("other").invalidate()
+    for first in range(0, 600, 50):
+        users = [writer.tenant.user(f"x{n}") for n in range(first, first + 50)]
+        await asyncio.gather(*(user.contexts.set("profile", 0) for user in users))
+    written = time.monotonic()
+    for thing in HELD_LOCALLY:
+        await thing.write(writer, 2)
+    for thing in HELD_LOCALLY:
+        await seen(thing, reader, 2)
+    assert time.monotonic() - written <= deadline_s
+    await until(lambda: not reader.coherence.alive)
+    await asyncio.to_thread(make_room, server, view)
+    await recovered(writer, reader)
+    await writer.engine.confirmer.flush()
+    assert await reader.engine.services.store.outbox_pending() == 0
+
+
+async def test_memory_is_silent_behind_a_closed_gate_and_empty_when_it_opens(
+    open_on: Open, server: ValkeyServer
+) -> None:
+    """What is put there meanwhile may have been changed by those who cannot tell it."""
+    reader, writer = await open_on(server), await open_on(server)
+    await warm((writer, reader), 1)
+    l1 = reader.engine.services.aside.l1
+    held = reader.faults.hold("ping", "before", every=True)
+    reader.engine.gate.close("a test")
+    assert not reader.coherence.alive
+    await reader.coherence.beat_once()
+    await heard(writer.jay)
+    assert not reader.coherence.alive, "heartbeats come back, and prove nothing"
+    loads = reader.loads
+    assert await CONTEXT.read(reader) == 1
+    assert reader.loads == loads + 1
+    key = reader.engine.services.keys.context(user_scope("acme", "alice"), "profile")
+    ticket = l1.ticket(key.key, key.generation, key.tenant)
+    held.open()
+    await asked_again(reader.jay)
+    assert not ticket.good
+    assert len(l1) == 0
+    await until(lambda: reader.coherence.alive)
 
 
 # --- back from the past
@@ -342,6 +449,26 @@ async def test_behind_a_closed_gate_nobody_waits_for_the_cache_and_the_store_is_
     await asked_again(process.jay)
     assert await users[0].contexts.latest("profile") == 1
     assert process.asks > asks
+
+
+async def test_behind_a_closed_gate_nobody_waits_for_what_is_nice_to_know(open_on: Open, proxy: TcpProxy) -> None:
+    process = await open_on(proxy.url, cache_timeout=TIMEOUT_S)
+    await CONTEXT.write(process, 1)
+    await process.user.session("s").assemble()
+    proxy.black_hole()
+    process.engine.gate.close("a test")
+    asked = ("recent", "push_recent", "info", "read_stats", "publish_stats")
+    calls = [process.faults.calls[f"hot.{name}"] for name in asked]
+    found = await process.jay.stats()
+    assert (found["server"], found["local"]["shared_cache"]) == (None, "not asked")
+    await process.tenant.stats()
+    await process.user.session("s").assemble()
+    await process.engine.tidy(everything=True)
+    await process.engine.publish()
+    assert [process.faults.calls[f"hot.{name}"] for name in asked] == calls
+    proxy.heal(drop=True)
+    await asked_again(process.jay)
+    assert (await process.jay.stats())["server"] is not None
 
 
 async def test_a_hundred_readers_of_one_thing_cost_one_load_in_an_outage(open_on: Open, proxy: TcpProxy) -> None:

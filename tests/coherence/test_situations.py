@@ -7,23 +7,26 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 import redis
 
 from scrubjay import CachedContextStore, ContextCache
+from scrubjay.cache.coherence import DEAF_DEADLINES
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.scope import user_scope
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.faults import Gate
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
+from scrubjay.valkey.url import parse_cache_url
 from tests.coherence import asked_again, heard
 from tests.coherence.conftest import (
     CONTEXT,
     HELD_LOCALLY,
+    QUIET_S,
     THINGS,
     Open,
     Process,
@@ -327,6 +330,32 @@ async def test_heartbeats_that_come_late_prove_nothing_for_later(
     assert not reader.coherence.alive
 
 
+async def test_a_line_that_swallows_everything_is_given_up_for_another_one(
+    open_each: Open, line: TcpProxy, cache_server: ValkeyServer, clock: ManualClock
+) -> None:
+    """Nothing is reset, and it never heals: what stood in between has forgotten the connection. New ones work."""
+    reader = await open_each(clock=clock, cache_deadline=QUIET_S)
+    await part_line(reader, line)
+    writer = await open_each()
+    await fill(writer, 1)
+    await held_by(reader, 1)
+    coherence = reader.coherence
+    cast("Any", coherence._link)._listening._client.retarget(parse_cache_url(cache_server.url))
+    line.black_hole()
+    lost = coherence.health.lost
+    await coherence.beat_once()
+    clock.advance(QUIET_S * DEAF_DEADLINES - 1)
+    await coherence.beat_once()
+    await fill(writer, 2)
+    assert coherence.health.lost == lost
+    assert not coherence.alive
+    clock.advance(1)
+    await coherence.beat_once()
+    await until(lambda: coherence.health.lost == lost + 1 and coherence.alive)
+    await held_by(reader, 2)
+    assert reader.engine.gate.closings == 0, "the shared cache has answered all the time"
+
+
 # --- one's own echo
 
 
@@ -376,6 +405,83 @@ async def test_other_software_that_says_what_changed_is_heard(open_each: Open, c
     await seen(CONTEXT, other, 3)
     for process in (own, other, await open_each()):
         assert [await CONTEXT.read(process) for _ in range(3)] == [3, 3, 3]
+
+
+async def test_what_other_software_says_is_told_once_and_not_by_each_of_all(
+    open_each: Open, cache_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process hears it; while one tells it, the others have time to hear that it has been told."""
+    monkeypatch.setattr("scrubjay.cache.coherence.FOREIGN_SPREAD_S", 0.0)
+    first, *others = [await open_each() for _ in range(4)]
+    # The others come to it when they have heard of what the first one did.
+    held = [other.coherence for other in others]
+    for coherence in held:
+        monkeypatch.setattr(coherence, "_tell_foreign", _Later(coherence))
+    before = [process.faults.calls["hot.erase"] for process in (first, *others)]
+    await say(cache_server, [f"t{n % 20}" for n in range(200)])
+    for process in (first, *others):
+        await heard(process.jay)
+        assert process.coherence.health.foreign == 200
+    await until(lambda: not first.coherence._foreign and first.coherence._telling.done())
+    told = first.faults.calls["hot.erase"] - before[0]
+    assert 1 <= told <= 20, "what is said again while it waits is told once"
+    for process in others:
+        await heard(process.jay)
+        assert not process.coherence._foreign
+    for coherence in held:
+        coherence._tell_foreign.go_on.set()
+        await until(coherence._telling.done)
+    assert [process.faults.calls["hot.erase"] for process in others] == before[1:]
+
+
+class _Later:
+    """Tells what is left when the test says so."""
+
+    def __init__(self, coherence: Any) -> None:
+        self.go_on = asyncio.Event()
+        self._real = coherence._tell_foreign
+
+    async def __call__(self) -> None:
+        await self.go_on.wait()
+        await self._real()
+
+
+async def say(server: ValkeyServer, types: list[str]) -> None:
+    """Publish as other software does."""
+    with redis.Redis(port=server.port) as software, software.pipeline(transaction=False) as all_at_once:
+        for type_ in types:
+            message = {"tenant_id": "acme", "user_id": "alice", "context_type": type_}
+            all_at_once.publish("context_invalidation", json.dumps(message))
+        await asyncio.to_thread(all_at_once.execute)
+
+
+async def test_more_than_can_be_told_of_what_other_software_says_is_told_before_anything_is_believed(
+    open_each: Open, cache_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scrubjay.cache.coherence.MAX_FOREIGN", 10)
+    own, unseen = await open_each(), await open_each(cache="none:")
+    types = [f"t{n}" for n in range(50)]
+    for type_ in types:
+        await own.user.contexts.set(type_, 1)
+        assert await own.user.contexts.latest(type_) == 1
+    await own.quiet()
+    held = own.faults.hold("erase", "before", every=True)
+    await say(cache_server, types[:1])
+    await held.reached()
+    for type_ in types:
+        await unseen.user.contexts.set(type_, 2)
+    recovery = own.faults.hold("ping", "before", every=True)
+    await say(cache_server, types)
+    await recovery.reached()
+    assert not own.engine.gate.open
+    assert len(own.coherence._foreign) <= 10
+    assert len(own.coherence._tasks) < 20
+    recovery.open()
+    held.open()
+    await asked_again(own.jay)
+    for process in (own, await open_each()):
+        for type_ in types:
+            assert await process.user.contexts.latest(type_) == 2
 
 
 # --- clearing a user, a tenant

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import json
 import pickle
+import random
 from typing import Any
 
 import orjson
@@ -78,3 +80,16 @@ def test_a_copy_can_be_changed() -> None:
     copied = copy.copy(frozen)
     copied["c"] = 1
     assert frozen == {"a": [{"b": 1}]}
+
+
+def test_what_sorts_and_shuffles_in_place_is_refused() -> None:
+    value = freeze([3, 1, 2])
+    with pytest.raises(TypeError, match="read-only"):
+        random.shuffle(value)
+    with pytest.raises(TypeError, match="read-only"):
+        bisect.insort(value, 2)
+    with pytest.raises(TypeError, match="read-only"):
+        value += [4]
+    assert value == [3, 1, 2]
+    assert type([*value, 4]) is list, "what is made of it is one's own"
+    assert type({**freeze({"a": 1}), "b": 2}) is dict

@@ -28,6 +28,8 @@ POLICIES = Policies()
 BUILT: dict[str, HotKey] = {
     "context of a user": KEYS.context(USER, "TYPE"),
     "context of a tenant": KEYS.context(TENANT, "TYPE"),
+    "computed context of a user": KEYS.computed(USER, "TYPE"),
+    "computed context of a tenant": KEYS.computed(TENANT, "TYPE"),
     "user memory": KEYS.memory(USER),
     "agent": KEYS.agent(USER, "AGENT"),
     "chat, the newest messages": KEYS.chat(USER, "SESSION"),
@@ -97,6 +99,7 @@ def test_other_keys() -> None:
     assert codes(rows[4][2]) == [shown(KEYS.stats_index())]
     assert codes(rows[5][2]) == [shown(LINES.stamp)]
     assert milliseconds(rows[5][3]) == GENERATION_MS
+    assert codes(rows[6][2]) == [shown(KEYS.mark())]
     assert NOTHING_MS == 30 * MINUTE
     assert "remembered for 30 minutes" in PAGE.read_text()
     assert f"up to {JITTER:.0%}".replace("%", " %") in PAGE.read_text()
@@ -146,6 +149,8 @@ async def test_a_server_holds_just_these(open_jay: OpenJay, valkey9: ValkeyServe
     jay = await open_jay()
     tenant, user = jay.tenant("acme"), jay.tenant("acme").user("alice")
     session = user.session("s")
+    for owner in (tenant, user):
+        owner.contexts.compute("visits", lambda: 7)
     for _ in range(2):
         await tenant.agents.set("bot", {"system_prompt": "Help."})
         await tenant.contexts.set("reference", {"a": 1})
@@ -162,6 +167,7 @@ async def test_a_server_holds_just_these(open_jay: OpenJay, valkey9: ValkeyServe
             day = (await user.summaries.recent())[0]["date"]
             await user.summaries.on(day)
             await tenant.contexts.latest("reference")
+            assert (await tenant.contexts.latest("visits"), await user.contexts.latest("visits")) == (7, 7)
             await session.metrics.record(sources_used=1)
             await jay.stats()
     prefix = jay._running.settings.prefix  # type: ignore[union-attr]

@@ -329,7 +329,7 @@ async def read_all(rig: Rig) -> None:
 
 
 def check_lives(rig: Rig) -> None:
-    wanted = {**LIVES, f"{{acme:alice}}:summary:{today()}": 30 * DAY}
+    wanted = {**LIVES, f"{{acme:alice}}:summary:{today()}": 30 * DAY, "mark": 12 * HOUR}
     found = {key: left for key, left in rig.ttls().items() if not key.startswith("l:")}
     assert set(found) == set(wanted)
     for key, life in wanted.items():

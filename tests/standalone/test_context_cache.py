@@ -10,20 +10,17 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
 from scrubjay import CachedContextStore, ConfigurationError, ContextCache, ContextPolicy, InvalidContent, InvalidId
+from scrubjay.core.keys import DEFAULT_PREFIX, Kind
 from scrubjay.core.policy import CONTEXT_POLICIES
 from scrubjay.testing.servers import ValkeyServer
+from tests.conftest import OpenJay
+from tests.standalone.conftest import ListStore
 from tests.waiting import until, until_told
-
-
-@pytest.fixture
-def prefix() -> str:
-    return f"s{uuid4().hex[:10]}"
 
 
 @pytest.fixture(params=[0, 16 * 1024 * 1024], ids=["shared", "local"])
@@ -38,29 +35,6 @@ async def raw(cache_server: ValkeyServer) -> AsyncIterator[Redis]:
     client = Redis.from_url(cache_server.url.replace("valkey://", "redis://"))
     yield client
     await client.aclose()
-
-
-class ListStore:
-    """A store of the application's own: newest first, in memory, counting its reads."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self.reads = 0
-        self.before_return = asyncio.Event()
-        self.before_return.set()
-        self.loaded = asyncio.Event()
-
-    async def get_by_user(self, user_id: str, context_type: str, limit: int) -> list[dict[str, Any]]:
-        self.reads += 1
-        found = list(self.rows.get((user_id, context_type), []))[:limit]
-        self.loaded.set()
-        await self.before_return.wait()
-        return found
-
-    async def create(self, user_id: str, context_type: str, content: Any, **kwargs: Any) -> dict[str, Any]:
-        row = {"content": content, **kwargs}
-        self.rows.setdefault((user_id, context_type), []).insert(0, row)
-        return row
 
 
 async def test_set_and_get(cache: ContextCache) -> None:
@@ -390,3 +364,20 @@ async def test_a_change_that_could_not_be_told_is_told_later(prefix: str) -> Non
 
             await until_told(gone)
             assert await one.get("alice", "profile") is None
+
+
+async def test_beside_a_scrubjay_on_one_server(open_jay: OpenJay, valkey9: ValkeyServer) -> None:
+    """Each under its own default prefix: neither takes, nor clears, what the other has cached."""
+    jay = await open_jay(prefix=DEFAULT_PREFIX)
+    alice = jay.tenant("default").user("alice")
+    async with ContextCache(valkey9.url, local_memory=0) as cache:
+        await alice.contexts.set("profile", {"of": "jay"})
+        assert await cache.set("alice", "profile", ["of the cache"])
+        for _ in range(20):
+            assert (await alice.contexts.latest("profile")) == {"of": "jay"}
+            assert await cache.get("alice", "profile") == ["of the cache"]
+        assert cache.counters.hits[Kind.CONTEXT] == 20
+        await cache._engine.hot.clear(cache._engine.keys.prefix)
+        assert await cache.get("alice", "profile") is None
+        assert (await alice.contexts.latest("profile")) == {"of": "jay"}
+    assert (await jay.tenant("default").stats()).cache["context"]["store"] <= 1

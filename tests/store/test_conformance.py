@@ -56,7 +56,7 @@ class SqlRig:
             connection = psycopg.connect(self.url, options="-c search_path=scrubjay")
         try:
             for table in metadata.sorted_tables:
-                names = [column.name for column in table.columns if column.name != "transaction_id"]
+                names = [column.name for column in table.columns]
                 order = ", ".join(column.name for column in table.primary_key.columns)
                 rows = connection.execute(f"SELECT {', '.join(names)} FROM {table.name} ORDER BY {order}").fetchall()
                 found[table.name] = [dict(zip(names, row, strict=True)) for row in rows]

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from scrubjay.core.errors import Closed, ConfigurationError, StoreUnavailable, TooLarge, VersionConflict
+from scrubjay.core.errors import Closed, ConfigurationError, NotFound, StoreUnavailable, TooLarge, VersionConflict
 from scrubjay.core.policy import Policies
 from scrubjay.core.ports import PutMode
 from scrubjay.store.driver import Access
@@ -24,6 +25,7 @@ from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer
 from scrubjay.testing.store import ALICE, BOB, STRANGER, TENANT, fill_user, put, say, texts_of
 from tests.store.applications import POSTGRES, SQLITE, Aiosqlite, Application, Asyncpg, Psycopg, Sqlite
+from tests.waiting import until_told
 
 ALL = {**POSTGRES, **SQLITE}
 
@@ -97,7 +99,7 @@ async def test_a_rollback_leaves_nothing(world: World) -> None:
     assert await world.plain.outbox_pending() == 0
     await world.application.rollback()
     assert not any((await world.plain.counts()).values())
-    assert await world.plain.outbox_claim(9, older_ms=0, claim_ms=1) == []
+    assert await world.plain.outbox_open(9) == []
 
 
 @everywhere
@@ -109,12 +111,10 @@ async def test_a_commit_is_for_the_relay(world: World) -> None:
     await put(store, "b", scope=STRANGER)
     await world.application.commit()
     assert await texts_of(world.plain) == ["hello"]
-    rows = await world.plain.outbox_claim(9, older_ms=0, claim_ms=1_000)
+    rows = await world.plain.outbox_open(9)
     assert appended.written is not None
     assert {before.outbox_id, written.outbox_id, appended.written.outbox_id} < {row.id for row in rows}
     assert len(rows) == 4
-    if world.plain.engine == "postgresql":
-        assert rows[0].id == before.outbox_id, "the older transaction first; SQLite goes by the clock"
     assert written.previous == before.version
     await world.application.begin()
     assert await world.orders() == 1
@@ -192,6 +192,104 @@ async def test_it_ends_with_the_transaction(world: World) -> None:
         with pytest.raises(ConfigurationError, match="no transaction"):
             await put(store, "b")
     assert (await world.plain.counts())["contexts"] == 1
+
+
+# --- what became of a transaction
+
+
+@everywhere
+@pytest.mark.parametrize("end", ["committed", "gone"])
+async def test_what_became_of_a_transaction(world: World, end: str) -> None:
+    plain, store = world.plain, await world.begin()
+    await texts_of(store)
+    assert store.transaction() is None, "who only reads has nothing to ask for"
+    rows = [("acme", (await put(store, f"{n}")).outbox_id) for n in range(3)]
+    transaction = store.transaction()
+    assert transaction is not None
+    assert (await world.joined()).transaction() is None
+    for asked in ([], rows):
+        assert await plain.transaction_state(transaction, asked) == "open"
+    await (world.application.commit() if end == "committed" else world.application.rollback())
+    assert store.transaction() == transaction, "the connection is not asked"
+    assert await plain.transaction_state(transaction, rows) == end
+    assert await plain.transaction_state(transaction) == "gone"
+    await plain.confirm(rows)
+    assert await plain.transaction_state(transaction, rows) == end
+    assert await plain.transaction_state(transaction, [*rows, ("acme", "never there")]) == end
+    await world.application.begin()
+    await say(await world.joined(), "another transaction of the same connection")
+    assert await plain.transaction_state(transaction, rows) != "open" or plain.engine == "sqlite"
+    await world.application.rollback()
+
+
+@everywhere
+async def test_a_transaction_in_which_all_failed(world: World) -> None:
+    store = await world.begin()
+    with pytest.raises(NotFound):
+        await put(store, "none", mode=PutMode.UPDATE)
+    transaction = store.transaction()
+    assert transaction is not None
+    assert await world.plain.transaction_state(transaction) == "open"
+    await world.application.commit()
+    assert await world.plain.transaction_state(transaction) == "gone"
+
+
+@everywhere
+async def test_what_an_application_takes_back(world: World) -> None:
+    store = await world.begin()
+    await world.application.execute("SAVEPOINT before")
+    rows = [("acme", (await put(store, "a")).outbox_id)]
+    await world.application.execute("ROLLBACK TO before")
+    transaction = store.transaction()
+    assert transaction is not None
+    assert await world.plain.transaction_state(transaction, rows) == "open"
+    await world.application.commit()
+    assert await world.plain.transaction_state(transaction, rows) == "gone"
+
+
+@everywhere
+async def test_a_connection_that_is_closed(world: World) -> None:
+    store = await world.begin()
+    rows = [("acme", (await put(store, "a")).outbox_id)]
+    transaction = store.transaction()
+    assert transaction is not None
+    await world.application.close()
+    await until_told(partial(_ended, world.plain, transaction, rows))
+    assert await world.plain.transaction_state(transaction, rows) == "gone"
+    await world.application.open()
+
+
+async def _ended(store: SqlStore, transaction: str, rows: list[tuple[str, str]]) -> bool:
+    return await store.transaction_state(transaction, rows) != "open"
+
+
+@pytest.mark.parametrize("world", ["psycopg"], indirect=True)
+async def test_a_transaction_of_a_server_that_was_replaced(world: World) -> None:
+    assert await world.plain.transaction_state("987654321987", [("acme", "x")]) == "gone"
+    store = await world.begin()
+    with pytest.raises(ConfigurationError, match="outside"):
+        await store.transaction_state("1")
+    with pytest.raises(StoreUnavailable):
+        await world.plain.transaction_state("no number")
+    assert world.plain.transaction() is None
+
+
+@pytest.mark.parametrize("world", ["sqlite3"], indirect=True)
+async def test_somebody_else_who_writes_looks_like_it(world: World) -> None:
+    store = await world.begin()
+    rows = [("acme", (await put(store, "a")).outbox_id)]
+    transaction = store.transaction()
+    assert transaction is not None
+    await world.application.commit()
+    other = await world.begin()
+    await put(other, "b")
+    assert await world.plain.transaction_state(transaction, rows) == "committed", "what can be seen has been committed"
+    assert await world.plain.transaction_state(transaction, []) == "open"
+    written = asyncio.create_task(put(world.plain, "c"))
+    assert await world.plain.transaction_state(transaction, []) == "open", "no write has to end for an answer"
+    await world.application.rollback()
+    await written
+    assert await world.plain.transaction_state(transaction, []) == "gone"
 
 
 # --- what the application had set

@@ -35,7 +35,7 @@ class JoinedRig:
         found: dict[str, list[dict[str, Any]]] = {}
         schema = "" if self.plain.engine == "sqlite" else "scrubjay."
         for table in metadata.sorted_tables:
-            names = [column.name for column in table.columns if column.name != "transaction_id"]
+            names = [column.name for column in table.columns]
             order = ", ".join(column.name for column in table.primary_key.columns)
             rows = await self.application.execute(
                 f"SELECT {', '.join(names)} FROM {schema}{table.name} ORDER BY {order}"

@@ -72,7 +72,7 @@ def test_the_schema_is_the_metadata(store_url: str) -> None:
     with engine.connect() as connection:
         options = {"version_table": "schema_version", "compare_type": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
-        connection.execute(text("DROP INDEX ix_outbox_done_at"))
+        connection.execute(text("DROP INDEX ix_outbox_done"))
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata), "the test can fail"
         connection.rollback()
     engine.dispose()

@@ -172,6 +172,18 @@ def test_a_scope_changes_only_its_own_rows(hand: Hand, table: str) -> None:
         assert left[0] == before[0] - own[0]
 
 
+def test_only_a_worker_draws_positions(hand: Hand) -> None:
+    for scope in (ALICE, TENANT):
+        hand.become("scrubjay_app", scope, whole_tenant=True)
+        hand.refused("SELECT nextval('outbox_position')")
+        hand.refused("SELECT last_value FROM outbox_position")
+    hand.become("scrubjay_worker")
+    hand.refused("SELECT setval('outbox_position', 1)")
+    first, second = (hand.connection.execute("SELECT nextval('outbox_position')").fetchone() for _ in range(2))
+    assert first is not None
+    assert second == (first[0] + 1,)
+
+
 @pytest.mark.parametrize("role", ["scrubjay_app", "scrubjay_worker"])
 def test_a_role_cannot_change_the_schema(hand: Hand, role: str) -> None:
     for statement in (

@@ -80,7 +80,7 @@ def test_on_servers_of_ones_own(tmp_path: Path, postgres: Any, valkey9: Any) -> 
     outcome = _run(tmp_path, seconds=15, seed=1, store=store, cache=valkey9.url, kills=False)
     found = outcome.to_dict()
     assert outcome.ok, (outcome.history.examples, outcome.errors, outcome.crashes)
-    assert found["kills"] == found["valkey_kills"] == found["valkey_hangs"] == 0
+    assert found["kills"] == found["valkey_kills"] == found["valkey_hangs"] == found["valkey_refusals"] == 0
     assert found["black_holes"]
     assert found["cuts"]
 
@@ -98,7 +98,8 @@ def test_the_schedule_is_that_of_its_seed() -> None:
     spared = first(3, kills=False)
     assert {each.fault for each in spared} == {Fault.CUT, Fault.BLACK_HOLE, Fault.DELAY}
     assert {each.victim for each in spared} == {None}
-    assert not {Fault.KILL_VALKEY, Fault.HANG_VALKEY} & {each.fault for each in first(3, cache="valkey://there")}
+    own = {Fault.KILL_VALKEY, Fault.HANG_VALKEY, Fault.REFUSE_WRITES}
+    assert not own & {each.fault for each in first(3, cache="valkey://there")}
 
 
 def test_every_guard_has_its_faults() -> None:

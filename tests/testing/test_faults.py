@@ -134,7 +134,7 @@ async def test_an_answer_that_is_an_error_can_be_lost_too(store: Store) -> None:
 
 
 async def test_a_cache_fails_as_its_port_says(hot: HotTier) -> None:
-    """Every method of the port, those too that are added later: none raises because of the server."""
+    """Every method of the port, those too that are added later: none but `noted` raises because of the server."""
     methods = [name for name, method in vars(HotTier).items() if inspect.iscoroutinefunction(method)]
     script = Script([At(name, None, "before", Fail()) for name in methods])
     faulty: Any = FaultyHotTier(hot, script)
@@ -142,11 +142,13 @@ async def test_a_cache_fails_as_its_port_says(hot: HotTier) -> None:
     assert await faulty.read(lease=False, reads=[Read(STATE, Shape.HASH)]) == [Miss(MissReason.UNAVAILABLE)]
     assert await faulty.fill([None] * 3) == [False] * 3
     answers: dict[str, Any] = {}
-    for name in set(methods) - {"read", "fill"}:
+    with pytest.raises(CacheUnavailable):
+        await faulty.noted("key")
+    for name in set(methods) - {"read", "fill", "noted"}:
         parameters = list(inspect.signature(getattr(HotTier, name)).parameters)[1:]
         answers[name] = await getattr(faulty, name)(*parameters)
     expected = {
-        **dict.fromkeys(["put", "apply", "rotate", "erase", "push_recent"], False),
+        **dict.fromkeys(["put", "apply", "rotate", "erase", "note", "clear", "push_recent"], False),
         **dict.fromkeys(["recent", "ping", "info", "close"]),
     }
     assert {name: answers[name] for name in expected} == expected

@@ -320,10 +320,10 @@ async def test_no_stale_fill_in_any_order(valkey9: ValkeyServer) -> None:
         hot = FaultyHotTier(tier, scheduler)
 
         async def reader() -> None:
-            lease, generation = await leased(hot, STATE, Shape.HASH)
+            miss = await leased(hot, STATE, Shape.HASH)
             loaded = state(version, a=b"%d" % version)
             await scheduler.point("loaded")
-            await hot.fill([Fill(STATE, Shape.HASH, loaded, lease, generation)])
+            await hot.fill([Fill.under(miss, STATE, Shape.HASH, loaded)])
 
         async def writer() -> None:
             nonlocal version

@@ -49,6 +49,9 @@ class Ears:
     def heard_change(self, key: str, version: int) -> None:
         self._note("change", key, version)
 
+    def heard_touch(self, key: str) -> None:
+        self._note("change", key, 0)
+
     def heard_generation(self, generation_key: str) -> None:
         self._note("generation", generation_key)
 
@@ -180,7 +183,7 @@ async def put(process: Process, key: HotKey, version: int = 1) -> None:
     (miss,) = await process.tier.read([Read(key, Shape.VALUE)])
     assert isinstance(miss, Miss)
     assert miss.lease is not None
-    fill = Fill(key, Shape.VALUE, Loaded(version, b"[]", 1, ttl_ms=60_000), miss.lease, miss.generation)
+    fill = Fill.under(miss, key, Shape.VALUE, Loaded(version, b"[]", 1, ttl_ms=60_000))
     assert await process.tier.fill([fill]) == [True]
 
 
@@ -218,7 +221,7 @@ async def test_a_change_that_the_server_shows_already_is_heard(
     assert isinstance(miss, Miss)
     assert miss.lease is not None
     loaded = Loaded(7, {b"a": b"1"}, 1)
-    assert await other.tier.fill([Fill(key, Shape.HASH, loaded, miss.lease, miss.generation)]) == [True]
+    assert await other.tier.fill([Fill.under(miss, key, Shape.HASH, loaded)]) == [True]
     await process.news()
     assert await other.tier.apply([Mutation(key, Op.PUT, 7, 6, fields={b"a": b"1"})])
     assert await process.news() == [("change", key.key, 7)]
@@ -232,7 +235,7 @@ async def test_a_patched_entry_is_heard_of(
     assert isinstance(miss, Miss)
     assert miss.lease is not None
     loaded = Loaded(6, {b"a": b"1"}, 1)
-    assert await other.tier.fill([Fill(key, Shape.HASH, loaded, miss.lease, miss.generation)]) == [True]
+    assert await other.tier.fill([Fill.under(miss, key, Shape.HASH, loaded)]) == [True]
     await process.news()
     assert await other.tier.apply([Mutation(key, Op.PUT, 7, 6, fields={b"b": b"2"})])
     assert await process.news() == [changed(key, 7, link)]
@@ -310,7 +313,7 @@ async def test_who_waits_for_a_lease_is_woken(process: Process, other: Process, 
     assert isinstance(waits, Miss)
     assert waits.lease is None
     loaded = Loaded(1, b"[]", 1, ttl_ms=60_000)
-    assert await other.tier.fill([Fill(key, Shape.VALUE, loaded, led.lease, led.generation)]) == [True]
+    assert await other.tier.fill([Fill.under(led, key, Shape.VALUE, loaded)]) == [True]
     assert ("free", key.lease) in await process.news()
 
 

@@ -214,7 +214,7 @@ async def test_a_damaged_generation_is_replaced(rig: ValkeyRig, command: tuple[s
 
 
 async def test_numbers_out_of_range(rig: ValkeyRig) -> None:
-    _, generation = await leased(rig.tier, PROFILE, Shape.VALUE)
+    generation = (await leased(rig.tier, PROFILE, Shape.VALUE)).generation
     for header in (f"1;store;{generation};{10**18};-;0;w;0", f"1;store;{generation};1;-;{10**9};w;0"):
         await rig.raw("SET", PROFILE.key, header + "\n{}")
         miss = await read_one(rig.tier, PROFILE)
@@ -266,7 +266,7 @@ async def test_one_call_is_one_round_trip(rig: ValkeyRig) -> None:
         assert (
             await rig.tier.fill(
                 [
-                    Fill(read.key, read.shape, Loaded(1, payload, 0), str(miss.lease), miss.generation)
+                    Fill.under(miss, read.key, read.shape, Loaded(1, payload, 0))
                     for read, payload, miss in zip(reads, payloads, misses, strict=True)
                 ]
             )
@@ -361,7 +361,7 @@ async def test_a_cancelled_call_leaves_no_reply_behind(rig: ValkeyRig) -> None:
 
 async def test_counters(rig: ValkeyRig) -> None:
     await fill(rig.tier, CHAT, chat(b"1"))
-    assert await rig.tier.fill([Fill(CHAT, Shape.LIST, chat(b"2"), "none", "none")]) == [False]
+    assert await rig.tier.fill([Fill(CHAT, Shape.LIST, chat(b"2"), "none", "none", "store")]) == [False]
     counters = rig.tier.counters
     assert counters.as_dict() == {
         "hits": {"chat": 1},
@@ -402,10 +402,15 @@ async def let_the_loop_look() -> None:
 async def everything_fails_open(tier: ValkeyTier) -> None:
     """Use every call of a tier whose server does not answer."""
     assert await tier.read([Read(CHAT, Shape.LIST), Read(PROFILE, Shape.VALUE)]) == [Miss(MissReason.UNAVAILABLE)] * 2
-    assert await tier.fill([Fill(CHAT, Shape.LIST, chat(b"1"), "x", "y")]) == [False]
+    assert await tier.fill([Fill(CHAT, Shape.LIST, chat(b"1"), "x", "y", "store")]) == [False]
     assert not await tier.apply([Mutation(CHAT, Op.DROP)])
     assert not await tier.rotate(CHAT.generation)
     assert not await tier.erase([CHAT], [])
+    assert await tier.value(PROFILE) is MissReason.UNAVAILABLE
+    assert not await tier.note("sj1:mark", "1", 1_000)
+    assert not await tier.clear("sj1")
+    with pytest.raises(CacheUnavailable):
+        await tier.noted("sj1:mark")
     assert not await tier.push_recent("sj1:recent", b"x", 5, 1_000)
     assert await tier.recent("sj1:recent", 5) is None
     assert await tier.ping() is None
@@ -414,13 +419,84 @@ async def everything_fails_open(tier: ValkeyTier) -> None:
     assert await tier.read_stats("sj1:stats") is None
 
 
+async def test_a_value_that_is_no_hit_says_why_and_is_counted(rig: ValkeyRig) -> None:
+    async def value() -> MissReason:
+        found = await rig.tier.value(PROFILE)
+        assert isinstance(found, MissReason)
+        # Whoever asks on for the lease was counted.
+        (again,) = await rig.tier.read([Read(PROFILE, Shape.VALUE)], lease=False, again=True)
+        assert isinstance(again, Miss)
+        return found
+
+    assert await value() is MissReason.ABSENT
+    await fill(rig.tier, PROFILE, Loaded(1, b"{}", 1))
+    await rig.tier.rotate(PROFILE.generation)
+    assert await value() is MissReason.OUTDATED
+    await fill(rig.tier, PROFILE, Loaded(1, b"{}", 1))
+    await rig.evict([PROFILE.generation])
+    assert await value() is MissReason.OUTDATED
+    generation = (await leased(rig.tier, PROFILE, Shape.VALUE)).generation.encode()
+    for damaged in (
+        b"",
+        b"{}",
+        b"1;store",
+        b"1;store;%b;1;-;1;w;0{}" % generation,
+        b"1;store;%b;x;-;1;w;0\n" % generation,
+    ):
+        await rig.raw("SET", PROFILE.key, damaged)
+        assert await value() is MissReason.CORRUPT
+    await rig.raw("SET", PROFILE.key, b"1;another;%b;1;-;1;w;0\n{}" % generation)
+    assert await value() is MissReason.OUTDATED
+    # The three misses before the leases and the fills are those of `fill` and `leased`.
+    assert {reason: rig.tier.counters.missed(reason) for reason in MissReason if rig.tier.counters.missed(reason)} == {
+        MissReason.ABSENT: 1 + 3,
+        MissReason.OUTDATED: 3,
+        MissReason.CORRUPT: 5,
+    }
+
+
+async def test_a_read_may_want_a_longer_lease(rig: ValkeyRig) -> None:
+    state_of = KeySpace().state
+    keys = [state_of(Scope("acme", "alice"), f"s{n}") for n in range(4)]
+    reads = [Read(key, Shape.HASH, lease_ms=n * 20_000) for n, key in enumerate(keys)]
+    misses = await rig.tier.read(reads)
+    assert all(isinstance(miss, Miss) and miss.lease for miss in misses)
+    assert await rig.tier.lease(PROFILE, 30_000)
+    for key, expected_ms in (*((key, n * 20_000 or 5_000) for n, key in enumerate(keys)), (PROFILE, 30_000)):
+        left_ms = await rig.raw("PTTL", key.lease)
+        assert isinstance(left_ms, int)
+        assert expected_ms - 4_000 < left_ms <= expected_ms
+    fills = [
+        Fill.under(miss, key, Shape.HASH, state(a=b"1"))
+        for key, miss in zip(keys, misses, strict=True)
+        if isinstance(miss, Miss)
+    ]
+    assert await rig.tier.fill(fills) == [True] * 4
+
+
+async def test_a_note_that_cannot_be_read_is_no_missing_one(rig: ValkeyRig) -> None:
+    """Whoever takes it for missing clears everything."""
+    await rig.raw("HSET", "sj1:mark", "a", "b")
+    assert await rig.tier.noted("sj1:mark") is None, "what is there is none"
+    await rig.raw("ACL", "SETUSER", "noreader", "on", ">geheim", "~*", "&*", "+@all", "-get", "-scan")
+    client = ValkeyClient(
+        parse_cache_url(rig.server.url.replace("://", "://noreader:geheim@")), scripts=SCRIPTS, deadline=PATIENT
+    )
+    tier = ValkeyTier(client, "store", 5_000)
+    with pytest.raises(CacheUnavailable, match="permission"):
+        await tier.noted("sj1:mark")
+    assert not await tier.clear("sj1")
+    assert dict(tier.counters.failures) == {"noted": 1, "clear": 1}
+    await tier.close()
+
+
 async def test_a_killed_server(own_server: ValkeyServer) -> None:
     rig = ValkeyRig(own_server)
     await fill(rig.tier, CHAT, chat(b"1"))
     own_server.kill()
     await everything_fails_open(rig.tier)
-    assert sum(rig.tier.counters.failures.values()) == 11
-    assert rig.tier.counters.missed(MissReason.UNAVAILABLE) == 2
+    assert sum(rig.tier.counters.failures.values()) == 15
+    assert rig.tier.counters.missed(MissReason.UNAVAILABLE) == 3
     own_server.start()
     connects = rig.client.connects
     await fill(rig.tier, CHAT, chat(b"1"))
@@ -498,10 +574,10 @@ async def test_a_full_server_keeps_no_old_entry() -> None:
         await fill(rig.tier, STATE, state(a=b"1"))
         await fill(rig.tier, PROFILE, Loaded(1, b"{}", 1))
         memory = KeySpace().memory(Scope("acme", "alice"))
-        lease, generation = await leased(rig.tier, memory, Shape.HASH)
+        miss = await leased(rig.tier, memory, Shape.HASH)
         await rig.raw("CONFIG", "SET", "maxmemory", 1)
         assert isinstance(await read_one(rig.tier, STATE, slide=True), Hit)
-        assert await rig.tier.fill([Fill(memory, Shape.HASH, state(a=b"1"), lease, generation)]) == [False]
+        assert await rig.tier.fill([Fill.under(miss, memory, Shape.HASH, state(a=b"1"))]) == [False]
         assert await rig.tier.apply(
             [
                 Mutation(CHAT, Op.APPEND, 2, 1, items=[b"2"], keep=9),
@@ -583,7 +659,7 @@ async def test_another_server_from_now_on(own_server: ValkeyServer) -> None:
 async def test_no_cache_at_all() -> None:
     tier: HotTier = NullTier()
     assert await tier.read([Read(CHAT, Shape.LIST)]) == [Miss(MissReason.NOT_CACHED)]
-    assert await tier.fill([Fill(CHAT, Shape.LIST, chat(b"1"), "x", "y")]) == [False]
+    assert await tier.fill([Fill(CHAT, Shape.LIST, chat(b"1"), "x", "y", "store")]) == [False]
     assert await tier.apply([Mutation(CHAT, Op.DROP)])
     assert await tier.rotate("g")
     assert await tier.erase([CHAT], ["g"])

@@ -3,7 +3,7 @@
 A heartbeat goes out by the way that changes go, and comes back by the line on which they are heard. When it comes back,
 everything published before it was sent has been heard: for one coherence deadline from the moment it was sent, what is
 held in memory may be served. Where no heartbeat comes back, for whatever reason, memory falls silent by itself; it is
-emptied when the line stands again.
+emptied when the line stands again. It falls silent with the gate, too, and is emptied before that opens.
 """
 
 from __future__ import annotations
@@ -11,19 +11,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.gate import Gate
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
-from scrubjay.core.keys import KeySpace
+from scrubjay.core.keys import HotKey, KeySpace
 from scrubjay.core.ports import Link
 from scrubjay.core.scope import Scope
 
 log = logging.getLogger("scrubjay")
 BEATS_PER_DEADLINE = 4
+DEAF_DEADLINES = 2
+"""For how many coherence deadlines heartbeats are sent into a line that brings none back before it is given up."""
+MAX_FOREIGN = 10_000
+"""How many foreign changes may wait to be told."""
+FOREIGN_BATCH = 500
+FOREIGN_SPREAD_S = 0.02
+"""Within how many seconds a foreign change is told: all processes hear of it, and the first one tells for all."""
 _FIRST_PAUSE_S = 0.02
 _LAST_PAUSE_S = 1.0
 
@@ -36,12 +45,14 @@ class Health:
         beats: Heartbeats that came back.
         lost: How often the line was lost.
         changes: Changes by others that were heard of.
+        foreign: Changes that other software has told of.
         beat_s: How long the newest heartbeat took, in seconds; None before the first.
     """
 
     beats: int = 0
     lost: int = 0
     changes: int = 0
+    foreign: int = 0
     beat_s: float | None = None
 
 
@@ -69,8 +80,6 @@ class Coherence:
         deadline_s: float,
     ) -> None:
         self.health = Health()
-        self.last_beat_ms = clock.now_ms()
-        """When the server last took a heartbeat, in milliseconds since the Unix epoch."""
         self._aside = aside
         self._gate = gate
         self._learn_epochs = learn_epochs
@@ -81,9 +90,15 @@ class Coherence:
         self._stamp: str | None = None
         self._number = 0
         self._sent: dict[int, float] = {}
+        self._unheard_since: float | None = None
+        self._deaf: asyncio.Future[None] | None = None
         self._standing = False
         self._proven = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._foreign: dict[str, HotKey] = {}
+        self._telling: asyncio.Task[object] | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+        gate.on_close = self._silence
+        gate.on_open = self._anew
 
     @property
     def alive(self) -> bool:
@@ -95,13 +110,30 @@ class Coherence:
         pause = _FIRST_PAUSE_S
         while True:
             try:
-                await self._link.listen(self, self._stands)
+                await self._listen()
             except CacheUnavailable as error:
                 if self._standing:
                     pause = _FIRST_PAUSE_S
                 self._fell(error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE_S)
+
+    async def _listen(self) -> None:
+        """Listen until the line is lost, or is found to be deaf.
+
+        Raises:
+            CacheUnavailable: So it is.
+        """
+        self._deaf = asyncio.get_running_loop().create_future()
+        listening = asyncio.ensure_future(self._link.listen(self, self._stands))
+        try:
+            await asyncio.wait({listening, self._deaf}, return_when=asyncio.FIRST_COMPLETED)
+            if listening.done():
+                await listening
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+        raise CacheUnavailable("heartbeats are taken, and none comes back")
 
     async def stands(self, timeout_s: float) -> None:
         """Wait until what is held in memory may be served, or the time is over."""
@@ -113,7 +145,7 @@ class Coherence:
         """Send heartbeats, for as long as the process lives."""
         while True:
             await asyncio.sleep(self._deadline_s / BEATS_PER_DEADLINE)
-            if self._standing:
+            if self._standing and self._gate.open:
                 await self.beat_once()
 
     async def beat_once(self) -> None:
@@ -121,16 +153,28 @@ class Coherence:
         self._number += 1
         number = self._number
         self._sent = {each: at for each, at in self._sent.items() if each > number - 2 * BEATS_PER_DEADLINE}
-        self._sent[number] = self._clock.monotonic()
+        sent = self._sent[number] = self._clock.monotonic()
         try:
             stamp = await self._link.beat(number)
-            self.last_beat_ms = self._clock.now_ms()
         except CacheUnavailable as error:
             self._gate.close(error)
             return
+        self._taken(number, sent)
         if stamp != self._stamp:
             await self._learn()
             self._stamp = stamp
+
+    def _taken(self, number: int, sent: float) -> None:
+        """Note that the server took a heartbeat, and give up a line that has brought none back for long."""
+        if number not in self._sent:
+            return
+        if self._unheard_since is None:
+            self._unheard_since = sent
+        elif sent - self._unheard_since >= DEAF_DEADLINES * self._deadline_s:
+            # Whoever swallows what comes here says nothing of it: the connection seems to stand for ever.
+            self._unheard_since = None
+            if self._deaf is not None and not self._deaf.done():
+                self._deaf.set_result(None)
 
     async def _learn(self) -> None:
         try:
@@ -151,8 +195,22 @@ class Coherence:
         self._aside.l1.clear()
         self._aside.flights.detach_where(lambda _: True)
         self._sent.clear()
+        self._unheard_since = None
         self._standing = True
         self._spawn(self.beat_once)
+
+    def _silence(self) -> None:
+        """The gate has closed: others may be unable to tell what they change, too."""
+        self._aside.l1.alive_until = 0.0
+
+    def _anew(self) -> None:
+        """The gate opens: what was put into memory while it was closed may have been changed and not told of."""
+        self._aside.l1.clear()
+        self._aside.flights.detach_where(lambda _: True)
+        # A heartbeat from before says nothing: it went to a server that had not been told.
+        self._sent.clear()
+        if self._standing:
+            self._spawn(self.beat_once)
 
     def _fell(self, error: CacheUnavailable) -> None:
         self._aside.l1.alive_until = 0.0
@@ -165,6 +223,13 @@ class Coherence:
 
     def heard_change(self, key: str, version: int) -> None:
         """Drop an entry that another process has changed."""
+        self.heard_touch(key, version)
+        if not version:
+            # It was dropped in the shared cache, and after what other software said: both come by one line, in order.
+            self._foreign.pop(key, None)
+
+    def heard_touch(self, key: str, version: int = 0) -> None:
+        """Drop an entry of which something has happened in the shared cache."""
         self.health.changes += 1
         self._aside.l1.drop(key, version)
         self._aside.flights.detach(key)
@@ -189,24 +254,49 @@ class Coherence:
     def heard_beat(self, number: int) -> None:
         """Serve what is held for one deadline from when this heartbeat was sent."""
         sent = self._sent.pop(number, None)
-        if sent is not None:
-            self.health.beats += 1
+        if sent is None:
+            return
+        self.health.beats += 1
+        self.health.beat_s = self._clock.monotonic() - sent
+        self._unheard_since = None
+        if self._gate.open:
             self._proven.set()
-            self.health.beat_s = self._clock.monotonic() - sent
             self._aside.l1.alive_until = max(self._aside.l1.alive_until, sent + self._deadline_s)
 
     def heard_foreign(self, tenant: str, user: str, type_: str) -> None:
         """Drop, in every tier, what other software says has changed."""
-        key = self._keys.context(Scope(tenant, user), type_)
-        self._aside.changed([key])
-        self._spawn(lambda: self._aside.invalidate(tenant, [key]))
+        keys = self._keys.contexts(Scope(tenant, user), type_)
+        self.health.foreign += 1
+        self._aside.changed(keys)
+        # At the end of the queue: what was told before this message is told once more.
+        for key in keys:
+            self._foreign.pop(key.key, None)
+            self._foreign[key.key] = key
+        if len(self._foreign) > MAX_FOREIGN:
+            # More than can be told in time. Nothing is believed until it has been.
+            waiting, self._foreign = list(self._foreign.values()), {}
+            self._gate.close("other software changes more than can be told")
+            self._spawn(lambda: self._aside.invalidate("", waiting))
+        elif self._telling is None or self._telling.done():
+            self._telling = self._spawn(self._tell_foreign)
+
+    async def _tell_foreign(self) -> None:
+        """Tell the shared cache what other software has changed, unless another process was faster."""
+        while self._foreign:
+            await asyncio.sleep(random.uniform(0.0, FOREIGN_SPREAD_S))  # noqa: S311 - spreads processes
+            batch = list(self._foreign.values())[:FOREIGN_BATCH]
+            for key in batch:
+                del self._foreign[key.key]
+            if batch:
+                await self._aside.invalidate(batch[0].tenant, batch)
 
     def heard_unknown(self) -> None:
         """Drop everything: a later version of Scrubjay has changed something."""
         self._aside.l1.clear()
         self._aside.flights.detach_where(lambda _: True)
 
-    def _spawn(self, what: Callable[[], object]) -> None:
-        task = asyncio.ensure_future(what())  # type: ignore[call-overload]
+    def _spawn(self, what: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[object]:
+        task = asyncio.create_task(what())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

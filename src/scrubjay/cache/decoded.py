@@ -2,50 +2,144 @@
 
 The shared cache is asked at every read; where it shows the same bytes as last time, their value is the same, too, and
 need not be made again. Nothing here can be stale. It saves what a hit in the shared cache spends most of its time on.
+
+A value is remembered when its bytes are seen for the second time: the first time only the bytes are. What is read once
+takes little room, and is not measured.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+from scrubjay.cache.l1 import deep_size
+
 MAX_BYTES = 2 * 1024 * 1024
-"""The most bytes of payloads that are remembered; the newer half of them survives when they become too many."""
-MAX_PAYLOAD = 64 * 1024
-_NONE: tuple[bytes, int, Any] = (b"", -1, None)
+"""The most memory that bytes and values take together, as objects; the newer half survives when it is reached."""
+SHARE = 8
+"""Which part of what process memory may take is for them, at most."""
+_ENTRY_BYTES = 300
+"""What an entry takes besides its bytes and its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a key.
+
+    Attributes:
+        payload: The bytes.
+        count: How many items they are.
+        value: What they were decoded to; None if they were seen only once.
+        size: What all of it takes, in bytes.
+        owner: The key of its owner's generation.
+    """
+
+    payload: bytes
+    count: int
+    value: Any
+    size: int
+    owner: str
+
+
+_NOTHING = _Known(b"", -1, None, 0, "")
+
+
+class _Half:
+    """The older or the newer half."""
+
+    __slots__ = ("bytes", "known", "owners")
+
+    def __init__(self) -> None:
+        self.known: dict[str, _Known] = {}
+        self.owners: dict[str, set[str]] = {}
+        self.bytes = 0
+
+    def put(self, key: str, known: _Known) -> None:
+        self.forget(key)
+        self.known[key] = known
+        self.owners.setdefault(known.owner, set()).add(key)
+        self.bytes += known.size
+
+    def forget(self, key: str) -> None:
+        known = self.known.pop(key, None)
+        if known is not None:
+            self.bytes -= known.size
+            keys = self.owners[known.owner]
+            keys.discard(key)
+            if not keys:
+                del self.owners[known.owner]
+
+    def forget_owner(self, owner: str) -> None:
+        for key in self.owners.pop(owner, ()):
+            self.bytes -= self.known.pop(key).size
 
 
 class Decoded:
-    """The values of payloads, by key; only read-only values may be put here."""
+    """The values of payloads, by key; only read-only values may be put here.
 
-    __slots__ = ("_bytes", "_old", "_young")
+    Args:
+        max_bytes: The most memory that it takes, counted in objects; 0 for none.
+    """
 
-    def __init__(self) -> None:
-        self._young: dict[str, tuple[bytes, int, Any]] = {}
-        self._old: dict[str, tuple[bytes, int, Any]] = {}
-        self._bytes = 0
+    __slots__ = ("_max_bytes", "_old", "_young")
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._young = _Half()
+        self._old = _Half()
+
+    @property
+    def size(self) -> int:
+        """What it takes, in bytes."""
+        return self._young.bytes + self._old.bytes
 
     def get(self, key: str, payload: bytes, count: int) -> Any:
         """Return the value of a payload as it was decoded before; None if it was not, or from other bytes."""
-        known = self._young.get(key)
-        if known is None:
-            known = self._old.get(key, _NONE)
-            if known[0] == payload and known[1] == count:
-                self.put(key, payload, count, known[2])
-                return known[2]
+        known = self._young.known.get(key)
+        if known is not None:
+            return known.value if known.payload == payload and known.count == count else None
+        known = self._old.known.get(key, _NOTHING)
+        if known.payload != payload or known.count != count:
             return None
-        return known[2] if known[0] == payload and known[1] == count else None
+        self._old.forget(key)
+        self._add(key, known)
+        return known.value
 
-    def put(self, key: str, payload: bytes, count: int, value: Any) -> None:
-        """Remember what a payload of `count` items was decoded to."""
-        if len(payload) > MAX_PAYLOAD:
+    def put(self, key: str, payload: bytes, count: int, value: Any, owner: str = "") -> None:
+        """Remember what a payload was decoded to, or that it was seen.
+
+        Args:
+            key: The key in the cache.
+            payload: The bytes.
+            count: How many items they are.
+            value: What they were decoded to, read-only all through.
+            owner: The key of its owner's generation.
+        """
+        known = self._young.known.get(key) or self._old.known.get(key, _NOTHING)
+        seen = known.payload == payload and known.count == count
+        if seen and known.value is not None:
             return
-        if self._bytes > MAX_BYTES // 2:
-            self._old, self._young, self._bytes = self._young, {}, 0
-        self._young[key] = (payload, count, value)
-        self._bytes += len(payload)
+        size = len(payload) + _ENTRY_BYTES + (deep_size(value) if seen else 0)
+        self.forget(key)
+        # One value must not drive out everything else.
+        if size * SHARE <= self._max_bytes:
+            self._add(key, _Known(payload, count, value if seen else None, size, owner))
+
+    def forget(self, key: str) -> None:
+        """Forget what has changed."""
+        self._young.forget(key)
+        self._old.forget(key)
+
+    def forget_owner(self, owner: str) -> None:
+        """Forget everything of one owner, given by the key of its generation."""
+        self._young.forget_owner(owner)
+        self._old.forget_owner(owner)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._young.clear()
-        self._old.clear()
-        self._bytes = 0
+        self._young, self._old = _Half(), _Half()
+
+    def _add(self, key: str, known: _Known) -> None:
+        if self._young.bytes + known.size > self._max_bytes // 2:
+            self._old, self._young = self._young, _Half()
+        self._young.put(key, known)

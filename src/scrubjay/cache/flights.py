@@ -11,18 +11,21 @@ value (they began before the change was known here), those who come later lead a
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scrubjay.cache.floors import Floors
 from scrubjay.cache.gate import Gate
+from scrubjay.cache.room import Room
 from scrubjay.cache.source import Source, kept
 from scrubjay.core.clock import Clock
+from scrubjay.core.errors import Closed, LoaderTimeout, StoreUnavailable, Unavailable
 from scrubjay.core.lives import Lives
-from scrubjay.core.policy import MINUTE
-from scrubjay.core.ports import Fill, Hit, HotTier, Loaded, Miss, MissReason, Shape, Store
+from scrubjay.core.policy import MINUTE, SECOND
+from scrubjay.core.ports import Fill, Hit, HotTier, Load, Loaded, Miss, MissReason, Shape, Store
 
 NOTHING_MS = 30 * MINUTE
 """How long it is cached that there is nothing, where what there is has no time to live, in milliseconds."""
@@ -31,6 +34,10 @@ JITTER = 0.03
 FIRST_LOOK_S = 0.02
 LAST_LOOK_S = 0.1
 """How long those who wait for another process's load wait before they look by themselves."""
+MAX_LOADERS = 32
+"""How many loaders may run at once while the shared cache cannot be asked."""
+GRACE_S = 1.0
+"""How long loads that are cancelled may take to end, in seconds."""
 YOUNG_S = 0.25
 """How long a load may be joined whose changes by other processes are not heard of here."""
 
@@ -64,8 +71,11 @@ class Parts:
         clock: The time.
         lives: The epochs of tenants.
         lease_s: How long another process may take to load, in seconds.
-        fallback: How many loads may run at once while the shared cache cannot be asked.
+        fallback: How many loads of the store may run at once while the shared cache cannot be asked.
         chance: Random numbers from 0 to 1.
+        timeout_s: How long such a load may take, its wait for a turn included, in seconds.
+        loaders: How many loaders may run at once while the shared cache cannot be asked; apart from the loads of the
+            store, so that what hangs elsewhere takes no turn from them.
     """
 
     store: Store
@@ -77,6 +87,8 @@ class Parts:
     lease_s: float
     fallback: asyncio.Semaphore
     chance: Callable[[], float] = random.random
+    timeout_s: float = 5.0
+    loaders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOADERS))
 
 
 class Flights:
@@ -92,6 +104,8 @@ class Flights:
         self._parts = parts
         self._heard = heard
         self._asks = asks
+        self._room = Room(parts.fallback)
+        self._room_of_loaders = Room(parts.loaders)
         self._flights: dict[str, Flight] = {}
         self._refreshing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,8 +154,13 @@ class Flights:
                     # It was asked for before that load began, whose leader may be waiting for it.
                     self._spawn(self._parts.hot.release(source.read.key, answer.lease), "scrubjay-release")
             flights.append(flight)
-        if lead:
-            self._spawn(self._lead(lead), "scrubjay-load")
+        stored = [pair for pair in lead if pair[0].source.loader is None]
+        if stored:
+            self._spawn(self._lead(stored), "scrubjay-load")
+        for pair in lead:
+            # Each loader by itself: how long it takes, and whether it fails, is nothing to those who wait for the rest.
+            if pair[0].source.loader is not None:
+                self._spawn(self._lead([pair]), "scrubjay-load")
         return flights
 
     def _spawn(self, what: Coroutine[Any, Any, None], name: str) -> None:
@@ -182,10 +201,23 @@ class Flights:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def drain(self) -> None:
-        """Wait for the loads under way."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """Wait for the loads under way.
+
+        Args:
+            timeout_s: After how many seconds those are cancelled that have not ended; those who wait for them get
+                `Closed`. None to wait as long as it takes.
+        """
+        loop = asyncio.get_running_loop()
+        until = math.inf if timeout_s is None else loop.time() + timeout_s
+        while self._tasks and loop.time() < until:
+            await asyncio.wait(set(self._tasks), timeout=None if timeout_s is None else until - loop.time())
+        left = set(self._tasks)
+        for task in left:
+            task.cancel()
+        if left:
+            # Not for ever: what has begun may not let itself be cancelled.
+            await asyncio.wait(left, timeout=GRACE_S)
 
     def _serves(self, flight: Flight, source: Source[Any]) -> bool:
         """Whether a load under way may serve another reader."""
@@ -226,6 +258,9 @@ class Flights:
                 self._gone(flight)
 
     def _fail(self, flights: Sequence[Flight], error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            # Nobody who waits was cancelled.
+            error = Closed("a load was given up: what it was for is being closed")
         for flight in flights:
             if not flight.future.done():
                 flight.future.set_exception(error)
@@ -244,7 +279,7 @@ class Flights:
         answers: dict[Flight, Hit | Miss] = dict.fromkeys(unasked, _NO_LEASE)
         asked = [flight for flight in unasked if self._asks(flight.source)]
         if asked:
-            found = await self._parts.hot.read([flight.source.read for flight in asked])
+            found = await self._parts.hot.read([flight.source.read for flight in asked], again=True)
             answers.update(zip(asked, found, strict=True))
         now: list[tuple[Flight, Miss]] = []
         later: list[Flight] = []
@@ -268,12 +303,12 @@ class Flights:
     async def _wait(self, flight: Flight) -> None:
         """Wait for another process's load; take over if it does not end."""
         parts, source = self._parts, flight.source
-        until = parts.clock.monotonic() + parts.lease_s
+        until = parts.clock.monotonic() + max(parts.lease_s, source.read.lease_ms / SECOND)
         pause = FIRST_LOOK_S
         while parts.clock.monotonic() < until:
             await self._woken(source.read.key.lease, pause)
             pause = min(pause * 2, LAST_LOOK_S)
-            (answer,) = await parts.hot.read([source.read]) if self._asks(source) else (_NO_LEASE,)
+            (answer,) = await parts.hot.read([source.read], again=True) if self._asks(source) else (_NO_LEASE,)
             if isinstance(answer, Hit):
                 if source.enough(answer.loaded) and self._admits(source, answer.loaded):
                     flight.future.set_result(answer.loaded)
@@ -319,24 +354,48 @@ class Flights:
         await self._give_back(unfilled)
 
     async def _fetched(self, sources: Sequence[Source[Any]]) -> list[Loaded]:
-        """Return what the store has, and what is computed."""
-        stored = [source for source in sources if source.loader is None]
-        if len(stored) == len(sources):
-            return await self._stored(stored)
-        loaders = [source.loader() for source in sources if source.loader is not None]
-        from_store, made = await asyncio.gather(self._stored(stored), asyncio.gather(*loaders))
-        found, computed = iter(from_store), iter(made)
-        return [next(found if source.loader is None else computed) for source in sources]
+        """Return what the store has of some things, or what the loader of one gives."""
+        loader = sources[0].loader
+        if loader is None:
+            return await self._stored([source.store_load() for source in sources])
+        assert len(sources) == 1, "a loader has a flight of its own"
+        return [await self._made(sources[0], loader)]
 
-    async def _stored(self, sources: Sequence[Source[Any]]) -> list[Loaded]:
-        loads = [source.store_load() for source in sources]
-        if not loads:
-            return []
-        if self._parts.gate.open:
-            return await self._parts.store.load(loads)
+    async def _stored(self, loads: Sequence[Load]) -> list[Loaded]:
+        parts = self._parts
+        if parts.gate.open:
+            return await parts.store.load(loads)
         # Everybody comes to the store now: it must have room for writes, too.
-        async with self._parts.fallback:
-            return await self._parts.store.load(loads)
+        try:
+            async with asyncio.timeout(parts.timeout_s), self._room:
+                return await parts.store.load(loads)
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"the store did not answer within {parts.timeout_s:g} s, the wait for other loads included"
+            ) from error
+
+    async def _made(self, source: Source[Any], loader: Callable[[], Awaitable[Loaded]]) -> Loaded:
+        """Return what a loader gives, within its deadline."""
+        # In a task of its own, so that it is waited for no longer, also where it does not let itself be cancelled.
+        task = asyncio.create_task(self._in_turn(loader), name="scrubjay-loader")
+        task.add_done_callback(_seen)
+        try:
+            await asyncio.wait([task], timeout=source.deadline_s or None)
+        finally:
+            if not task.done():
+                task.cancel()
+        name = f"the loader of {source.load.name!r:.80}"
+        if not task.done():
+            raise LoaderTimeout(f"{name} took longer than {source.deadline_s:g} s")
+        if task.cancelled():
+            raise Unavailable(f"{name} was cancelled")
+        return task.result()
+
+    async def _in_turn(self, loader: Callable[[], Awaitable[Loaded]]) -> Loaded:
+        if self._parts.gate.open:
+            return await loader()
+        async with self._room_of_loaders:
+            return await loader()
 
     async def _give_back(self, flights: Sequence[tuple[Flight, Miss]]) -> None:
         for flight, miss in flights:
@@ -355,14 +414,14 @@ class Flights:
             keep.ttl_ms = max(1, round(keep.ttl_ms * (1 - JITTER * self._parts.chance())))
             keep.fresh_until_ms, keep.cost_ms = self._parts.clock.now_ms() + keep.ttl_ms, cost_ms
             keep.left_ms = keep.ttl_ms + source.stale_ms
-        return Fill(source.read.key, source.read.shape, keep, miss.lease, miss.generation)
+        return Fill.under(miss, source.read.key, source.read.shape, keep)
 
     async def _refresh(self, flight: Flight) -> None:
         """Load anew what is there, if nobody else does, in any process."""
         key = flight.source.read.key
         try:
             try:
-                miss = await self._parts.hot.lease(key)
+                miss = await self._parts.hot.lease(key, flight.source.read.lease_ms)
             finally:
                 self._refreshing.discard(key.key)
             if miss.lease is None:
@@ -375,9 +434,11 @@ class Flights:
                 # From here on it ends with a value or an error, and may be joined.
                 self._flights[key.key] = flight
                 await self._load([(flight, miss)])
-        except Exception as error:  # noqa: BLE001 - who serves the old value meanwhile is not concerned; others load anew
-            if not flight.future.done():
-                flight.future.set_exception(error)
+        except BaseException as error:
+            # Who serves the old value meanwhile is not concerned; others load anew.
+            self._fail([flight], error)
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._gone(flight)
 
@@ -388,5 +449,6 @@ _NO_LEASE = Miss(MissReason.NOT_CACHED)
 
 
 def _seen(future: asyncio.Future[Loaded]) -> None:
+    """Take the error, if there is one: nobody else may ask for it."""
     if not future.cancelled():
         future.exception()

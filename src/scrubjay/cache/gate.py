@@ -3,7 +3,8 @@
 Behind a closed gate nobody asks the server, and nobody waits for it. It closes with the first call that the server
 does not answer, or when a connection is lost: both mean that entries may be gone, or back from the past. It opens when
 the server answers again and everything that it may have missed has been told. Only a task of its own probes the server,
-so no reader ever pays for a probe.
+so no reader ever pays for a probe. What process memory holds is behind the gate, too: a process that cannot tell others
+may be one that others cannot tell.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
+from scrubjay.core.ports import HotTier
 
 FIRST_PROBE_S = 0.02
 LAST_PROBE_S = 0.5
@@ -32,11 +35,15 @@ class Gate:
     Attributes:
         open: Whether the shared cache may be asked.
         closings: How often the gate was closed.
+        on_close: Called when it closes, at once.
+        on_open: Called before it opens, in the same turn.
     """
 
     def __init__(self, recover: Callable[[], Awaitable[None]], clock: Clock) -> None:
         self.open = False
         self.closings = 0
+        self.on_close: Callable[[], None] = _nothing
+        self.on_open: Callable[[], None] = _nothing
         self._recover = recover
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
@@ -64,6 +71,7 @@ class Gate:
             self.open = False
             self.closings += 1
             self._closed_at = self._clock.monotonic()
+            self.on_close()
             log.warning("the cache is not asked until it has recovered: %s", why)
         self._probe()
 
@@ -71,6 +79,7 @@ class Gate:
         """Close the gate for good."""
         self._ended = True
         self.open = False
+        self.on_close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -94,5 +103,48 @@ class Gate:
             log.debug("the cache has not recovered yet: %s", error)
             return False
         # What went wrong meanwhile may have undone what was told.
-        self.open = not self._ended and self._troubles == troubles
+        if not self._ended and self._troubles == troubles:
+            self.on_open()
+            self.open = True
         return self.open or self._ended
+
+
+class GatedTier:
+    """A shared cache for what is nice to know: past a closed gate it has nothing to say, and nobody waits for it.
+
+    It has all that the real one has; data goes its own way to the gate.
+
+    Args:
+        hot: The real one.
+        gate: The gate.
+    """
+
+    def __init__(self, hot: HotTier, gate: Gate) -> None:
+        self._hot = hot
+        self._gate = gate
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_hot" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._hot, name)
+
+    async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
+        """Put an item at the head of a bounded list, if the server may be asked."""
+        return self._gate.open and await self._hot.push_recent(key, item, keep, ttl_ms)
+
+    async def recent(self, key: str, count: int) -> list[bytes] | None:
+        """Return the newest items of a bounded list; None if the server may not be asked."""
+        if not self._gate.open:
+            return None
+        found = await self._hot.recent(key, count)
+        if found is None:
+            self._gate.close("a list was not answered")
+        return found
+
+    async def info(self) -> dict[str, Any] | None:
+        """Return the server's own account of itself; None if it may not be asked."""
+        return await self._hot.info() if self._gate.open else None
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

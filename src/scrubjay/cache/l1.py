@@ -96,6 +96,7 @@ class L1:
         self.spoiled = 0
         """Values that were not kept because they had changed on their way."""
         self._max_bytes = max_bytes
+        self._lent = 0
         self._now = monotonic
         self._bytes = 0
         self._entries: dict[str, Entry] = {}
@@ -115,6 +116,11 @@ class L1:
     def bytes(self) -> int:
         """What all entries take, and what is remembered of those that went."""
         return self._bytes + self._queues.overhead
+
+    def lend(self, size: int) -> int:
+        """Give some of its bytes to what else is held in memory; return how many."""
+        self._lent += size
+        return size
 
     @property
     def max_bytes(self) -> int:
@@ -188,7 +194,7 @@ class L1:
         self._queues.add(entry)
         self._owners.setdefault(ticket.owner, set()).add(key)
         self._bytes += size
-        while self._bytes + self._queues.overhead > self._max_bytes and len(self._entries) > 1:
+        while self._bytes + self._queues.overhead + self._lent > self._max_bytes and len(self._entries) > 1:
             self._leave(self._entries.pop(self._queues.victim().key))
             self.evictions += 1
         return True

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import sys
 
 from scrubjay.cache.aside import CacheAside
-from scrubjay.cache.relay import FAILOVER_WINDOW_MS, Relay
+from scrubjay.cache.mark import Mark
+from scrubjay.cache.relay import Relay
 from scrubjay.core.errors import CacheUnavailable
-from scrubjay.core.ports import HotTier
+from scrubjay.core.keys import KeySpace
+from scrubjay.core.ports import HotTier, Store
 
 
 class Recovery:
     """Makes a cache server trustworthy that was out of reach, restarted, failed over, or is met for the first time.
 
-    A server that has not changed has only missed what was not acknowledged. One that has (another run, another
-    replication history) may have lost what it acknowledged shortly before: invalidations, too.
+    What it knows stands in its mark, and nothing else is asked of it: not which run it is, nor when it was last heard
+    of. Everything since the mark is told again; without a mark that can be used, everything is deleted.
 
     Args:
+        store: Knows what was confirmed, and what was not.
         hot: The shared cache.
         aside: Knows what could not be told.
         relay: Tells it.
-        last_beat_ms: Gives when the server last took a heartbeat, in milliseconds since the Unix epoch.
+        mark: Says how far it has been told.
+        keys: Says what is ours.
     """
 
-    def __init__(self, hot: HotTier, aside: CacheAside, relay: Relay, last_beat_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Store, hot: HotTier, aside: CacheAside, relay: Relay, mark: Mark, keys: KeySpace) -> None:
+        self._store = store
         self._hot = hot
         self._aside = aside
         self._relay = relay
-        self._last_beat_ms = last_beat_ms
-        self._known: object = None
+        self._mark = mark
+        self._prefix = keys.prefix
 
     async def __call__(self) -> None:
         """Tell the server what it may have missed.
@@ -40,19 +44,26 @@ class Recovery:
         """
         if await self._hot.ping() is None:
             raise CacheUnavailable("the cache does not answer")
-        run = _run(await self._hot.info())
+        overflowed = self._aside.overflowed
+        # Read first: what is confirmed from here on has not been seen, and a mark must not speak of it.
+        position = await self._store.outbox_position()
         await self._relay.learn_epochs()
-        if run is None or run != self._known:
-            await self._relay.replay(self._last_beat_ms() - FAILOVER_WINDOW_MS)
-        await self._relay.drain(0)
+        known = await self._mark.read()
+        # Where there was no room to note what could not be told, that may have been anything, and not all is in the
+        # outbox: what other software publishes is not.
+        if known is None or overflowed or not await self._relay.replay(min(known, position)):
+            await self._clear()
+            await self._relay.replay(position, sys.maxsize)
+        if overflowed:
+            self._aside.forgive(overflowed)
+        if not await self._mark.set(position):
+            raise CacheUnavailable("the cache takes no mark, nor would it take a change")
         # Last, and then nothing is awaited any more: what fails to be told from here on closes the gate again.
-        if not await self._aside.retell():
+        if not await self._aside.retell() or self._aside.overflowed:
             raise CacheUnavailable("the cache does not take what it was not told")
-        self._known = run
 
-
-def _run(info: dict[str, Any] | None) -> object:
-    """Return what identifies a server's run and its replication history; None if it does not say."""
-    if not info or "run_id" not in info:
-        return None
-    return info["run_id"], info.get("master_replid"), info.get("role")
+    async def _clear(self) -> None:
+        # Leases first: a fill of something old, under a lease from before, could come behind the deleting hand.
+        for prefix in (f"{self._prefix}:l", self._prefix):
+            if not await self._hot.clear(prefix):
+                raise CacheUnavailable("the cache does not delete what it holds")

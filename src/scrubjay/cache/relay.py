@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
 from scrubjay.cache.aside import CacheAside
-from scrubjay.core.clock import Clock
+from scrubjay.cache.gate import Gate
+from scrubjay.cache.mark import Mark
 from scrubjay.core.errors import CacheUnavailable
 from scrubjay.core.keys import HotKey, KeySpace, Kind
 from scrubjay.core.lives import Lives
-from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import HotTier, OutboxRow, Store
 from scrubjay.core.scope import Scope
 
 log = logging.getLogger("scrubjay")
 BATCH = 500
 """How many rows are taken at once."""
-FAILOVER_WINDOW_MS = 10 * SECOND
-"""How much of what it was told a cache server may have lost, in milliseconds before it was last heard of."""
+MAX_PAGES = 100
+"""How many pages of open rows one look goes through; what is beyond comes with the next one."""
+MAX_PAGES_CLOSED = 4
+"""The same while the shared cache cannot be told, and they stay open."""
+MAX_REPLAY = 100_000
+"""How many confirmed rows are told again; where there are more, to empty the shared cache costs less."""
+LATE_S = 60.0
+"""A process that has not looked for so long has slept, and trusts nothing: well below the time after which processes
+without a cache take forgotten rows for settled."""
+_Id = tuple[str, str]
 
 
 class Relay:
-    """Replays outbox rows of any process. All it does may be done again, by anybody, in any order.
+    """Tells outbox rows of any process. All it does may be done again, by anybody, in any order.
 
     Args:
         store: Where the rows are.
@@ -30,12 +39,21 @@ class Relay:
         aside: This process's own tiers, and the way to tell all.
         keys: Builds the cache keys.
         lives: The epochs.
-        clock: The time.
-        claim_ms: How long a row is left to the relay that took it.
+        gate: Whether the shared cache can be told.
+        mark: How far the shared cache has been told.
+        young_ms: How long a row is left to its writer, in milliseconds; looks follow each other as fast.
     """
 
     def __init__(
-        self, store: Store, hot: HotTier, aside: CacheAside, keys: KeySpace, lives: Lives, clock: Clock, claim_ms: int
+        self,
+        store: Store,
+        hot: HotTier,
+        aside: CacheAside,
+        keys: KeySpace,
+        lives: Lives,
+        gate: Gate,
+        mark: Mark,
+        young_ms: int,
     ) -> None:
         self.relayed = 0
         """Rows that were told for others."""
@@ -44,55 +62,102 @@ class Relay:
         self._aside = aside
         self._keys = keys
         self._lives = lives
-        self._clock = clock
-        self._claim_ms = claim_ms
+        self._gate = gate
+        self._mark = mark
+        self._young_ms = young_ms
+        self._late_s = max(LATE_S, 4 * young_ms / 1000)
+        self._seen: set[_Id] = set()
+        self._looked_at: float | None = None
 
-    async def drain(self, older_ms: int) -> int:
-        """Tell of rows that nobody has confirmed; return how many.
+    # --- what writers have forgotten
+
+    async def look(self) -> None:
+        """Tell of what is open now and was in the look before: its writer has died, or cannot tell.
+
+        Nobody's clock is asked how old a row is, but for leaving the youngest alone. This process drops all of it
+        first, whether or not the shared cache can be told.
+
+        Raises:
+            StoreUnavailable: The rows cannot be read, or not be confirmed.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._looked_at is not None and now - self._looked_at > self._late_s:
+            self._gate.close("this process has slept")
+        position = await self._store.outbox_position()
+        forgotten = await self._forgotten()
+        if self._gate.open:
+            try:
+                for start in range(0, len(forgotten), BATCH):
+                    await self._settle(forgotten[start : start + BATCH])
+            except CacheUnavailable as error:
+                self._gate.close(error)
+        self._looked_at = now
+        # What could not be noted is noted in a while: an older mark only means a longer replay.
+        if self._gate.open and self._mark.due(position):
+            await self._mark.set(position)
+
+    async def _forgotten(self) -> list[OutboxRow]:
+        """Return the rows that are forgotten, and drop here what they are about."""
+        forgotten: list[OutboxRow] = []
+        seen: set[_Id] = set()
+        after: OutboxRow | None = None
+        most = MAX_PAGES if self._gate.open else MAX_PAGES_CLOSED
+        for _ in range(most):
+            rows = await self._store.outbox_open(BATCH, young_ms=self._young_ms, after=after)
+            known = [row for row in rows if (row.tenant, row.id) in self._seen]
+            seen.update((row.tenant, row.id) for row in rows)
+            if known:
+                forgotten += known
+                await self._drop(known)
+            if len(rows) < BATCH:
+                break
+            after = rows[-1]
+        else:
+            # More than is worth looking at one by one: it may be about anything.
+            self._aside.l1.clear()
+            self._aside.flights.detach_where(lambda _: True)
+        self._seen = seen
+        return forgotten
+
+    async def _settle(self, rows: Sequence[OutboxRow]) -> None:
+        """Tell rows and confirm them."""
+        await self._tell(rows)
+        await self._store.confirm([(row.tenant, row.id) for row in rows])
+        self.relayed += len(rows)
+
+    # --- what the shared cache may have lost
+
+    async def replay(self, position: int, most: int = MAX_REPLAY) -> bool:
+        """Tell of what nobody has confirmed, and again of what was confirmed after a position.
 
         Args:
-            older_ms: Leave younger ones to their writers, in milliseconds.
+            position: Up to where the shared cache is known to have been told.
+            most: How many confirmed rows to tell at most.
+
+        Returns:
+            Whether all was told: not, where there is too much.
 
         Raises:
             StoreUnavailable: The rows cannot be read, or not be confirmed.
             CacheUnavailable: The cache cannot be told.
         """
-        told = 0
-        while True:
-            rows = await self._store.outbox_claim(BATCH, older_ms=older_ms, claim_ms=self._claim_ms)
-            if rows:
-                ids = [(row.tenant, row.id) for row in rows]
-                try:
-                    await self._tell(rows)
-                except CacheUnavailable:
-                    await self._store.outbox_release(ids)
-                    raise
-                await self._store.confirm(ids)
-                told += len(rows)
-            if len(rows) < BATCH:
-                self.relayed += told
-                return told
-
-    async def replay(self, since_ms: int) -> int:
-        """Tell of what nobody has confirmed, and again of what was confirmed since a time; return how many rows.
-
-        Args:
-            since_ms: The time, in milliseconds since the Unix epoch.
-
-        Raises:
-            StoreUnavailable: The rows cannot be read.
-            CacheUnavailable: The cache cannot be told.
-        """
-        told = 0
+        # From here on this process knows again.
+        self._looked_at = asyncio.get_running_loop().time()
+        again = 0
         after: OutboxRow | None = None
-        while True:
-            rows = await self._store.outbox_since(since_ms, BATCH, after)
+        while again <= most:
+            rows = await self._store.outbox_since(position, BATCH, after)
             if rows:
                 await self._tell(rows)
-                told += len(rows)
+                unconfirmed = [(row.tenant, row.id) for row in rows if not row.position]
+                if unconfirmed:
+                    await self._store.confirm(unconfirmed)
+                    self.relayed += len(unconfirmed)
+                again += len(rows) - len(unconfirmed)
                 after = rows[-1]
             if len(rows) < BATCH:
-                return told
+                return True
+        return False
 
     async def learn_epochs(self) -> None:
         """Learn the tenants' epochs, and forget what was held under older ones.
@@ -102,25 +167,35 @@ class Relay:
         """
         self._aside.learn(await self._store.epochs())
 
+    # --- telling
+
+    async def _drop(self, rows: Sequence[OutboxRow]) -> None:
+        """Forget in this process what rows are about."""
+        if any(row.kind == "epoch" for row in rows):
+            await self.learn_epochs()
+        self._aside.changed(*self._about(rows))
+
     async def _tell(self, rows: Sequence[OutboxRow]) -> None:
+        await self._drop(rows)
+        for tenant in {row.tenant for row in rows if row.kind == "epoch"}:
+            if not await self._hot.announce(tenant, self._lives.epochs.get(tenant, "")):
+                raise CacheUnavailable("the cache does not take a tenant's epoch")
+        keys, generations = self._about(rows)
+        if (keys or generations) and not await self._hot.erase(keys, generations):
+            raise CacheUnavailable("the cache does not take a change")
+        self._aside.changed(keys, generations)
+
+    def _about(self, rows: Sequence[OutboxRow]) -> tuple[list[HotKey], list[str]]:
+        """Return the entries and the keys of the generations that rows are about, each once."""
         keys: dict[HotKey, None] = {}
         generations: dict[str, None] = {}
-        epochs = [row for row in rows if row.kind == "epoch"]
         for row in rows:
             found = self._keys_of(row)
             if isinstance(found, str):
                 generations[found] = None
             else:
                 keys.update(dict.fromkeys(found))
-        if epochs:
-            await self.learn_epochs()
-        for tenant in {row.tenant for row in epochs}:
-            if not await self._hot.announce(tenant, self._lives.epochs.get(tenant, "")):
-                raise CacheUnavailable
-        self._aside.changed(list(keys), list(generations))
-        if (keys or generations) and not await self._hot.erase(list(keys), list(generations)):
-            raise CacheUnavailable
-        self._aside.changed(list(keys), list(generations))
+        return list(keys), list(generations)
 
     def _keys_of(self, row: OutboxRow) -> list[HotKey] | str:  # noqa: PLR0911 - one line a kind
         """Return the entries that a row is about, or the key of the owner's generation where that is all of them."""
@@ -129,7 +204,7 @@ class Relay:
             case "epoch":
                 return []
             case Kind.CONTEXT:
-                return [keys.context(scope, row.name)]
+                return keys.contexts(scope, row.name)
             case Kind.MEMORY:
                 return [keys.memory(scope)]
             case Kind.AGENT:

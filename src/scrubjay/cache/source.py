@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from scrubjay.core.counters import Tally
+from scrubjay.core.policy import MINUTE, SECOND
 from scrubjay.core.ports import Load, Loaded, Read, Shape
 
 T = TypeVar("T")
+MAX_LEASE_MS = 5 * MINUTE
+"""The longest lease, in milliseconds: so long others wait for a process that was killed while it loaded."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +33,7 @@ class Source(Generic[T]):
         max_bytes: The largest payload that is cached, in bytes; 0 for no limit.
         tally: Where its reads are counted.
         loader: Makes it, where it is not the store that has it.
+        deadline_s: How long the loader may take, its wait for a turn included, in seconds; 0 for as long as it likes.
         key: The key in the cache.
         plain: Whether the shortest way of reading is enough: one VALUE whose life no reading renews.
     """
@@ -47,11 +51,15 @@ class Source(Generic[T]):
     max_bytes: int = 0
     tally: Tally = field(default_factory=Tally)
     loader: Callable[[], Awaitable[Loaded]] | None = None
+    deadline_s: float = 0
     key: str = field(init=False)
     plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.key = self.read.key.key
+        if self.deadline_s and not self.read.lease_ms:
+            # A fill needs its lease: one that ends before the loader may end makes the load one for nobody but itself.
+            self.read = replace(self.read, lease_ms=min(round(self.deadline_s * SECOND) + SECOND, MAX_LEASE_MS))
         self.plain = self.read.shape is Shape.VALUE and not self.read.slide
 
     def enough(self, loaded: Loaded) -> bool:

@@ -32,21 +32,38 @@ class Portion:
 class Untold:
     """Keys and generations to be dropped when the server is back, by one process, in memory.
 
-    It closes the gap for a process that lives on. What dies with a process stands in the outbox; so does what there is
-    no room for here, and then nothing is believed that the server holds until the outbox has been told.
+    It closes the gap for a process that lives on. What dies with a process stands in the outbox, if there is one. What
+    there is no room for is known only by its absence: from then on nothing is believed that the server holds, until
+    whoever makes the server trustworthy again has told it everything by other means (the outbox), or has emptied it,
+    and says so with `forgive`.
     """
 
     def __init__(self) -> None:
         self._keys: dict[HotKey, tuple[int, Rows]] = {}
         self._generations: dict[str, int] = {}
         self._number = 0
-        self._full = False
+        self._overflowed = 0
 
     def __contains__(self, key: HotKey) -> bool:
-        return self._full or key in self._keys or key.generation in self._generations
+        return self._overflowed > 0 or key in self._keys or key.generation in self._generations
 
     def __len__(self) -> int:
-        return len(self._keys) + len(self._generations) + self._full
+        return len(self._keys) + len(self._generations) + (self._overflowed > 0)
+
+    @property
+    def overflowed(self) -> int:
+        """Which addition was the last that there was no room for; 0 if there was room for all."""
+        return self._overflowed
+
+    def forgive(self, overflowed: int) -> bool:
+        """Take it that the server knows what there was no room for; return whether that was all.
+
+        Args:
+            overflowed: What `overflowed` was before the server was told, or emptied: what had no room after that stays.
+        """
+        if self._overflowed <= overflowed:
+            self._overflowed = 0
+        return not self._overflowed
 
     def add(
         self, keys: Sequence[HotKey], generations: Sequence[str] = (), rows: Sequence[tuple[str, str]] = ()
@@ -55,14 +72,14 @@ class Untold:
         self._number += 1
         for index, key in enumerate(keys):
             if len(self._keys) >= MAX_KEYS and key not in self._keys:
-                self._full = True
+                self._overflowed = self._number
                 return False
             known = self._keys.pop(key, (0, []))[1]
             # Newest last: what is told is what has waited longest.
             self._keys[key] = (self._number, [*known, *(rows if index == len(keys) - 1 else ())])
         for generation in generations:
             if len(self._generations) >= MAX_KEYS and generation not in self._generations:
-                self._full = True
+                self._overflowed = self._number
                 return False
             self._generations[generation] = self._number
         return True
@@ -70,8 +87,6 @@ class Untold:
     def portion(self) -> Portion | None:
         """Return some of it, oldest first; None if there is nothing."""
         if not self._keys and not self._generations:
-            # Whoever tells all has had the outbox told before.
-            self._full = False
             return None
         keys = list(self._keys)[:PORTION]
         rows = [row for key in keys for row in self._keys[key][1]]

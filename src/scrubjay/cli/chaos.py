@@ -183,7 +183,10 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("versions in Valkey older than seen", number(races["rejected"])),
         ("writes told by others' relay", number(found["relayed"])),
         ("processes killed", number(found["kills"])),
-        ("Valkey killed, hung", f"{number(found['valkey_kills'])}, {number(found['valkey_hangs'])}"),
+        (
+            "Valkey killed, hung, taking no writes",
+            ", ".join(number(found[f"valkey_{what}"]) for what in ("kills", "hangs", "refusals")),
+        ),
         (
             "links cut, black holes, delays",
             ", ".join(number(found[name]) for name in ("cuts", "black_holes", "delays")),

@@ -2,6 +2,11 @@
 
 What a cache hands out must not be a way to change what it holds, and copying deeply at each read costs more than the
 read. So values are frozen once, when they are decoded, and shared.
+
+Every method and every statement that would change one raises. It is a protection against mistakes, not a wall: a value
+that serialises as fast as a list is one for C code, which can be told to write past the methods. Some calls do, in this
+process: `list.append(found, x)`, `dict.update(record, …)`, `heapq.heappush(found, x)`, a second `found.__init__(…)`. No
+application does that by accident. (To forbid the last one costs each object some 100 ns, a tenth of its decoding.)
 """
 
 from __future__ import annotations

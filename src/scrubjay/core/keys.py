@@ -70,9 +70,10 @@ def decode_id(value: str) -> str:
 
 
 # Where a kind's key stands: kinds that L1 holds come under `:c:`, so that tracking can subscribe to them alone.
-_TRACKED = frozenset({"ctx", "memory", "agent"})
+_TRACKED = frozenset({"ctx", "agg", "memory", "agent"})
 _KIND_OF = {
     "ctx": Kind.CONTEXT,
+    "agg": Kind.CONTEXT,
     "memory": Kind.MEMORY,
     "agent": Kind.AGENT,
     "chat": Kind.CHAT,
@@ -104,6 +105,14 @@ class KeySpace:
     def context(self, scope: Scope, type_: str) -> HotKey:
         """Return the key of a user's (or a tenant's shared) contexts of one type."""
         return self._hot(scope, "ctx", type_)
+
+    def computed(self, scope: Scope, type_: str) -> HotKey:
+        """Return the key of what a loader makes of one type: not that of what is stored under the same type."""
+        return self._hot(scope, "agg", type_)
+
+    def contexts(self, scope: Scope, type_: str) -> list[HotKey]:
+        """Return all keys of one type, the stored one and the computed one: what an invalidation is about."""
+        return [self.context(scope, type_), self.computed(scope, type_)]
 
     def memory(self, scope: Scope) -> HotKey:
         """Return the key of a user's memory hash."""
@@ -172,6 +181,10 @@ class KeySpace:
     def generation(self, scope: Scope) -> str:
         """Return the key of the generation whose change makes everything cached for `scope` a miss."""
         return f"{self.prefix}:{self._tag(scope)}:gen"
+
+    def mark(self) -> str:
+        """Return the key of the note that says how far the cached data is to be trusted."""
+        return f"{self.prefix}:mark"
 
     def stats(self, process: str) -> str:
         """Return the key under which a process publishes its counters."""

@@ -164,6 +164,7 @@ class OutboxRow:
         name: The head's name within its kind; empty for an erasure and an epoch.
         version: The head's version after the write; 0 for an erasure and an epoch.
         created_at_ms: When it was written (not: committed) by the writer's clock: milliseconds since the Unix epoch.
+        position: The number of the confirmation that marked it as done; 0 while it is unconfirmed.
     """
 
     tenant: str
@@ -173,6 +174,7 @@ class OutboxRow:
     name: str
     version: int
     created_at_ms: int
+    position: int = 0
 
 
 class Store(Protocol):
@@ -332,49 +334,57 @@ class Store(Protocol):
         ...
 
     async def confirm(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
-        """Mark outbox rows `(tenant, id)` as done."""
-        ...
+        """Mark outbox rows `(tenant, id)` as done, and give them their position.
 
-    async def outbox_claim(self, limit: int, *, older_ms: int, claim_ms: int) -> list[OutboxRow]:
-        """Take unconfirmed rows to tell the caches of them, for a while alone.
-
-        Only rows of committed writes are ever seen. There is no cursor that a row could be committed behind: every
-        claim looks at all rows that are open. That, and that the caches are told after the commit, is all that drops
-        need: they may come in any order and any number of times, for what is read after one of them is as new as its
-        commit. So the order is only for fairness, and a claim only shares work out: the clocks of two claimers may
-        differ, and both then tell the same.
-
-        Args:
-            limit: The most rows.
-            older_ms: Leave rows that are younger (their writers are about to confirm them), in milliseconds by this
-                process's clock; 0 takes all.
-            claim_ms: How long no other claim gets them, in milliseconds; unless confirmed, they can then be claimed
-                again.
-
-        Returns:
-            The rows, oldest first.
+        To be called once the caches have been told of them, never before: `outbox_position` builds on it. Rows that
+        are done already, or not there, stay as they are.
         """
         ...
 
-    async def outbox_release(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
-        """Give claimed rows `(tenant, id)` back at once, where a relay ends or its cache cannot be told."""
-        ...
+    async def outbox_open(self, limit: int, *, young_ms: int = 0, after: OutboxRow | None = None) -> list[OutboxRow]:
+        """Return a page of the rows that are unconfirmed.
 
-    async def outbox_since(self, since_ms: int, limit: int, after: OutboxRow | None = None) -> list[OutboxRow]:
-        """Return what a cache may lack: rows that are unconfirmed, and those created or confirmed at or after a time.
-
-        Unconfirmed ones whenever they were created, and also where somebody has claimed them: whoever did may have
-        died. Confirmed rows are kept for a day. A row that was created before and confirmed after is one: its
-        transaction took long, or its relay came late. What is committed while somebody pages may be passed over: the
-        cache to be told of that is the one after the loss.
+        Only rows of committed writes are ever seen, and a row can be committed behind the page that somebody is at: so
+        each look starts from the beginning again. Telling is idempotent, may come in any order and from several
+        processes at once, for what is read after it is as new as the commit that it is about.
 
         Args:
-            since_ms: Milliseconds since the Unix epoch; leave room for clocks that differ.
             limit: The most rows.
-            after: The last row of the page before.
+            young_ms: Leave rows that were created in the last so many milliseconds by this process's clock: their
+                writers are about to confirm them. Those that seem to be of the future (a writer's clock is ahead)
+                are not left.
+            after: The last row of the page before; None for the first page.
 
         Returns:
-            The rows in an order that does not change.
+            The rows, oldest first by their writers' clocks.
+        """
+        ...
+
+    async def outbox_position(self) -> int:
+        """Return how far confirmations have come: 0 before the first one.
+
+        Every row that is confirmed at or before this position, now or when its transaction is committed, had been told
+        to the caches when this was read: so it may be noted beside what is cached, by a cache that has been in use all
+        the while. It is a number of a sequence, of no clock. It can be lower than it was, where rows were deleted
+        since: a replay from it then only says more than it has to.
+        """
+        ...
+
+    async def outbox_since(self, position: int, limit: int, after: OutboxRow | None = None) -> list[OutboxRow]:
+        """Return a page of what a cache may lack: rows that are unconfirmed, or were confirmed after a position.
+
+        Confirmed rows are kept for a day. A row that is confirmed while somebody pages comes once at least, and may
+        come twice: as unconfirmed and as confirmed. What is committed meanwhile may be passed over: the cache to be
+        told of that is the one after the loss.
+
+        Args:
+            position: What `outbox_position` said when the cache was known to have been told; 0 for all that is kept.
+            limit: The most rows.
+            after: The last row of the page before; None for the first page.
+
+        Returns:
+            The unconfirmed rows (their `position` is 0), oldest first, and then the others in the order of their
+            confirmation.
         """
         ...
 
@@ -388,6 +398,14 @@ class Store(Protocol):
 
     async def user_invalidate(self, scope: Scope) -> Written:
         """Leave an outbox row of kind `user`: everything that is cached of a user is to be read anew."""
+        ...
+
+    async def context_invalidate(self, scope: Scope, type_: str) -> Written:
+        """Leave an outbox row of kind `context`: what is cached of one type of a user or tenant is to be read anew.
+
+        Returns:
+            The write, of no version: both are 0.
+        """
         ...
 
     async def tenant_invalidate(self, scope: Scope) -> tuple[str, Written]:
@@ -458,6 +476,7 @@ class Read:
         last: LIST: the most items wanted, from the new end; 0 for all.
         fields: HASH: the fields wanted; empty for all.
         slide: Whether a hit renews the time to live.
+        lease_ms: How long the lease of a miss must live, in milliseconds; 0 for as long as the tier's leases do.
     """
 
     key: HotKey
@@ -465,6 +484,7 @@ class Read:
     last: int = 0
     fields: tuple[bytes, ...] = ()
     slide: bool = False
+    lease_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,22 +512,35 @@ class Miss:
         reason: Why.
         lease: The right to fill it; None if somebody else holds it, or if there is no server.
         generation: The owner's generation when the lease was granted.
+        life: The store's life, the tenant's epoch in it, under which it was granted.
     """
 
     reason: MissReason
     lease: str | None = None
     generation: str = ""
+    life: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """A fill: it takes effect only while its lease lives. The load must have begun after the lease was granted."""
+    """A fill: it takes effect only while its lease lives. The load must have begun after the lease was granted.
+
+    It is marked with the generation and the life under which the lease was granted: what was loaded before an owner or
+    a tenant was invalidated must never stand under what came after.
+    """
 
     key: HotKey
     shape: Shape
     loaded: Loaded
     lease: str
     generation: str
+    life: str
+
+    @classmethod
+    def under(cls, miss: Miss, key: HotKey, shape: Shape, loaded: Loaded) -> Fill:
+        """Return the fill of what was loaded under the lease of a miss."""
+        assert miss.lease is not None
+        return cls(key, shape, loaded, miss.lease, miss.generation, miss.life)
 
 
 class Op(IntEnum):
@@ -547,26 +580,32 @@ class Mutation:
 class HotTier(Protocol):
     """A cache server that all processes share.
 
-    No call raises because of the server: a read that cannot be answered is a miss with the reason `unavailable`, a
-    change that cannot be made returns False and is counted. One call is one round trip per slot, however many things
-    it names.
+    No call but `noted` raises because of the server: a read that cannot be answered is a miss with the reason
+    `unavailable`, a change that cannot be made returns False and is counted. One call is one round trip per slot,
+    however many things it names.
     """
 
-    async def read(self, reads: Sequence[Read], *, lease: bool = True) -> list[Hit | Miss]:
+    async def read(self, reads: Sequence[Read], *, lease: bool = True, again: bool = False) -> list[Hit | Miss]:
         """Read several things; each miss that nobody else is filling comes with a lease.
 
         Args:
             reads: What to read.
             lease: Whether misses want leases; a reader that will not fill must not keep others from it.
+            again: Whether the readers have asked before, and were counted then.
         """
         ...
 
     async def value(self, key: HotKey) -> Loaded | MissReason:
-        """Read one VALUE by the shortest way: no lease, no repair. Whatever is not a hit is for `read`."""
+        """Read one VALUE by the shortest way: no lease, no repair. What is not a hit is for `read`, with `again`."""
         ...
 
-    async def lease(self, key: HotKey) -> Miss:
-        """Ask for the right to fill a key, whatever is there: for refreshing what has not expired."""
+    async def lease(self, key: HotKey, lease_ms: int = 0) -> Miss:
+        """Ask for the right to fill a key, whatever is there: for refreshing what has not expired.
+
+        Args:
+            key: The key.
+            lease_ms: How long the lease must live, in milliseconds; 0 for as long as the tier's leases do.
+        """
         ...
 
     async def release(self, key: HotKey, lease: str) -> None:
@@ -601,6 +640,28 @@ class HotTier(Protocol):
         """Delete keys and their leases, and rotate generations; False if the server could not be told."""
         ...
 
+    async def note(self, key: str, text: str, ttl_ms: int) -> bool:
+        """Leave a short text beside the cached data, for `ttl_ms` milliseconds; False if the server could not be told.
+
+        It shares the data's fate: a server that is back from a snapshot has the text of then.
+        """
+        ...
+
+    async def noted(self, key: str) -> str | None:
+        """Return the text that was left; None if there is none.
+
+        Raises:
+            CacheUnavailable: The server does not answer.
+        """
+        ...
+
+    async def clear(self, prefix: str) -> bool:
+        """Delete every key that begins with `<prefix>:`, in steps; False if the server could not be told of all.
+
+        What is written meanwhile may stay or go; what was there before is gone.
+        """
+        ...
+
     async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
         """Put an item at the head of a bounded list."""
         ...
@@ -626,7 +687,11 @@ class Listener(Protocol):
     """What a link tells of: the changes that all processes make in the cache."""
 
     def heard_change(self, key: str, version: int) -> None:
-        """One entry was changed or dropped; `version` is what the store has now, 0 if that is not known."""
+        """One entry was changed; `version` is what the store has now, 0 if that is not known: then it was dropped."""
+        ...
+
+    def heard_touch(self, key: str) -> None:
+        """Something has happened to one entry: it was changed, dropped or filled."""
         ...
 
     def heard_generation(self, generation_key: str) -> None:

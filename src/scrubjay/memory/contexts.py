@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -31,8 +31,10 @@ def source(services: Services, scope: Scope, type_: str, wanted: int = 0) -> Sou
     """Return how the newest contexts of one type are read."""
     policy = services.policies.context(type_)
     loader = services.loaders.of(scope, type_, policy.max_bytes)
+    # Keys of their own: what is stored under a type is nothing to whoever computes it, and the other way round.
+    key = services.keys.context(scope, type_) if loader is None else services.keys.computed(scope, type_)
     return Source(
-        Read(services.keys.context(scope, type_), Shape.VALUE),
+        Read(key, Shape.VALUE),
         Load(Kind.CONTEXT, scope, type_),
         decode.contexts,
         wanted=wanted,
@@ -43,6 +45,7 @@ def source(services: Services, scope: Scope, type_: str, wanted: int = 0) -> Sou
         stale_ms=policy.stale_ms or (policy.ttl_ms if loader is not None else 0),
         local=True,
         loader=loader,
+        deadline_s=0 if loader is None else services.loaders.timeout_s,
         max_bytes=policy.max_cached_bytes,
         tally=services.tallies.of(scope.tenant, Kind.CONTEXT),
     )
@@ -59,7 +62,7 @@ class Contexts:
         self._services = services
         self._scope = scope
         self._l1 = services.aside.l1
-        self._sources: dict[tuple[str, int], Source[FrozenList[ContextRecord]]] = {}
+        self._sources = services.loaders.sources(scope)
 
     async def set(self, type: str, content: Any, metadata: Mapping[str, Any] | None = None) -> ContextRecord:
         """Replace the one record of a type.
@@ -177,7 +180,6 @@ class Contexts:
         """
         type_ = self._type(type)
         self._services.loaders.register(self._scope, type_, loader)
-        self._sources.clear()
 
     async def delete(self, type: str, id: str) -> bool:
         """Delete a record; return whether there was one."""
@@ -193,9 +195,21 @@ class Contexts:
         return written is not None
 
     async def invalidate(self, type: str) -> bool:
-        """Make the next read of a type come from the store; False if the cache could not be told."""
-        key = self._services.keys.context(self._scope, self._type(type))
-        return await self._services.aside.invalidate(self._scope.tenant, [key])
+        """Make the next read of a type come from the store, or from its loader, in every process.
+
+        Returns:
+            False if the cache could not be told now: it is told when it is back, and not asked before.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached; nothing was invalidated.
+        """
+        services, type_ = self._services, self._type(type)
+
+        async def committed() -> Sequence[str]:
+            return [(await services.store.context_invalidate(self._scope, type_)).outbox_id]
+
+        keys = services.keys.contexts(self._scope, type_)
+        return await services.aside.invalidate(self._scope.tenant, keys, commit=committed())
 
     def _listed(self, type: str, limit: int) -> Source[FrozenList[ContextRecord]]:
         type_ = self._type(type)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scrubjay.cache.aside import CacheAside
+from scrubjay.cache.access import CacheAccess
 from scrubjay.core.clock import Clock
 from scrubjay.core.counters import Tallies
 from scrubjay.core.errors import Closed
@@ -42,7 +42,7 @@ class Services:
 
     store: Store
     hot: HotTier
-    aside: CacheAside
+    aside: CacheAccess
     keys: KeySpace
     policies: Policies
     clock: Clock

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
+from scrubjay.core.errors import ConfigurationError
 from scrubjay.core.scope import Scope
 from scrubjay.store.sql import Query
 
@@ -48,6 +49,19 @@ class Driver(ABC):
         Raises:
             StoreUnavailable: The engine does not answer in time, or refuses.
         """
+
+    @property
+    def transaction(self) -> str | None:
+        """What names the transaction that `run` has written in, where that is somebody else's; otherwise None."""
+        return None
+
+    async def is_open(self, transaction: str) -> bool:  # noqa: ARG002
+        """Return whether a transaction that a joined driver has named may still be committed.
+
+        Raises:
+            StoreUnavailable: The engine does not answer.
+        """
+        raise ConfigurationError("whether a joined transaction has ended is asked outside of it")
 
     @abstractmethod
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from scrubjay.core.errors import Closed, StoreUnavailable
 from scrubjay.store.driver import Access, Driver
-from scrubjay.store.sql import Params, Query, Statement
+from scrubjay.store.sql import Params, Query, Statement, one
 from scrubjay.store.wire import Wire
 
 T = TypeVar("T")
@@ -32,6 +32,9 @@ _BEGIN_READ = Statement("BEGIN READ ONLY")
 _COMMIT = Statement("COMMIT")
 _ROLLBACK = Statement("ROLLBACK")
 _NOTHING: Params = {}
+_STATUS = Statement("SELECT pg_xact_status(CAST(:transaction AS xid8))")
+_NO_SUCH_TRANSACTION = "22023"
+_LOOK = Access(None, "worker", read_only=True)
 # All of it is local to the transaction, so a pooled connection (also one of an external pooler in transaction mode)
 # carries nothing over to the next scope.
 _SETTINGS = """
@@ -99,6 +102,17 @@ class PostgresDriver(Driver):
         if not self._closed:
             self._closed = True
             await self._pool.close()
+
+    async def is_open(self, transaction: str) -> bool:
+        try:
+            ((status,),) = await self.run(lambda: one(_STATUS, {"transaction": transaction}), _LOOK)
+        except StoreUnavailable as error:
+            if getattr(error.__cause__, "sqlstate", None) == _NO_SUCH_TRANSACTION:
+                # This server took over from the one that the transaction was on, without it.
+                return False
+            raise
+        # None: so old that the server has forgotten how it ended.
+        return bool(status == "in progress")
 
     async def run(self, query: Callable[[], Query[T]], access: Access) -> T:
         if self._closed:

@@ -17,6 +17,8 @@ from scrubjay.store.sql import Query, Row
 
 T = TypeVar("T")
 _READERS = 2
+_LOOK_S = 0.1
+"""How long to wait for the lock, to learn whether somebody keeps it: longer than a write of ours has it."""
 
 
 class SqliteDriver(Driver):
@@ -49,6 +51,26 @@ class SqliteDriver(Driver):
         pool = self._readers if access.read_only else self._writer
         late = time.monotonic() + self._timeout_s
         return await asyncio.get_running_loop().run_in_executor(pool, self._run, query, access, late)
+
+    async def is_open(self, transaction: str) -> bool:  # noqa: ARG002 - only one writes at a time
+        if self._closed:
+            raise Closed("the store is closed")
+        return await asyncio.to_thread(self._somebody_writes)
+
+    def _somebody_writes(self) -> bool:
+        # Not in the thread of the writer: there it would wait behind writes that wait for the same lock.
+        connection = connect(self.path, _LOOK_S, self._synchronous)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            if (getattr(error, "sqlite_errorname", "") or "").startswith("SQLITE_BUSY"):
+                return True
+            raise self._mapped(error) from error
+        else:
+            connection.execute("ROLLBACK")
+            return False
+        finally:
+            connection.close()
 
     async def close(self) -> None:
         self._closed = True

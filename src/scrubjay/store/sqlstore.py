@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import StoreUnavailable
@@ -31,6 +31,7 @@ from scrubjay.store.queries import admin, agents, chat, contexts, epochs, memory
 from scrubjay.store.sql import Batch, Query, Rows
 
 T = TypeVar("T")
+TransactionState = Literal["open", "committed", "gone"]
 _LOG = logging.getLogger(__name__)
 _PURGE_EVERY_MS = HOUR
 _PURGE_RETRY_MS = MINUTE
@@ -38,7 +39,7 @@ _PURGE_LIMIT = 5_000
 """How many confirmed outbox rows are deleted at a time, so that it cannot take longer than a transaction may."""
 _NEVER = 2**62
 _KEEP_DONE_MS = DAY
-"""How long confirmed outbox rows are kept: a failover may lose what was confirmed, and then they are replayed."""
+"""How long confirmed outbox rows are kept: a cache may come back without what it was told, and is told it again."""
 
 
 class SqlStore:
@@ -83,7 +84,8 @@ class SqlStore:
         leaves the transaction as it was before. Calls on one connection run one at a time; meanwhile the application
         must not use it, and it must stay open while the store is used. Closing the store leaves it open.
 
-        The caches are to be told after the commit, of which nobody tells the store: that is what `outbox_claim` is for.
+        The caches are to be told after the commit, of which nobody tells the store: that is what `outbox_open` is for,
+        and `transaction_state`, which also knows of a rollback.
         What a write has locked (a head, a session, on SQLite the whole file) stays locked until the transaction ends;
         transactions that write several things in different orders can meet in a deadlock, which PostgreSQL ends with
         an error in one of them (`StoreUnavailable`).
@@ -100,6 +102,51 @@ class SqlStore:
         """
         driver = await join(self._driver, self._incarnation, connection)
         return SqlStore(driver, self._incarnation, self._clock, self._policies, purges=False)
+
+    def transaction(self) -> str | None:
+        """Return what names the application's transaction, once this joined store has tried to write in it.
+
+        It asks nobody, so it can be called at the end of a block whatever has become of the connection. The name is for
+        `transaction_state` of the store that this one was made by. It is there also if the write has failed (it may
+        hold locks all the same), and None as long as there were only reads, or if the store has joined nothing.
+        """
+        return self._driver.transaction
+
+    async def transaction_state(self, transaction: str, rows: Sequence[tuple[str, str]] = ()) -> TransactionState:
+        """Return what has become of a transaction that a joined store has written in::
+
+            joined = await store.joined(connection)
+            ...                                       # writes through `joined`; their outbox rows are `rows`
+            transaction = joined.transaction()
+            ...                                       # at any time later, also while the application still has it
+            if transaction is None or await store.transaction_state(transaction, rows) != "open":
+                ...                                   # nobody can see anything else of it from now on
+
+        To be asked of the store itself, not of the joined one. The answer `open` may come late (on SQLite whoever else
+        is writing just now looks like it, so ask again); the others never come early: what the transaction has
+        committed is seen by every load that begins after them.
+
+        Args:
+            transaction: What `transaction()` of the joined store returned.
+            rows: The outbox rows `(tenant, id)` that were written through the joined store.
+
+        Returns:
+            `open`: it has not ended, as far as can be seen. `committed`: it has ended, and some of `rows` are there
+            (those that the application did not take back to a savepoint). `gone`: it has ended and none of them is
+            there: it was rolled back, or lost with its server, or there were none, or they were erased since.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+        """
+        # Where they can be seen there is nothing more to ask. Mostly that is so of the last one if it is of any.
+        if rows and await self._there(rows[-1:]):
+            return "committed"
+        if await self._driver.is_open(transaction):
+            return "open"
+        return "committed" if rows and await self._there(rows) else "gone"
+
+    async def _there(self, rows: Sequence[tuple[str, str]]) -> bool:
+        return await self._driver.run(lambda: outbox.there(rows), Access(None, "worker", read_only=True))
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` unless the store answers."""
@@ -280,7 +327,7 @@ class SqlStore:
             await self._driver.run(lambda: sessions.record_activity(ordered), Access(None, "worker"))
 
     async def confirm(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
-        """Mark outbox rows `(tenant, id)` as done; now and then delete the old ones."""
+        """Mark outbox rows `(tenant, id)` as done, at the next position; now and then delete the old ones."""
         now = self._clock.now_ms()
         # In one order everywhere, so that two processes that confirm the same rows cannot deadlock.
         ids = sorted(outbox_ids)
@@ -291,9 +338,10 @@ class SqlStore:
 
     async def _purge(self, now_ms: int) -> None:
         """Delete some old confirmed rows; if there are more, the next call goes on. It never fails."""
-        before = now_ms - _KEEP_DONE_MS
         try:
-            gone = await self._driver.run(lambda: outbox.purge(before, _PURGE_LIMIT), Access(None, "worker"))
+            gone = await self._driver.run(
+                lambda: outbox.purge(_PURGE_LIMIT, keep_ms=_KEEP_DONE_MS, now_ms=now_ms), Access(None, "worker")
+            )
         except StoreUnavailable as error:
             _LOG.warning("old outbox rows could not be deleted now: %s", error)
             self._purge_at_ms = now_ms + _PURGE_RETRY_MS
@@ -301,23 +349,22 @@ class SqlStore:
             if gone < _PURGE_LIMIT:
                 self._purge_at_ms = now_ms + _PURGE_EVERY_MS
 
-    async def outbox_claim(self, limit: int, *, older_ms: int, claim_ms: int) -> list[OutboxRow]:
-        """Take unconfirmed rows to tell the caches of them, for a while alone."""
+    async def outbox_open(self, limit: int, *, young_ms: int = 0, after: OutboxRow | None = None) -> list[OutboxRow]:
+        """Return a page of the rows that are unconfirmed, and not just created."""
         now = self._clock.now_ms()
         return await self._driver.run(
-            lambda: outbox.claim(limit, older_ms=older_ms, claim_ms=claim_ms, now_ms=now), Access(None, "worker")
+            lambda: outbox.unconfirmed(limit, young_ms=young_ms, after=after, now_ms=now),
+            Access(None, "worker", read_only=True),
         )
 
-    async def outbox_release(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
-        """Give claimed rows `(tenant, id)` back at once."""
-        ids = sorted(outbox_ids)
-        if ids:
-            await self._driver.run(lambda: outbox.release(ids), Access(None, "worker"))
+    async def outbox_position(self) -> int:
+        """Return how far confirmations have come."""
+        return await self._driver.run(outbox.position, Access(None, "worker", read_only=True))
 
-    async def outbox_since(self, since_ms: int, limit: int, after: OutboxRow | None = None) -> list[OutboxRow]:
-        """Return a page of the rows that are unconfirmed, or were created or confirmed at or after a time."""
+    async def outbox_since(self, position: int, limit: int, after: OutboxRow | None = None) -> list[OutboxRow]:
+        """Return a page of the rows that are unconfirmed, or were confirmed after a position."""
         return await self._driver.run(
-            lambda: outbox.since(since_ms, limit, after), Access(None, "worker", read_only=True)
+            lambda: outbox.since(position, limit, after), Access(None, "worker", read_only=True)
         )
 
     async def outbox_pending(self) -> int:
@@ -337,7 +384,12 @@ class SqlStore:
     async def user_invalidate(self, scope: Scope) -> Written:
         """Leave word that everything of a user is to be read anew."""
         now = self._clock.now_ms()
-        return await self._write(scope, lambda: outbox.invalidate_user(scope.tenant, scope.user, now))
+        return await self._write(scope, lambda: outbox.invalidate_user(scope, now))
+
+    async def context_invalidate(self, scope: Scope, type_: str) -> Written:
+        """Leave word that one type of context of a user or tenant is to be read anew."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: outbox.invalidate_context(scope, type_, now))
 
     async def tenants(self, limit: int) -> list[str]:
         """Return the ids of all tenants in order."""

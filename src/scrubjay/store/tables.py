@@ -10,7 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects import postgresql
 
 metadata = MetaData(
@@ -197,7 +209,7 @@ assembly_metrics = Table(
     _at("recorded_at"),
 )
 
-_OPEN, _DONE = text("done_at IS NULL"), text("done_at IS NOT NULL")
+_OPEN, _DONE = text("done_at IS NULL"), text("done_position IS NOT NULL")
 outbox = Table(
     "outbox",
     metadata,
@@ -207,17 +219,22 @@ outbox = Table(
     _text("kind"),
     _text("name"),
     _number("version"),
-    # The writing transaction (PostgreSQL): what began earlier is told of first, whatever the writers' clocks say.
-    _number("transaction_id", nullable=True),
     _at("created_at"),
     _at("done_at", nullable=True),
-    # Until when one relay has the row for itself. In no index: to claim a row must not move it.
-    _at("claimed_until", nullable=True),
-    Index(None, "created_at", "tenant_id", "id"),
+    # The number of the confirmation, from a sequence; there is one wherever there is `done_at`.
+    _number("done_position", nullable=True),
     # What is still to be told is nearly nothing, however many rows were told; a row is in one of these two.
-    Index("ix_outbox_open", "transaction_id", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
-    Index(None, "done_at", sqlite_where=_DONE, postgresql_where=_DONE),
+    Index("ix_outbox_open", "created_at", "tenant_id", "id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    Index(
+        "ix_outbox_done",
+        *("done_position", "created_at", "tenant_id", "id"),
+        sqlite_where=_DONE,
+        postgresql_where=_DONE,
+    ),
 )
+
+# Numbers confirmations (PostgreSQL; SQLite counts in `meta`, where a transaction is alone).
+outbox_position = Sequence("outbox_position", metadata=metadata, data_type=BigInteger)
 
 # What makes everything that is cached of a tenant a miss: random, so that it can only be the same or another. It stays
 # when the tenant is erased; it holds nothing of it.

@@ -21,116 +21,103 @@ def ids(rows: Sequence[OutboxRow]) -> list[str]:
 
 
 def names(rows: Sequence[OutboxRow]) -> list[tuple[str, str]]:
-    """Return what `confirm` and `outbox_release` take."""
+    """Return what `confirm` takes."""
     return [(row.tenant, row.id) for row in rows]
 
 
-async def claim(store: Store, limit: int = 99, *, older_ms: int = 0, claim_ms: int = 1_000) -> list[OutboxRow]:
-    """Claim rows."""
-    return await store.outbox_claim(limit, older_ms=older_ms, claim_ms=claim_ms)
-
-
-async def replayed(store: Store, since_ms: int, page: int = 3) -> list[OutboxRow]:
-    """Return all rows since a time, read in pages."""
+async def unconfirmed(store: Store, page: int = 3, *, young_ms: int = 0) -> list[OutboxRow]:
+    """Return all open rows, read in pages."""
     rows: list[OutboxRow] = []
     while True:
-        more = await store.outbox_since(since_ms, page, rows[-1] if rows else None)
+        more = await store.outbox_open(page, young_ms=young_ms, after=rows[-1] if rows else None)
+        assert all(row.position == 0 for row in more)
         rows += more
         if len(more) < page:
             return rows
 
 
+async def replayed(store: Store, position: int, page: int = 3) -> list[OutboxRow]:
+    """Return all open rows and those confirmed after a position, read in pages."""
+    rows: list[OutboxRow] = []
+    while True:
+        more = await store.outbox_since(position, page, rows[-1] if rows else None)
+        rows += more
+        if len(more) < page:
+            return rows
+
+
+async def positions(rig: StoreRig) -> dict[str, int]:
+    """Return the positions of confirmed rows."""
+    rows = await replayed(rig.store, 0, 99)
+    return {row.id: row.position for row in rows if row.position}
+
+
 class OutboxSuite:
     """The tests of the outbox and of epochs. Each takes the fixture `rig`."""
 
-    # --- claims
+    # --- open rows
 
-    async def test_a_claim_says_what_was_written(self, rig: StoreRig) -> None:
+    async def test_open_rows_say_what_was_written(self, rig: StoreRig) -> None:
         store, now = rig.store, rig.clock.now_ms()
-        assert (await claim(store), await store.outbox_pending()) == ([], 0)
+        assert (await unconfirmed(store), await store.outbox_pending()) == ([], 0)
         first = await put(store, "a")
         rig.clock.advance(1)
         second = await put(store, "a", scope=TENANT)
         assert await store.outbox_pending() == 2
-        assert await claim(store) == [
+        rows = [
             OutboxRow("acme", first.outbox_id, "alice", "context", "note", first.version, now),
             OutboxRow("acme", second.outbox_id, "", "context", "note", second.version, now + 1_000),
         ]
-        assert await store.outbox_pending() == 2, "a claimed row is not yet done"
-
-    async def test_a_claim_runs_out(self, rig: StoreRig) -> None:
-        store, clock = rig.store, rig.clock
-        written = [await put(store, f"{n}") for n in range(3)]
-        taken = await claim(store, 2, claim_ms=5_000)
-        other = await rig.other()
-        assert len(taken) == 2
-        assert len(await claim(other, claim_ms=60_000)) == 1
-        clock.advance(4.999)
-        assert await claim(other) == []
-        clock.advance(0.001)
-        again = await claim(other)
-        assert again == taken
-        assert set(ids(again)) < {each.outbox_id for each in written}
-
-    async def test_a_claim_given_back(self, rig: StoreRig) -> None:
-        store = rig.store
-        await put(store, "a")
-        taken = await claim(store, claim_ms=HOUR)
-        await store.outbox_release([])
-        await store.outbox_release([("acme", "no such row"), ("globex", taken[0].id)])
-        assert await claim(store) == []
-        await store.outbox_release(names(taken))
-        assert await claim(store) == taken
+        assert await unconfirmed(store) == rows
+        assert await unconfirmed(await rig.other()) == rows, "who looks takes nothing away"
 
     async def test_young_rows_are_their_writers(self, rig: StoreRig) -> None:
         store, clock = rig.store, rig.clock
         old = await put(store, "a")
         clock.advance(2)
         young = await put(store, "b")
-        assert await claim(store, older_ms=2_001) == []
-        assert ids(await claim(store, older_ms=2_000)) == [old.outbox_id]
+        for young_ms, found in ((2_001, []), (2_000, [old]), (1, [old]), (0, [old, young])):
+            assert ids(await unconfirmed(store, 1, young_ms=young_ms)) == [each.outbox_id for each in found], young_ms
+        clock._now_ms -= 1_500
+        assert ids(await unconfirmed(store, 1, young_ms=600)) == [young.outbox_id], "its writer's clock is ahead"
         clock._now_ms -= 60_000
-        assert ids(await claim(store)) == [young.outbox_id], "one from a clock that is ahead is not too young"
+        assert ids(await unconfirmed(store, 1, young_ms=600_000)) == [old.outbox_id, young.outbox_id]
 
-    async def test_confirmed_rows_are_not_claimed(self, rig: StoreRig) -> None:
-        store, clock = rig.store, rig.clock
+    async def test_confirmed_rows_are_not_open(self, rig: StoreRig) -> None:
+        store = rig.store
         first, second = await put(store, "a"), await put(store, "b")
-        await store.confirm([("acme", first.outbox_id)])
+        await store.confirm([("acme", first.outbox_id), ("globex", second.outbox_id), ("acme", "no such row")])
         assert await store.outbox_pending() == 1
-        taken = await claim(store, claim_ms=1)
-        assert ids(taken) == [second.outbox_id]
-        await store.confirm(names(taken))
-        clock.advance(60)
-        assert (await claim(store), await store.outbox_pending()) == ([], 0)
-        await store.outbox_release(names(taken))
-        assert await claim(store) == [], "what is done stays done"
+        rows = await unconfirmed(store)
+        assert ids(rows) == [second.outbox_id]
+        await store.confirm(names(rows))
+        assert (await unconfirmed(store), await store.outbox_pending()) == ([], 0)
 
-    async def test_the_oldest_are_claimed_first(self, rig: StoreRig) -> None:
+    async def test_the_oldest_come_first(self, rig: StoreRig) -> None:
         written = []
         for n in range(7):
             written.append((await put(rig.store, f"{n}", scope=(ALICE, STRANGER, TENANT)[n % 3])).outbox_id)
             rig.clock.advance(0.001)
-        found = [ids(await claim(rig.store, 3)) for _ in range(4)]
-        assert found == [written[:3], written[3:6], written[6:], []]
+        # Of one time.
+        written += sorted([(await put(rig.store, f"{n}")).outbox_id for n in range(5)])
+        for page in (1, 2, 3, 12, 99):
+            assert ids(await unconfirmed(rig.store, page)) == written, page
+        assert await rig.store.outbox_open(3) == (await unconfirmed(rig.store))[:3]
 
-    async def test_claims_are_exclusive(self, rig: StoreRig) -> None:
-        stores = [rig.store, await rig.other()]
-        for n in range(60):
-            await put(rig.store, f"{n % 7}", scope=(ALICE, BOB, STRANGER)[n % 3])
-        taken: list[str] = []
-
-        async def relay(store: Store) -> None:
-            while rows := await claim(store, 7, claim_ms=MINUTE):
-                taken.extend(ids(rows))
-                await store.confirm(names(rows[::2]))
-                await put(store, "more") if len(taken) < 50 else None
-
-        await asyncio.gather(*(relay(stores[n % 2]) for n in range(6)))
-        rows = (await rig.dump())["outbox"]
-        assert len(taken) == len(set(taken)), "nobody got what somebody else has"
-        while more := await claim(rig.store):
-            taken += ids(more)
-        assert sorted(taken) == sorted(row["id"] for row in rows)
+    async def test_pages_while_rows_are_confirmed_and_written(self, rig: StoreRig) -> None:
+        store = rig.store
+        for n in range(12):
+            await put(store, f"{n}")
+            rig.clock.advance(0.001)
+        rows: list[OutboxRow] = []
+        while more := await store.outbox_open(3, after=rows[-1] if rows else None):
+            rows += more
+            await store.confirm(names([more[0], *(await store.outbox_open(99))[-1:]]))
+            if len(rows) < 12:
+                await say(store, "more")
+        found = ids(rows)
+        assert len(found) == len(set(found))
+        assert {row.id for row in await unconfirmed(store)} <= set(found), "nothing that stays open was passed over"
 
     async def test_what_was_rolled_back_is_never_seen(self, rig: StoreRig) -> None:
         store = rig.store
@@ -138,26 +125,93 @@ class OutboxSuite:
         for _ in range(3):
             with pytest.raises(VersionConflict):
                 await put(store, "a", mode=PutMode.CREATE)
-        assert ids(await claim(store)) == [first.outbox_id]
+        assert ids(await unconfirmed(store)) == [first.outbox_id]
         assert ids(await replayed(store, 0)) == [first.outbox_id]
         assert await store.outbox_pending() == 1
+
+    # --- positions
+
+    async def test_positions_only_grow(self, rig: StoreRig) -> None:
+        store = rig.store
+        assert await store.outbox_position() == 0
+        rows = [await put(store, f"{n}") for n in range(4)]
+        assert await store.outbox_position() == 0, "a write is no confirmation"
+        last = 0
+        seen: dict[str, int] = {}
+        for each in (rows[2:3], rows[:2], rows[3:]):
+            await store.confirm([("acme", row.outbox_id) for row in each])
+            found = await positions(rig)
+            assert {row.outbox_id for row in each} == set(found) - set(seen)
+            assert all(found[row.outbox_id] > last for row in each)
+            assert {id_: found[id_] for id_ in seen} == seen, "what is done stays done, where it was"
+            last, seen = max(found.values()), found
+            assert await store.outbox_position() == await (await rig.other()).outbox_position() == last
+        await store.confirm([("acme", row.outbox_id) for row in rows])
+        assert await positions(rig) == seen
+        assert await store.outbox_position() == last, "a confirmation of nothing is none"
+
+    async def test_positions_outlive_the_rows(self, rig: StoreRig) -> None:
+        store = rig.store
+        await store.confirm([("acme", (await put(store, "a")).outbox_id)])
+        before = await store.outbox_position()
+        await store.erase(ALICE)
+        assert await store.outbox_position() <= before
+        await store.confirm([("acme", (await put(store, "a")).outbox_id)])
+        assert await store.outbox_position() > before, "no number is given twice"
+
+    async def test_whatever_a_position_covers_was_told(self, rig: StoreRig) -> None:
+        stores = [rig.store, await rig.other(), await rig.other()]
+        told: set[str] = set()
+        marks: list[tuple[int, set[str]]] = []
+
+        async def tell(store: Store, rows: list[tuple[str, str]]) -> None:
+            told.update(id_ for _, id_ in rows)
+            await store.confirm(rows)
+
+        async def write(n: int) -> None:
+            scope, waiting = (ALICE, BOB, STRANGER)[n % 3], []
+            for turn in range(6):
+                written = await put(stores[n % 3], f"{n}{turn % 2}", scope=scope)
+                waiting.append((scope.tenant, written.outbox_id))
+                if (n + turn) % 3:
+                    rows, waiting = waiting, []
+                    await tell(stores[n % 3], rows)
+                    # And somebody else, of what seems forgotten.
+                    await tell(stores[(n + 1) % 3], names(await stores[(n + 1) % 3].outbox_open(2)))
+
+        async def mark(n: int) -> None:
+            for _ in range(8):
+                position = await stores[n % 3].outbox_position()
+                marks.append((position, set(told)))
+
+        await asyncio.gather(*(write(n) for n in range(6)), *(mark(n) for n in range(3)))
+        at = await positions(rig)
+        written = {row["id"] for row in (await rig.dump())["outbox"]}
+        assert set(ids(await unconfirmed(rig.store))) == written - set(at)
+        assert max(position for position, _ in marks) > 0
+        for position, before in marks:
+            assert {id_ for id_, each in at.items() if each <= position} <= before
+            replay = set(ids(await replayed(rig.store, position, 7)))
+            assert written - before <= replay, "what may not have been told is told again"
 
     # --- replay
 
     async def test_replay_is_whole(self, rig: StoreRig) -> None:
-        store, clock = rig.store, rig.clock
+        store = rig.store
         assert await replayed(store, 0) == []
         for scope in (ALICE, STRANGER):
             await fill_user(store, scope)
-            clock.advance(0.5)
+            rig.clock.advance(0.5)
         await store.erase(BOB)
         rows = (await rig.dump())["outbox"]
         assert len(rows) > 9
-        await store.confirm([(row["tenant_id"], row["id"]) for row in rows][::2])
+        done = [(row["tenant_id"], row["id"]) for row in rows][::2]
+        await store.confirm(done)
         for page in (1, 2, 3, len(rows), 99):
-            found = await replayed(store, clock.now_ms() - HOUR, page)
+            found = await replayed(store, 0, page)
             assert sorted(names(found)) == sorted((row["tenant_id"], row["id"]) for row in rows), page
             assert found == await replayed(store, 0, 99), "always in one order"
+            assert sorted(names([row for row in found if row.position])) == sorted(done)
 
     async def test_replay_while_rows_are_confirmed_and_written(self, rig: StoreRig) -> None:
         store = rig.store
@@ -165,24 +219,52 @@ class OutboxSuite:
         rows: list[OutboxRow] = []
         while more := await store.outbox_since(0, 3, rows[-1] if rows else None):
             rows += more
-            await store.confirm(names(await claim(store, 2)))
+            await store.confirm(names((await store.outbox_open(99))[-2:]))
             if len(rows) < 12:
                 await say(store, "more")
-        assert len(ids(rows)) == len(set(ids(rows)))
-        assert before <= set(ids(rows))
+        open_ = ids([row for row in rows if not row.position])
+        done = ids([row for row in rows if row.position])
+        assert len(open_) == len(set(open_))
+        assert len(done) == len(set(done)), "twice at most: while it was open, and where it is done"
+        assert before <= {*open_, *done}
+        assert [row.position for row in rows] == sorted(row.position for row in rows)
 
-    async def test_replay_begins_at_a_time(self, rig: StoreRig) -> None:
+    async def test_replay_begins_at_a_position(self, rig: StoreRig) -> None:
         store, clock = rig.store, rig.clock
-        done, late, open_ = await put(store, "a"), await put(store, "b"), await put(store, "c")
+        done, late, open_ = [await put(store, name) for name in "abc"]
         await store.confirm([("acme", done.outbox_id)])
-        clock.advance(60)
-        lost = clock.now_ms()
+        mark = await store.outbox_position()
+        # No clock has a say in it.
+        clock._now_ms -= MINUTE
         await store.confirm([("acme", late.outbox_id)])
         fresh = await put(store, "d")
-        assert ids(await claim(store, older_ms=1, claim_ms=HOUR)) == [open_.outbox_id]
-        assert set(ids(await replayed(store, lost, 1))) == {late.outbox_id, fresh.outbox_id, open_.outbox_id}, (
-            "who has claimed a row may never tell of it"
-        )
+        wanted = [fresh.outbox_id, open_.outbox_id, late.outbox_id]
+        assert ids(await replayed(store, mark, 1)) == wanted
+        clock.advance(HOUR / 1000)
+        assert ids(await replayed(store, mark)) == wanted
+        assert ids(await replayed(store, await store.outbox_position())) == wanted[:2]
+        await store.confirm(names(await unconfirmed(store)))
+        assert await replayed(store, await store.outbox_position()) == []
+
+    # --- invalidations
+
+    async def test_invalidations_leave_word(self, rig: StoreRig) -> None:
+        store, now = rig.store, rig.clock.now_ms()
+        before = await rig.dump()
+        written = [
+            await store.context_invalidate(ALICE, "note"),
+            await store.context_invalidate(TENANT, "it's %"),
+            await store.user_invalidate(STRANGER),
+        ]
+        assert {(each.version, each.previous) for each in written} == {(0, 0)}
+        found = {row.id: row for row in await unconfirmed(store)}
+        assert [found.pop(each.outbox_id) for each in written] == [
+            OutboxRow("acme", written[0].outbox_id, "alice", "context", "note", 0, now),
+            OutboxRow("acme", written[1].outbox_id, "", "context", "it's %", 0, now),
+            OutboxRow("globex", written[2].outbox_id, STRANGER.user, "user", "", 0, now),
+        ]
+        assert not found
+        assert {**await rig.dump(), "outbox": []} == before, "it writes nothing else"
 
     # --- epochs
 
@@ -197,7 +279,7 @@ class OutboxSuite:
             assert epoch not in seen
             seen.add(epoch)
             assert (await store.epochs())[scope.tenant] == epoch
-            row = next(row for row in await claim(store) if row.id == written.outbox_id)
+            row = next(row for row in await unconfirmed(store) if row.id == written.outbox_id)
             assert (row.tenant, row.user, row.kind, row.name) == (scope.tenant, "", "epoch", "")
             assert (row.version, written.version, written.previous) == (0, 0, 0)
         other = await rig.other()
@@ -218,6 +300,6 @@ class OutboxSuite:
             epoch, outbox_id = erased.epoch
             assert await store.epochs() == {"acme": epoch}
             assert outbox_id not in erased.outbox_ids
-            assert [row.id for row in await claim(store) if row.kind == "epoch"] == [outbox_id]
+            assert [row.id for row in await unconfirmed(store) if row.kind == "epoch"] == [outbox_id]
             seen.add(epoch)
         assert len(seen) == 2

@@ -24,7 +24,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from scrubjay.core.errors import StoreUnavailable
+from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.core.ports import HotTier, Miss, MissReason, Store
 
 __all__ = [
@@ -387,6 +387,8 @@ class FaultyStore(_Faulty, _Port):  # type: ignore[misc]
 class FaultyHotTier(_Faulty, _Port):  # type: ignore[misc]
     """A `HotTier` that fails by plan, as the port says: reads are misses that are `unavailable`, changes return False.
 
+    `noted` raises `CacheUnavailable`.
+
     It has all methods and properties of the real tier, those outside of the port too; a method that does not say what
     it returns when there is no server raises `TypeError` when it is to fail without an error.
 
@@ -400,6 +402,8 @@ class FaultyHotTier(_Faulty, _Port):  # type: ignore[misc]
         super().__init__(hot, HotTier, plan, name)
 
     def _unavailable(self, method: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        if method in _RAISING:
+            raise CacheUnavailable("a fault was injected")
         port = getattr(self._port, method, None) or getattr(type(self._real), method)
         returns = inspect.signature(port).return_annotation
         text = returns if isinstance(returns, str) else inspect.formatannotation(returns)
@@ -412,6 +416,9 @@ class FaultyHotTier(_Faulty, _Port):  # type: ignore[misc]
                 return [answer] * len(_first(port, args, options)) if text.startswith("list[") else answer
         raise TypeError(f"{method} returns {text}: name the error of its failure")
 
+
+_RAISING: Final = frozenset({"noted"})
+"""The methods that tell by an error that there is no server."""
 
 _NO_ANSWER: Final[Mapping[str, Any]] = {
     "bool": False,

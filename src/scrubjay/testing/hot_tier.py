@@ -54,20 +54,21 @@ async def read_one(tier: HotTier, key: HotKey, **options: Any) -> Hit | Miss:
     return result
 
 
-async def leased(tier: HotTier, key: HotKey, shape: Shape) -> tuple[str, str]:
-    """Miss, and return the lease and the generation."""
+async def leased(tier: HotTier, key: HotKey, shape: Shape) -> Miss:
+    """Miss, and return the miss, which has the lease."""
     (result,) = await tier.read([Read(key, shape)])
     assert isinstance(result, Miss), result
     assert result.lease is not None, result
     assert result.generation
-    return result.lease, result.generation
+    assert result.life
+    return result
 
 
 async def fill(tier: HotTier, key: HotKey, loaded: Loaded, shape: Shape | None = None) -> Hit:
     """Miss, fill with `loaded`, and return the hit that must follow."""
     shape = shape or _SHAPES[key]
-    lease, generation = await leased(tier, key, shape)
-    assert await tier.fill([Fill(key, shape, loaded, lease, generation)]) == [True]
+    miss = await leased(tier, key, shape)
+    assert await tier.fill([Fill.under(miss, key, shape, loaded)]) == [True]
     (result,) = await tier.read([Read(key, shape)])
     assert isinstance(result, Hit), result
     return result
@@ -135,8 +136,7 @@ class HotTierSuite:
         fills = []
         for number, (key, miss) in enumerate(zip(keys, misses, strict=True)):
             assert isinstance(miss, Miss)
-            assert miss.lease is not None
-            fills.append(Fill(key, Shape.HASH, state(number + 1, n=b"%d" % number), miss.lease, miss.generation))
+            fills.append(Fill.under(miss, key, Shape.HASH, state(number + 1, n=b"%d" % number)))
         assert await rig.tier.fill(fills) == [True] * 300
         hits = await rig.tier.read([Read(key, Shape.HASH) for key in keys])
         assert [hit.loaded for hit in hits if isinstance(hit, Hit)] == [f.loaded for f in fills]
@@ -163,31 +163,31 @@ class HotTierSuite:
         first, second = await read_one(rig.tier, CHAT), await read_one(rig.tier, CHAT)
         assert isinstance(first, Miss)
         assert first.lease
-        assert second == Miss(MissReason.ABSENT, None, first.generation)
+        assert second == Miss(MissReason.ABSENT, None, first.generation, first.life)
         many = await asyncio.gather(*(read_one(rig.tier, STATE) for _ in range(40)))
         assert sum(1 for miss in many if isinstance(miss, Miss) and miss.lease) == 1
 
     async def test_a_lease_fills_once(self, rig: Rig) -> None:
-        lease, generation = await leased(rig.tier, CHAT, Shape.LIST)
-        one = Fill(CHAT, Shape.LIST, chat(b"1"), lease, generation)
-        two = Fill(CHAT, Shape.LIST, chat(b"2"), lease, generation)
+        miss = await leased(rig.tier, CHAT, Shape.LIST)
+        one = Fill.under(miss, CHAT, Shape.LIST, chat(b"1"))
+        two = Fill.under(miss, CHAT, Shape.LIST, chat(b"2"))
         assert await rig.tier.fill([one, two]) == [True, False]
 
     async def test_any_write_revokes_the_lease(self, rig: Rig) -> None:
         for op in Op:
-            lease, generation = await leased(rig.tier, CHAT, Shape.LIST)
+            miss = await leased(rig.tier, CHAT, Shape.LIST)
             assert await rig.tier.apply([Mutation(CHAT, op, 2, 1)])
-            assert await rig.tier.fill([Fill(CHAT, Shape.LIST, chat(b"1"), lease, generation)]) == [False]
+            assert await rig.tier.fill([Fill.under(miss, CHAT, Shape.LIST, chat(b"1"))]) == [False]
             assert isinstance(await read_one(rig.tier, CHAT), Miss)
             assert await rig.tier.apply([Mutation(CHAT, Op.DROP)])
 
     async def test_an_evicted_lease_does_not_fill(self, rig: Rig) -> None:
-        lease, generation = await leased(rig.tier, CHAT, Shape.LIST)
+        miss = await leased(rig.tier, CHAT, Shape.LIST)
         await rig.evict([CHAT.lease])
-        assert await rig.tier.fill([Fill(CHAT, Shape.LIST, chat(b"1"), lease, generation)]) == [False]
-        newer, generation = await leased(rig.tier, CHAT, Shape.LIST)
-        assert newer != lease
-        assert await rig.tier.fill([Fill(CHAT, Shape.LIST, chat(b"1"), lease, generation)]) == [False]
+        assert await rig.tier.fill([Fill.under(miss, CHAT, Shape.LIST, chat(b"1"))]) == [False]
+        newer = await leased(rig.tier, CHAT, Shape.LIST)
+        assert newer.lease != miss.lease
+        assert await rig.tier.fill([Fill.under(miss, CHAT, Shape.LIST, chat(b"1"))]) == [False]
 
     # --- writes
 
@@ -272,13 +272,13 @@ class HotTierSuite:
         await fill(rig.tier, CHAT, chat(b"1"))
         bob = KEYS.state(Scope("acme", "bob"), "s1")
         await fill(rig.tier, bob, state(a=b"1"), Shape.HASH)
-        lease, generation = await leased(rig.tier, STATE, Shape.HASH)
+        before = await leased(rig.tier, STATE, Shape.HASH)
         assert await rig.tier.rotate(CHAT.generation)
-        assert await rig.tier.fill([Fill(STATE, Shape.HASH, state(a=b"1"), lease, generation)]) == [False]
+        assert await rig.tier.fill([Fill.under(before, STATE, Shape.HASH, state(a=b"1"))]) == [False]
         miss = await read_one(rig.tier, CHAT)
         assert isinstance(miss, Miss)
         assert miss.reason is MissReason.OUTDATED
-        assert miss.generation != generation
+        assert miss.generation != before.generation
         assert isinstance(await read_one(rig.tier, STATE), Miss)
         assert isinstance(await read_one(rig.tier, bob), Hit)
 
@@ -306,12 +306,67 @@ class HotTierSuite:
 
     async def test_erase(self, rig: Rig) -> None:
         await fill(rig.tier, CHAT, chat(b"1"))
-        lease, generation = await leased(rig.tier, STATE, Shape.HASH)
+        before = await leased(rig.tier, STATE, Shape.HASH)
         assert await rig.tier.erase([CHAT, STATE], [CHAT.generation])
-        assert await rig.tier.fill([Fill(STATE, Shape.HASH, state(a=b"1"), lease, generation)]) == [False]
+        assert await rig.tier.fill([Fill.under(before, STATE, Shape.HASH, state(a=b"1"))]) == [False]
         misses = [result for result in await self._both(rig) if isinstance(result, Miss)]
         assert [miss.reason for miss in misses] == [MissReason.ABSENT] * 2
-        assert misses[0].generation != generation
+        assert misses[0].generation != before.generation
+
+    async def test_a_fill_is_marked_with_the_life_of_its_lease(self, rig: Rig) -> None:
+        other = await rig.other("restored")
+        before = await leased(rig.tier, PROFILE, Shape.VALUE)
+        asked = await rig.tier.lease(STATE)
+        assert (await other.lease(CHAT)).life != before.life
+        # Whoever fills it, and whatever has come meanwhile.
+        fills = [
+            Fill.under(before, PROFILE, Shape.VALUE, Loaded(1, b"old", 1)),
+            Fill.under(asked, STATE, Shape.HASH, state(a=b"old")),
+        ]
+        assert await other.fill(fills) == [True, True]
+        for key in (PROFILE, STATE):
+            assert isinstance(await read_one(rig.tier, key), Hit)
+            miss = await read_one(other, key)
+            assert isinstance(miss, Miss)
+            assert miss.reason is MissReason.OUTDATED
+
+    # --- beside the cached data
+
+    async def test_a_note(self, rig: Rig) -> None:
+        key = KEYS.mark()
+        assert await rig.tier.noted(key) is None
+        for text in ("17;1763722000000", "", "é"):
+            assert await rig.tier.note(key, text, 60_000)
+            assert await rig.tier.noted(key) == text
+        await rig.evict([key])
+        assert await rig.tier.noted(key) is None
+
+    async def test_clearing_takes_all_of_one_prefix(self, rig: Rig) -> None:
+        ids = [*NASTY_IDS, *map(str, range(2_500))]
+        keys = [KEYS.state(Scope("acme", f"u{n}"), session) for n, session in enumerate(ids)]
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            found = zip(part, await rig.tier.read([Read(key, Shape.HASH) for key in part]), strict=True)
+            fills = [Fill.under(miss, key, Shape.HASH, state(a=b"1")) for key, miss in found if isinstance(miss, Miss)]
+            assert await rig.tier.fill(fills) == [True] * len(part)
+        await fill(rig.tier, PROFILE, Loaded(1, b"{}", 1))
+        before = await leased(rig.tier, CHAT, Shape.LIST)
+        assert await rig.tier.note(KEYS.mark(), "1", 60_000)
+        others = [KeySpace(prefix) for prefix in ("sj11", "s.1", "SJ1", "sj", "xsj1")]
+        for other in others:
+            await fill(rig.tier, other.state(ALICE, "s1"), state(a=b"1"), Shape.HASH)
+
+        for _ in range(2):
+            assert await rig.tier.clear(KEYS.prefix)
+        results = await rig.tier.read([Read(key, Shape.HASH) for key in keys], lease=False)
+        assert {result.reason for result in results if isinstance(result, Miss)} == {MissReason.ABSENT}
+        assert not any(isinstance(result, Hit) for result in results)
+        assert await rig.tier.value(PROFILE) is MissReason.ABSENT
+        assert await rig.tier.noted(KEYS.mark()) is None
+        # What was loaded before is not filled after.
+        assert await rig.tier.fill([Fill.under(before, CHAT, Shape.LIST, chat(b"1"))]) == [False]
+        for other in others:
+            assert isinstance(await read_one(rig.tier, other.state(ALICE, "s1")), Hit)
 
     # --- the rest
 
@@ -398,7 +453,7 @@ class Model:
             self._check(thing, result.loaded, last)
         elif result.lease is not None:
             loaded = self._load(thing)
-            thing.fills.append(Fill(key, thing.shape, loaded, result.lease, result.generation))
+            thing.fills.append(Fill.under(result, key, thing.shape, loaded))
 
     def _check(self, thing: _Thing, loaded: Loaded, last: int) -> None:
         assert loaded.version >= thing.delivered, "older than a write that was applied"

@@ -14,7 +14,7 @@ _MISS = Miss(MissReason.NOT_CACHED)
 class NullTier:
     """A `HotTier` that holds nothing. No lease is ever granted, so nobody fills it."""
 
-    async def read(self, reads: Sequence[Read], *, lease: bool = True) -> list[Hit | Miss]:  # noqa: ARG002
+    async def read(self, reads: Sequence[Read], *, lease: bool = True, again: bool = False) -> list[Hit | Miss]:  # noqa: ARG002
         """Miss everything."""
         return [_MISS] * len(reads)
 
@@ -22,7 +22,7 @@ class NullTier:
         """Miss."""
         return MissReason.NOT_CACHED
 
-    async def lease(self, key: HotKey) -> Miss:  # noqa: ARG002
+    async def lease(self, key: HotKey, lease_ms: int = 0) -> Miss:  # noqa: ARG002
         """Grant nothing."""
         return _MISS
 
@@ -50,6 +50,18 @@ class NullTier:
         return True
 
     async def erase(self, keys: Sequence[HotKey], generation_keys: Sequence[str]) -> bool:  # noqa: ARG002
+        """Succeed."""
+        return True
+
+    async def note(self, key: str, text: str, ttl_ms: int) -> bool:  # noqa: ARG002
+        """Succeed, and forget the text."""
+        return True
+
+    async def noted(self, key: str) -> str | None:  # noqa: ARG002
+        """Return nothing."""
+        return None
+
+    async def clear(self, prefix: str) -> bool:  # noqa: ARG002
         """Succeed."""
         return True
 

@@ -8,6 +8,7 @@ their replies, and turns every trouble of the server into a miss or a False, cou
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -81,21 +82,27 @@ class ValkeyTier:
 
     # --- the port
 
-    async def read(self, reads: Sequence[Read], *, lease: bool = True) -> list[Hit | Miss]:
+    async def read(self, reads: Sequence[Read], *, lease: bool = True, again: bool = False) -> list[Hit | Miss]:
         """Read several things; each miss that nobody else is filling comes with a lease, if one is wanted."""
-        groups = _by_generation(reads)
+        groups = _grouped(reads)
         token = self._new_id()
-        commands = [self._read_command(group, token, self._lease_ms if lease else 0) for group in groups]
+        # As of now, not of the replies: what is loaded under a lease is marked with the life it was asked for under.
+        lives = [self._lives.of(group[0][1].key.tenant) for group in groups]
+        commands = [
+            self._read_command(group, life, token, (group[0][1].lease_ms or self._lease_ms) if lease else 0)
+            for group, life in zip(groups, lives, strict=True)
+        ]
         replies = await self._call(commands, "read")
         results: list[Hit | Miss] = [_UNAVAILABLE] * len(reads)
-        for group, reply in zip(groups, replies or (), strict=replies is not None):
+        for group, life, reply in zip(groups, lives, replies or (), strict=replies is not None):
             if isinstance(reply, list):
                 generation = reply[0].decode()
                 for (index, read), found in zip(group, reply[1:], strict=True):
-                    results[index] = _decode(read, found, token, generation)
+                    results[index] = _decode(read, found, token, generation, life)
             else:
                 self.counters.failures["read"] += 1
-        self._count_reads(reads, results)
+        if not again:
+            self._count_reads(reads, results)
         return results
 
     async def value(self, key: HotKey) -> Loaded | MissReason:
@@ -110,6 +117,7 @@ class ValkeyTier:
             reply = await client.ask(packed)
         except (CacheUnavailable, Closed):
             self.counters.failures["read"] += 1
+            self.counters.misses[key.kind, MissReason.UNAVAILABLE] += 1
             return MissReason.UNAVAILABLE
         # Both in one step: a generation read before its value could be older than what the value was filled under.
         if type(reply) is list and reply[1] is not None and reply[0] is not None:
@@ -120,17 +128,19 @@ class ValkeyTier:
                 if loaded is not None:
                     self.counters.hits[key.kind] += 1
                     return loaded
-        return MissReason.ABSENT
+        reason = _why(reply[1] if type(reply) is list else None)
+        self.counters.misses[key.kind, reason] += 1
+        return reason
 
-    async def lease(self, key: HotKey) -> Miss:
+    async def lease(self, key: HotKey, lease_ms: int = 0) -> Miss:
         """Ask for the right to fill a key, whatever is there."""
-        token = self._new_id()
-        command = LEASE.command([key.generation, key.lease], (token, self._lease_ms, GENERATION_MS))
+        token, life = self._new_id(), self._lives.of(key.tenant)
+        command = LEASE.command([key.generation, key.lease], (token, lease_ms or self._lease_ms, GENERATION_MS))
         replies = await self._call([command], "lease")
         if not replies or not isinstance(replies[0], list):
             return _UNAVAILABLE
         generation, granted = replies[0]
-        return Miss(MissReason.ABSENT, token if granted else None, generation.decode())
+        return Miss(MissReason.ABSENT, token if granted else None, generation.decode(), life)
 
     async def release(self, key: HotKey, lease: str) -> None:
         """Give a lease back without filling."""
@@ -151,7 +161,7 @@ class ValkeyTier:
     async def put(self, key: HotKey, loaded: Loaded) -> bool:
         """Put one whole value, whatever is there; False if the server could not be told."""
         assert isinstance(loaded.payload, bytes)
-        marked = self._header(key, "\n", loaded, loaded.count)
+        marked = _header(self._lives.of(key.tenant), "\n", loaded, loaded.count)
         before, _, after = marked.partition(b"\n")
         line = notices.change(self._sender, loaded.version, key.key)
         arguments = (
@@ -184,6 +194,41 @@ class ValkeyTier:
         # goes one day looks like a change, too, and costs a query.
         stamp: Command = ("SET", self._lines.stamp, self._new_id(), "PX", GENERATION_MS)
         return await self._tell([stamp, ("PUBLISH", self._shared, line)], "announce")
+
+    async def note(self, key: str, text: str, ttl_ms: int) -> bool:
+        """Leave a short text beside the cached data, for `ttl_ms` milliseconds; False if that could not be told."""
+        return await self._tell([("SET", key, text, "PX", ttl_ms)], "note")
+
+    async def noted(self, key: str) -> str | None:
+        """Return the text that was left; None if there is none, or what is there is no text.
+
+        Raises:
+            CacheUnavailable: The server does not answer, or refuses to.
+        """
+        replies = await self._call([("GET", key)], "noted")
+        if replies is None:
+            raise CacheUnavailable("the cache did not answer what is noted there")
+        reply = replies[0]
+        if isinstance(reply, ServerError) and reply.code != "WRONGTYPE":
+            self.counters.failures["noted"] += 1
+            raise CacheUnavailable(f"the cache refuses to say what is noted there: {reply.message}")
+        return reply.decode(errors="replace") if isinstance(reply, bytes) else None
+
+    async def clear(self, prefix: str) -> bool:
+        """Delete every key that begins with `<prefix>:`, in steps; False if the server could not be told of all."""
+        pattern, cursor = f"{_GLOB.sub(_ESCAPED, prefix)}:*", b"0"
+        while True:
+            replies = await self._call([("SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED)], "clear")
+            if replies is None:
+                return False
+            if not isinstance(replies[0], list):
+                self.counters.failures["clear"] += 1
+                return False
+            cursor, keys = replies[0]
+            if keys and not await self._tell([("UNLINK", *keys)], "clear"):
+                return False
+            if cursor == b"0":
+                return True
 
     async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
         """Put an item at the head of a bounded list that lives `ttl_ms` milliseconds from now."""
@@ -282,9 +327,8 @@ class ValkeyTier:
 
     # --- commands
 
-    def _read_command(self, group: _Group, token: str, lease_ms: int) -> Command:
+    def _read_command(self, group: _Group, life: str, token: str, lease_ms: int) -> Command:
         keys = [group[0][1].key.generation]
-        life = self._lives.of(group[0][1].key.tenant)
         arguments: list[bytes | str | int] = [life, token, lease_ms, GENERATION_MS, self._own if lease_ms else ""]
         for _, read in group:
             keys += (read.key.key, read.key.lease)
@@ -295,7 +339,7 @@ class ValkeyTier:
     def _fill_command(self, fill: Fill) -> Command:
         payload, loaded = fill.loaded.payload, fill.loaded
         count = loaded.count if isinstance(payload, bytes) else len(payload)
-        header = self._header(fill.key, fill.generation, loaded, count)
+        header = _header(fill.life, fill.generation, loaded, count)
         items: Iterable[bytes] = ()
         if isinstance(payload, bytes):
             header = b"%b\n%b" % (header, payload)
@@ -333,32 +377,37 @@ class ValkeyTier:
             commands.append(("PUBLISH", self._shared, notices.generation(self._sender, generation, generation_key)))
         return commands
 
-    def _header(self, key: HotKey, generation: str, loaded: Loaded, count: int) -> bytes:
-        life = self._lives.of(key.tenant)
-        return Header(
-            life, generation, loaded.version, count, loaded.whole, loaded.ttl_ms, loaded.fresh_until_ms, loaded.cost_ms
-        ).encode()
-
 
 _MAX_PACKED: Final = 20_000
 _MAX_HEADER: Final = 200
 _UNAVAILABLE: Final = Miss(MissReason.UNAVAILABLE)
+_SCANNED: Final = 1_000
+"""How many keys the server looks at in one step of clearing."""
+_GLOB: Final = re.compile(r"[\\*?\[\]^]")
+_ESCAPED: Final = r"\\\g<0>"
 
 
-def _by_generation(reads: Sequence[Read]) -> list[_Group]:
-    """Return the reads, with their places, by owner: one owner's keys live in one slot."""
-    groups: dict[str, _Group] = {}
+def _grouped(reads: Sequence[Read]) -> list[_Group]:
+    """Return the reads, with their places, by owner (one owner's keys live in one slot) and length of lease."""
+    groups: dict[tuple[str, int], _Group] = {}
     for item in enumerate(reads):
-        groups.setdefault(item[1].key.generation, []).append(item)
+        read = item[1]
+        groups.setdefault((read.key.generation, read.lease_ms), []).append(item)
     if len(reads) <= MAX_READS:
         return list(groups.values())
     return [group[at : at + MAX_READS] for group in groups.values() for at in range(0, len(group), MAX_READS)]
 
 
-def _decode(read: Read, found: Any, token: str, generation: str) -> Hit | Miss:
+def _header(life: str, generation: str, loaded: Loaded, count: int) -> bytes:
+    return Header(
+        life, generation, loaded.version, count, loaded.whole, loaded.ttl_ms, loaded.fresh_until_ms, loaded.cost_ms
+    ).encode()
+
+
+def _decode(read: Read, found: Any, token: str, generation: str, life: str) -> Hit | Miss:
     """Return what the read script says of one thing."""
     if isinstance(found, int):
-        return Miss(_REASONS[found >> 1], token if found & 1 else None, generation)
+        return Miss(_REASONS[found >> 1], token if found & 1 else None, generation, life)
     payload: Payload
     if read.shape is Shape.VALUE:
         raw, _, payload = found.partition(b"\n")
@@ -395,6 +444,17 @@ def _split(raw: bytes, start: int) -> Loaded | None:
     except (ValueError, IndexError):
         return None
     return loaded
+
+
+def _why(raw: bytes | None) -> MissReason:
+    """Return why what is there is no hit, as the read script would say."""
+    if raw is None:
+        return MissReason.ABSENT
+    try:
+        Header.decode(raw[: raw.index(b"\n")])
+    except ValueError:
+        return MissReason.CORRUPT
+    return MissReason.OUTDATED
 
 
 def _unique_ids() -> Callable[[], str]:

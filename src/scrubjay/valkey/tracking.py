@@ -44,6 +44,6 @@ class TrackingLink(ValkeyLink):
                 listener.heard_unknown()
             else:
                 for key in push[1]:
-                    listener.heard_change(key.decode(errors="replace"), 0)
+                    listener.heard_touch(key.decode(errors="replace"))
 
         return hear

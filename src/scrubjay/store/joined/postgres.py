@@ -37,13 +37,15 @@ _HAD = ", ".join(
 )
 
 
-def _entering(lock: str = "") -> Statement:
-    """Return the statement that sets what a query needs, and returns what was set before."""
+def _entering(transaction: str = "pg_current_xact_id()", lock: str = "") -> Statement:
+    """Return the statement that sets what a query needs, and returns what was set before and the transaction."""
     had = ", ".join(f"had_{name}" for name in _NAMES)
-    return Statement(f"WITH had AS MATERIALIZED (SELECT {_HAD}) SELECT {had}, {_SET}{lock} FROM had")  # noqa: S608
+    wanted = f"{had}, {transaction}::text AS transaction, {_SET}{lock}"
+    return Statement(f"WITH had AS MATERIALIZED (SELECT {_HAD}) SELECT {wanted} FROM had")  # noqa: S608
 
 
-_ENTER, _ENTER_WRITE, _ENTER_ALONE = _entering(), _entering(f", {LOCK}"), _entering(f", {LOCK_ALONE}")
+_ENTER_READ, _ENTER = _entering("pg_current_xact_id_if_assigned()"), _entering()
+_ENTER_WRITE, _ENTER_ALONE = _entering(lock=f", {LOCK}"), _entering(lock=f", {LOCK_ALONE}")
 _LEAVE = Statement(f"SELECT {_SET}")
 
 
@@ -65,6 +67,11 @@ class JoinedPostgres(Driver):
         self._lock = lock_of(connection)
         self._timeout_s = timeout_s
         self._closed = False
+        self._transaction: str | None = None
+
+    @property
+    def transaction(self) -> str | None:
+        return self._transaction
 
     async def close(self) -> None:
         """Take no more queries. The connection and its transaction are the application's."""
@@ -116,10 +123,12 @@ class JoinedPostgres(Driver):
             "row_security": "on",
             "statement_timeout": str(max(1, int(self._timeout_s * 900))),
         }
-        statement = _ENTER
+        statement = _ENTER_READ if access.read_only else _ENTER
         if not access.read_only and access.role == "app":
             statement = _ENTER_ALONE if access.alone else _ENTER_WRITE
         (row,) = await self._line.fetch(statement, settings)
+        if not access.read_only:
+            self._transaction = row[len(_NAMES)]
         return dict(zip(_NAMES, row[: len(_NAMES)], strict=True))
 
     async def _answers(self, query: Query[T]) -> T:

@@ -35,6 +35,12 @@ class JoinedSqlite(Driver):
         self._path = path
         self._lock = lock_of(connection)
         self._closed = False
+        self._wrote = False
+
+    @property
+    def transaction(self) -> str | None:
+        # A file has one writing transaction at a time, which needs no name.
+        return "sqlite" if self._wrote else None
 
     async def close(self) -> None:
         """Take no more queries. The connection and its transaction are the application's."""
@@ -49,11 +55,12 @@ class JoinedSqlite(Driver):
         if not files or not self._path.exists() or not self._path.samefile(files[0]):
             raise ConfigurationError(f"this connection has not the store's file open: {self._path}")
 
-    async def run(self, query: Callable[[], Query[T]], access: Access) -> T:  # noqa: ARG002 - a file has no roles
+    async def run(self, query: Callable[[], Query[T]], access: Access) -> T:
         async with self._lock:
             if self._closed:
                 raise Closed("the joined store is closed")
             self._check()
+            self._wrote = self._wrote or not access.read_only
             async with self._ours():
                 return await self._guarded(query())
 

@@ -31,7 +31,7 @@ def raise_walls(connection: Connection) -> None:
             f"CREATE POLICY worker ON {name} TO scrubjay_worker USING (true) WITH CHECK (true)",
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO scrubjay_app, scrubjay_worker",
         ]
-    # The transaction that wrote an outbox row: the relay reads in order of visibility.
-    statements.append("ALTER TABLE outbox ALTER COLUMN transaction_id SET DEFAULT (pg_current_xact_id()::text::bigint)")
+    # Only a worker confirms.
+    statements.append("GRANT USAGE ON SEQUENCE outbox_position TO scrubjay_worker")
     for statement in statements:
         connection.execute(text(statement))

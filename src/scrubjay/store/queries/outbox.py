@@ -5,44 +5,93 @@ from __future__ import annotations
 from collections.abc import Sequence
 from secrets import token_hex
 
+from scrubjay.core.keys import Kind
 from scrubjay.core.ports import OutboxRow, Written
-from scrubjay.store.sql import Batch, Query, Row, Statement
+from scrubjay.core.scope import Scope
+from scrubjay.store.sql import Batch, Call, Params, Query, Row, Statement
 
 MOST_PENDING = 10_000
 """How far open rows are counted."""
-_ANY_TIME = 2**62
+_LATEST = 2**62
+_NO_MORE: Params = {"after_at": _LATEST, "after_tenant": "", "after_id": ""}
+_CHUNK = 500
 
 _COLUMNS = "outbox.tenant_id, outbox.id, outbox.user_id, outbox.kind, outbox.name, outbox.version, outbox.created_at"
-_CONFIRM = Statement("UPDATE outbox SET done_at = :now WHERE tenant_id = :tenant AND id = :id AND done_at IS NULL")
-_RELEASE = Statement("UPDATE outbox SET claimed_until = NULL WHERE tenant_id = :tenant AND id = :id")
-_PURGE = Statement("""
-    DELETE FROM outbox WHERE (tenant_id, id) IN (
-        SELECT tenant_id, id FROM outbox WHERE done_at < :before ORDER BY done_at LIMIT :limit
-    ) RETURNING 1
+_AGE = "created_at, tenant_id, id"
+_AFTER = f"({_AGE}) > (:after_at, :after_tenant, :after_id)"
+
+# A call of `confirm` has one number, drawn after the caches were told. A later number is drawn later, so whoever sees
+# one committed knows that those of all lower ones have told, too: also of confirmations that are not committed yet. A
+# number that was drawn in vain does no harm.
+_DRAW = Statement(
+    """
+    INSERT INTO meta (key, value) VALUES ('outbox_position', '1')
+    ON CONFLICT (key) DO UPDATE SET value = CAST(CAST(meta.value AS INTEGER) + 1 AS TEXT)
+    """,
+    postgresql="SELECT nextval('outbox_position')",
+)
+_CONFIRMING = """
+    UPDATE outbox SET done_at = :now, done_position = %s WHERE tenant_id = :tenant AND id = :id AND done_at IS NULL
+"""
+_CONFIRM = Statement(
+    _CONFIRMING % "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'outbox_position')",
+    postgresql=_CONFIRMING % "currval('outbox_position')",
+)
+# What is committed counts, not what the sequence has drawn: that may be lost in a crash, and then be drawn again.
+_POSITION = Statement("""
+    SELECT done_position FROM outbox WHERE done_position IS NOT NULL ORDER BY done_position DESC LIMIT 1
 """)
-# A claim waits for nobody: rows that another one is just taking, or that are being confirmed, are passed over.
-_CLAIMING = f"""
-    WITH picked AS MATERIALIZED (
-        SELECT tenant_id, id FROM outbox
-        WHERE done_at IS NULL AND created_at <= :before AND (claimed_until IS NULL OR claimed_until <= :now)
-        ORDER BY transaction_id, id LIMIT :limit %s
-    )
-    UPDATE outbox SET claimed_until = :until FROM picked
-    WHERE outbox.tenant_id = picked.tenant_id AND outbox.id = picked.id
-    RETURNING {_COLUMNS}, outbox.transaction_id
-"""  # noqa: S608 - the columns are a constant
-_CLAIM = Statement(_CLAIMING % "", postgresql=_CLAIMING % "FOR UPDATE SKIP LOCKED")
+# Two ranges of one index, so that the young rows between them cost nothing.
+_OPEN = Statement(f"""
+    SELECT * FROM (
+        SELECT {_COLUMNS} FROM outbox WHERE done_at IS NULL AND created_at <= :before AND {_AFTER}
+        ORDER BY {_AGE} LIMIT :limit
+    ) AS old
+    UNION ALL
+    SELECT * FROM (
+        SELECT {_COLUMNS} FROM outbox WHERE done_at IS NULL AND created_at > :now AND {_AFTER}
+        ORDER BY {_AGE} LIMIT :limit
+    ) AS ahead
+    ORDER BY {_AGE} LIMIT :limit
+""")  # noqa: S608 - the columns are constants
+# Open rows first: one that is confirmed while somebody pages gets a position beyond all that was confirmed before, and
+# so is met there. The other way round it could be passed over.
 _SINCE = Statement(f"""
-    SELECT {_COLUMNS} FROM outbox
-    WHERE (created_at >= :since OR done_at >= :since OR done_at IS NULL)
-        AND (created_at, tenant_id, id) > (:after_at, :after_tenant, :after_id)
-    ORDER BY created_at, tenant_id, id LIMIT :limit
+    SELECT * FROM (
+        SELECT {_COLUMNS}, 0 AS done_position FROM outbox WHERE done_at IS NULL AND {_AFTER}
+        ORDER BY {_AGE} LIMIT :limit
+    ) AS still_open
+    UNION ALL
+    SELECT * FROM (
+        SELECT {_COLUMNS}, done_position FROM outbox
+        WHERE done_position IS NOT NULL
+            AND (done_position, created_at, tenant_id, id) > (:position, :done_at, :done_tenant, :done_id)
+        ORDER BY done_position, created_at, tenant_id, id LIMIT :limit
+    ) AS done
+    ORDER BY done_position, created_at, tenant_id, id LIMIT :limit
 """)  # noqa: S608
+# In the order of positions up to the first that is young, so that a wrong clock makes no gap. One that was far ahead
+# must not keep all that came later, either.
+_PURGING = """
+    WITH oldest AS MATERIALIZED (
+        SELECT done_position, done_at FROM outbox WHERE done_position IS NOT NULL ORDER BY done_position LIMIT :limit
+    ), young AS MATERIALIZED (
+        SELECT coalesce(min(done_position), :latest) AS position FROM oldest
+        WHERE done_at >= :before AND done_at <= :ahead
+    ), picked AS MATERIALIZED (
+        SELECT tenant_id, id FROM outbox
+        WHERE done_position IS NOT NULL AND done_position < (SELECT position FROM young)
+        ORDER BY done_position LIMIT :limit %s
+    )
+    DELETE FROM outbox WHERE (tenant_id, id) IN (SELECT tenant_id, id FROM picked) RETURNING 1
+"""
+_PURGE = Statement(_PURGING % "", postgresql=_PURGING % "FOR UPDATE SKIP LOCKED")
 _INVALIDATE = Statement("""
     INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
-    VALUES (:tenant, :id, :user, 'user', '', 0, :now)
+    VALUES (:tenant, :id, :user, :kind, :name, 0, :now)
 """)
 _PENDING = Statement("SELECT count(*) FROM (SELECT 1 FROM outbox WHERE done_at IS NULL LIMIT :limit) AS pending")
+_THERE = Statement("SELECT 1 FROM outbox WHERE tenant_id = :tenant AND id = :id")
 
 
 def new_id(now_ms: int) -> str:
@@ -50,50 +99,82 @@ def new_id(now_ms: int) -> str:
     return f"{now_ms:012x}{token_hex(10)}"
 
 
-def invalidate_user(tenant: str, user: str, now_ms: int) -> Query[Written]:
+def invalidate_user(scope: Scope, now_ms: int) -> Query[Written]:
     """Leave a row that says that everything of a user is to be read anew."""
+    return _invalidate(scope, "user", "", now_ms)
+
+
+def invalidate_context(scope: Scope, type_: str, now_ms: int) -> Query[Written]:
+    """Leave a row that says that one type of context of a user or tenant is to be read anew."""
+    return _invalidate(scope, Kind.CONTEXT.value, type_, now_ms)
+
+
+def _invalidate(scope: Scope, kind: str, name: str, now_ms: int) -> Query[Written]:
     outbox_id = new_id(now_ms)
-    yield Batch([(_INVALIDATE, {"tenant": tenant, "user": user, "id": outbox_id, "now": now_ms})], last=True)
+    params = {
+        "tenant": scope.tenant,
+        "user": scope.user,
+        "kind": kind,
+        "name": name,
+        "id": outbox_id,
+        "now": now_ms,
+    }
+    yield Batch([(_INVALIDATE, params)], last=True)
     return Written(0, 0, outbox_id)
 
 
 def confirm(ids: Sequence[tuple[str, str]], now_ms: int) -> Query[None]:
-    """Mark rows as done."""
-    yield Batch([(_CONFIRM, {"tenant": tenant, "id": id_, "now": now_ms}) for tenant, id_ in ids], last=True)
+    """Mark rows as done, at the next position."""
+    calls: list[Call] = [(_CONFIRM, {"tenant": tenant, "id": id_, "now": now_ms}) for tenant, id_ in ids]
+    yield Batch([(_DRAW, {}), *calls], last=True)
 
 
-def release(ids: Sequence[tuple[str, str]]) -> Query[None]:
-    """Give claimed rows back."""
-    yield Batch([(_RELEASE, {"tenant": tenant, "id": id_}) for tenant, id_ in ids], last=True)
+def position() -> Query[int]:
+    """Return the highest position of a row; 0 if there is none."""
+    (rows,) = yield Batch([(_POSITION, {})], last=True)
+    return int(rows[0][0]) if rows else 0
 
 
-def purge(before_ms: int, limit: int) -> Query[int]:
-    """Delete the oldest rows that were done before a time; return how many."""
-    (gone,) = yield Batch([(_PURGE, {"before": before_ms, "limit": limit})], last=True)
+def purge(limit: int, *, keep_ms: int, now_ms: int) -> Query[int]:
+    """Delete the first rows, in order of their positions, that were done longer ago than to be kept; return how many.
+
+    What seems to be of a time that is as far ahead was done by a wrong clock, and is deleted, too.
+    """
+    params = {"before": now_ms - keep_ms, "ahead": now_ms + keep_ms, "limit": limit, "latest": _LATEST}
+    (gone,) = yield Batch([(_PURGE, params)], last=True)
     return len(gone)
 
 
-def claim(limit: int, *, older_ms: int, claim_ms: int, now_ms: int) -> Query[list[OutboxRow]]:
-    """Take open rows that nobody has claimed, oldest first."""
-    # Where age does not matter, a row of a writer whose clock is ahead is not too young either.
-    before = now_ms - older_ms if older_ms else _ANY_TIME
-    params = {"before": before, "now": now_ms, "until": now_ms + claim_ms, "limit": limit}
-    (rows,) = yield Batch([(_CLAIM, params)], last=True)
-    # What an UPDATE returns stands in no order.
-    return [_row(row[:-1]) for row in sorted(rows, key=lambda row: (row[-1] or 0, row[1]))]
-
-
-def since(since_ms: int, limit: int, after: OutboxRow | None) -> Query[list[OutboxRow]]:
-    """Return a page of the rows that are open, or were created or done at or after a time."""
-    params = {
-        "since": since_ms,
-        "after_at": after.created_at_ms if after else -1,
-        "after_tenant": after.tenant if after else "",
-        "after_id": after.id if after else "",
-        "limit": limit,
-    }
-    (rows,) = yield Batch([(_SINCE, params)], last=True)
+def unconfirmed(limit: int, *, young_ms: int, after: OutboxRow | None, now_ms: int) -> Query[list[OutboxRow]]:
+    """Return a page of the open rows that were not created just now, oldest first."""
+    params = {"before": now_ms - young_ms, "now": now_ms, "limit": limit, **_after(after)}
+    (rows,) = yield Batch([(_OPEN, params)], last=True)
     return [_row(row) for row in rows]
+
+
+def since(position: int, limit: int, after: OutboxRow | None) -> Query[list[OutboxRow]]:
+    """Return a page of the rows that are open, and then of those that were done after a position."""
+    if after is None or not after.position:
+        params = {**_after(after), **_after(None, "done"), "position": position + 1}
+    else:
+        params = {**_NO_MORE, **_after(after, "done"), "position": after.position}
+    (rows,) = yield Batch([(_SINCE, {**params, "limit": limit})], last=True)
+    return [_row(row) for row in rows]
+
+
+def _after(row: OutboxRow | None, prefix: str = "after") -> Params:
+    """Return the parameters that say where a page begins."""
+    at, tenant, id_ = (row.created_at_ms, row.tenant, row.id) if row else (-_LATEST, "", "")
+    return {f"{prefix}_at": at, f"{prefix}_tenant": tenant, f"{prefix}_id": id_}
+
+
+def there(ids: Sequence[tuple[str, str]]) -> Query[bool]:
+    """Return whether any of some rows is there, open or done."""
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        if any((yield Batch([(_THERE, {"tenant": tenant, "id": id_}) for tenant, id_ in chunk]))):
+            return True
+    return False
 
 
 def pending() -> Query[int]:

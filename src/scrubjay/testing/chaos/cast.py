@@ -16,8 +16,12 @@ import orjson
 from scrubjay.testing.chaos.worker import Orders
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
+from scrubjay.valkey.client import ValkeyClient
+from scrubjay.valkey.commands import ServerError
+from scrubjay.valkey.url import parse_cache_url
 
 END_WITHIN_S: Final = 30.0
+_CONTROL_S: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -147,15 +151,20 @@ class Valkey:
 
     Args:
         directory: Where it saves.
-        appendonly: Whether it notes each change; otherwise it saves about once a second, and comes back older.
+        save_s: How many seconds after a change it saves, and comes back older by as much; 0 to note each change.
     """
 
-    def __init__(self, directory: Path, *, appendonly: bool) -> None:
+    def __init__(self, directory: Path, *, save_s: int) -> None:
         self._directory = directory
         directory.mkdir()
-        extra = {"dir": f'"{directory}"', "save": "1 1", "appendonly": "yes" if appendonly else "no"}
+        extra = {
+            "dir": f'"{directory}"',
+            "save": f"{save_s or 1} 1",
+            "appendonly": "no" if save_s else "yes",
+        }
         self._server = ValkeyServer(extra=extra)
         self._paused = False
+        self._refuses = False
 
     @property
     def url(self) -> str:
@@ -184,10 +193,31 @@ class Valkey:
             self._paused = False
             self._server.resume()
 
+    async def refuse_writes(self) -> None:
+        """Let it take no write."""
+        self._refuses = True
+        # It has none.
+        await self._want_replicas(1)
+
+    async def take_writes(self) -> None:
+        """Let it take writes again, if it refuses them."""
+        if self._refuses:
+            await self._want_replicas(0)
+            self._refuses = False
+
+    async def _want_replicas(self, count: int) -> None:
+        client = ValkeyClient(parse_cache_url(self.url), deadline=_CONTROL_S)
+        try:
+            (reply,) = await client.call([("CONFIG", "SET", "min-replicas-to-write", count)])
+        finally:
+            await client.close()
+        assert not isinstance(reply, ServerError), reply
+
     async def restore(self) -> None:
         """Let it run, whatever was done to it."""
         self.resume()
         await self.start()
+        await self.take_writes()
 
     async def close(self) -> None:
         """End it."""

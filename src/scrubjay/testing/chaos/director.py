@@ -24,6 +24,7 @@ from scrubjay.testing.chaos.workload import prepare
 from scrubjay.testing.history import Recorder
 
 _LOOK_S: Final = 0.1
+_SAVES_S: Final = (0, 1, 5, 20)
 _QUIET_S: Final = 1.5
 """How long all is well at the beginning, and at the end."""
 
@@ -65,8 +66,8 @@ async def conduct(plan: Plan, directory: Path, tell: Callable[[Progress], None] 
     async with AsyncScrubjay.open(store=store, cache="none:", tokenizer="heuristic") as jay, AsyncExitStack() as stack:
         valkey = None
         if plan.cache is None:
-            notes = random.Random(f"saves {plan.seed}").random() < 0.5  # noqa: S311 - reproducible on purpose
-            valkey = Valkey(directory / "valkey", appendonly=notes and plan.without is None)
+            lot = random.Random(f"saves {plan.seed}")  # noqa: S311 - reproducible on purpose
+            valkey = Valkey(directory / "valkey", save_s=1 if plan.without is not None else lot.choice(_SAVES_S))
             stack.push_async_callback(valkey.close)
             await valkey.start()
         orders = Orders(
@@ -167,6 +168,11 @@ class _Director:
                 valkey.pause()
                 await self._meanwhile(outage)
                 valkey.resume()
+            case Fault.REFUSE_WRITES:
+                assert valkey is not None
+                await valkey.refuse_writes()
+                await self._meanwhile(outage)
+                await valkey.take_writes()
             case Fault.CUT | Fault.BLACK_HOLE | Fault.DELAY:
                 for link in links:
                     if outage.fault is Fault.CUT:

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import scrubjay.engine as engine_module
 import scrubjay.valkey.tier as tier_module
-from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.flights import Flights
 from scrubjay.cache.floors import Floors
 from scrubjay.cache.l1 import L1, Ticket
 from scrubjay.cache.relay import Relay
+from scrubjay.cache.writes import Writes
 from scrubjay.core.ports import Mutation
 from scrubjay.valkey.commands import Script
 
@@ -58,7 +58,7 @@ def _untold() -> None:
         self._confirm(rows)
         self.changed([each.key for each in mutations])
 
-    _set(CacheAside, "_tell", tell)
+    _set(Writes, "_tell", tell)
 
 
 def _heartbeat() -> None:
@@ -75,17 +75,17 @@ def _joins() -> None:
 def _relay() -> None:
     """What a process that was killed, or cut off, has written and not told of is told by nobody else."""
 
-    async def nothing(*_: Any) -> int:
-        return 0
+    async def nothing(*_: Any) -> None:
+        pass
 
-    _set(Relay, "drain", nothing)
+    _set(Relay, "look", nothing)
 
 
 def _replay() -> None:
     """A Valkey that comes back with an old state is believed."""
 
-    async def nothing(*_: Any) -> int:
-        return 0
+    async def nothing(*_: Any) -> bool:
+        return True
 
     _set(Relay, "replay", nothing)
 

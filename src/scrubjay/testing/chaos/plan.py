@@ -63,6 +63,8 @@ class Fault(StrEnum):
     BLACK_HOLE = "black_hole"
     """No byte passes a link, in one direction or both."""
     DELAY = "delay"
+    REFUSE_WRITES = "refuse_writes"
+    """Valkey answers reads and passes messages on, and takes no write: as when it cannot save to its disk."""
 
 
 AGAINST: Final[Mapping[str, tuple[Fault, ...]]] = MappingProxyType(
@@ -142,7 +144,7 @@ def _deck(plan: Plan) -> tuple[list[tuple[Fault, bool]], list[tuple[Fault, bool]
         rest += [(Fault.KILL_WORKER, True)] * 2
     if plan.kills and plan.cache is None:
         first.append((Fault.KILL_VALKEY, False))
-        rest += [(Fault.KILL_VALKEY, False), (Fault.HANG_VALKEY, False)]
+        rest += [(Fault.KILL_VALKEY, False), (Fault.HANG_VALKEY, False), (Fault.REFUSE_WRITES, False)]
     return first, rest
 
 

@@ -96,6 +96,7 @@ class Outcome:
             "kills": self.count(Fault.KILL_WORKER) + victims,
             "valkey_kills": self.count(Fault.KILL_VALKEY),
             "valkey_hangs": self.count(Fault.HANG_VALKEY),
+            "valkey_refusals": self.count(Fault.REFUSE_WRITES),
             "cuts": self.count(Fault.CUT),
             "black_holes": self.count(Fault.BLACK_HOLE),
             "delays": self.count(Fault.DELAY),

@@ -107,7 +107,7 @@ async def _report(engine: Engine, workload: Workload) -> None:
 
 
 def _counted(engine: Engine, workload: Workload, lag_s: float) -> dict[str, Any]:
-    aside, counters = engine.services.aside, engine.counters
+    aside, counters = engine.aside, engine.counters
     local = aside.l1
     return {
         "at": time.monotonic(),

@@ -1,0 +1,24 @@
+"""What reads and writes report to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scrubjay.cache.confirm import OutboxConfirmer
+from scrubjay.core.counters import CacheCounters
+from scrubjay.core.outcome import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What reads and writes report to.
+
+    Attributes:
+        confirmer: Takes outbox rows whose caches have been told.
+        counters: Where damaged entries are counted.
+        recorder: Takes one outcome per read that left the process, and per write.
+    """
+
+    confirmer: OutboxConfirmer
+    counters: CacheCounters
+    recorder: Recorder

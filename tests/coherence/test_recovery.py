@@ -1,0 +1,440 @@
+"""What a cache server is believed that may have lost something: what its mark says, and no clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from scrubjay.cache.mark import MAX_AGE_MS
+from scrubjay.core.clock import SystemClock
+from scrubjay.testing.clock import ManualClock
+from scrubjay.testing.servers import ValkeyServer
+from tests.coherence import asked_again, heard
+from tests.coherence.conftest import CONTEXT, THINGS, Open, Process, seen, until
+from tests.coherence.test_rules import DEADLINE_S, crashed
+from tests.waiting import until_told
+
+
+@pytest.fixture
+def server() -> Iterator[ValkeyServer]:
+    """A cache server that the test may ruin."""
+    with ValkeyServer("valkey") as server:
+        yield server
+
+
+@pytest.fixture
+def view(server: ValkeyServer) -> Iterator[redis.Redis]:
+    with redis.Redis(port=server.port, socket_timeout=5) as view:
+        yield view
+
+
+async def warm(value: int, *processes: Process) -> None:
+    for thing in THINGS:
+        await thing.write(processes[0], value)
+    for process in processes:
+        for thing in THINGS:
+            await seen(thing, process, value)
+            assert await thing.read(process) == value
+        await process.quiet()
+        await process.engine.confirmer.flush()
+
+
+async def all_read(value: int, *processes: Process) -> None:
+    for process in processes:
+        for thing in THINGS:
+            assert [await thing.read(process) for _ in range(2)] == [value] * 2, thing.name
+
+
+def mark_of(process: Process) -> str:
+    return f"{process.engine.settings.prefix}:mark"
+
+
+def marked(process: Process, view: redis.Redis) -> int:
+    """Return the position in the mark."""
+    raw: Any = view.get(mark_of(process))
+    return int(raw.partition(b";")[0])
+
+
+async def catch_up(process: Process, view: redis.Redis) -> None:
+    """Let the mark say all that has been confirmed."""
+    await process.engine.confirmer.flush()
+    position = await process.engine.services.store.outbox_position()
+    await process.engine.relay.look()
+    assert marked(process, view) == position
+
+
+async def restart(server: ValkeyServer) -> None:
+    """Kill a server; it comes back with what it saved last."""
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+
+
+# --- back from a snapshot
+
+
+@pytest.mark.parametrize("age_s", [0, 11.5, 20, 3_600, MAX_AGE_MS / 1000 + 1], ids=str)
+async def test_it_does_not_matter_how_old_a_snapshot_is(
+    open_on: Open, server: ValkeyServer, view: redis.Redis, clock: ManualClock, age_s: float
+) -> None:
+    """Whether the time has passed, or a clock was set forward by as much."""
+    writer, reader = await open_on(server, clock=clock), await open_on(server, clock=clock)
+    await warm(1, writer, reader)
+    await catch_up(writer, view)
+    view.save()
+    await warm(2, writer)
+    await heard(reader.jay)
+    # The living mark has gone on; the one in the snapshot has not.
+    saved = marked(writer, view)
+    await catch_up(writer, view)
+    await catch_up(reader, view)
+    assert marked(writer, view) > saved
+    clock.advance(age_s)
+    await restart(server)
+    late = await open_on(server, clock=clock)
+    await asked_again(writer.jay, reader.jay, late.jay)
+    for process in (late, writer, reader):
+        # After half an hour without use the state of a session is gone by itself.
+        for thing in [each for each in THINGS if each.name != "state" or age_s < 1_800]:
+            assert [await thing.read(process) for _ in range(2)] == [2, 2], thing.name
+
+
+async def test_what_was_told_is_told_again_only_since_the_mark(
+    open_on: Open, server: ValkeyServer, view: redis.Redis
+) -> None:
+    writer = await open_on(server)
+    await warm(1, writer)
+    await catch_up(writer, view)
+    held = await open_on(server)
+    told = held.faults.calls["hot.erase"]
+    held.engine.gate.close("a test")
+    await asked_again(held.jay)
+    assert held.faults.calls["hot.erase"] == told
+    assert held.faults.calls["hot.clear"] == 0
+
+
+async def test_one_that_has_recovered_earlier_moves_the_mark_past_nothing(
+    open_on: Open, server: ValkeyServer, view: redis.Redis
+) -> None:
+    """Heartbeats and looks of others go on while a process still reads what the server had been told."""
+    writer, reader = await open_on(server), await open_on(server)
+    await warm(1, writer, reader)
+    await catch_up(writer, view)
+    view.save()
+    await warm(2, writer)
+    await heard(reader.jay)
+    await catch_up(writer, view)
+    slow = writer.faults.hold("noted", "before", every=True)
+    await restart(server)
+    await slow.reached()
+    await asked_again(reader.jay)
+    await reader.engine.relay.look()
+    for _ in range(3):
+        await writer.coherence.beat_once()
+    assert not writer.engine.gate.open
+    await all_read(2, reader, writer)
+    slow.open()
+    await asked_again(writer.jay)
+    await all_read(2, writer, reader, await open_on(server))
+
+
+async def test_a_look_during_an_outage_marks_no_server_that_has_not_been_told(
+    open_on: Open, server: ValkeyServer, view: redis.Redis
+) -> None:
+    """It has read the position before the loss: the server that is back must not be given it."""
+    writer = await open_on(server)
+    await warm(1, writer)
+    await catch_up(writer, view)
+    view.save()
+    saved = marked(writer, view)
+    await warm(2, writer)
+    looking = writer.faults.hold("outbox_open", "before")
+    look = asyncio.create_task(writer.engine.relay.look())
+    await looking.reached()
+    writer.faults.hold("noted", "before", every=True)
+    await restart(server)
+    await until(lambda: not writer.engine.gate.open)
+    looking.open()
+    await look
+    assert marked(writer, view) == saved
+    writer.faults.heal()
+    await asked_again(writer.jay)
+    await all_read(2, writer)
+
+
+# --- marks that say nothing
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [None, b"", b";", b"1", b"x;1", b"1;x", b"-1;1", b"1;1", b"9" * 30 + b";1", "\u0661;1".encode(), {b"a": b"b"}],
+)
+async def test_without_a_mark_that_can_be_used_nothing_is_believed(
+    open_on: Open, server: ValkeyServer, view: redis.Redis, mark: Any
+) -> None:
+    writer = await open_on(server, local_memory=0)
+    await warm(1, writer)
+    unseen = await open_on("none:")
+    for thing in THINGS:
+        await thing.write(unseen, 2)
+    await settled(unseen)
+    view.delete(mark_of(writer))
+    if isinstance(mark, dict):
+        view.hset(mark_of(writer), mapping=mark)
+    elif mark is not None:
+        view.set(mark_of(writer), mark)
+    late = await open_on(server)
+    assert late.faults.calls["hot.clear"] == 2
+    await all_read(2, late, writer)
+
+
+async def test_a_mark_beyond_what_the_store_knows_is_taken_for_what_it_knows(
+    open_on: Open, server: ValkeyServer, view: redis.Redis
+) -> None:
+    writer = await open_on(server)
+    await warm(1, writer)
+    now = time.time_ns() // 1_000_000
+    view.set(mark_of(writer), f"{10**15};{now}")
+    late = await open_on(server)
+    assert late.faults.calls["hot.clear"] == 0
+    assert marked(late, view) == await late.engine.services.store.outbox_position()
+
+
+async def test_what_is_loaded_while_everything_is_deleted_is_not_filled(
+    open_on: Open, server: ValkeyServer, view: redis.Redis
+) -> None:
+    """A lease from before must not outlive the deleting."""
+    reader, unseen = await open_on(server, local_memory=0), await open_on("none:")
+    await CONTEXT.write(unseen, 1)
+    held = reader.faults.hold("fill", "before")
+    assert await CONTEXT.read(reader) == 1
+    await held.reached()
+    await CONTEXT.write(unseen, 2)
+    await settled(unseen)
+    view.delete(mark_of(reader))
+    late = await open_on(server, local_memory=0)
+    held.open()
+    await reader.quiet()
+    assert [await CONTEXT.read(process) for process in (reader, late)] == [2, 2]
+
+
+async def test_a_server_that_takes_no_mark_is_not_asked(open_on: Open, server: ValkeyServer) -> None:
+    process = await open_on(server)
+    await warm(1, process)
+    process.faults.fail("note", times=1_000)
+    process.engine.gate.close("a test")
+    await until(lambda: process.faults.calls["hot.note"] > 3)
+    assert not process.engine.gate.open
+    await all_read(1, process)
+    process.faults.heal()
+    await asked_again(process.jay)
+
+
+async def test_a_mark_that_cannot_be_moved_closes_nothing(open_on: Open, server: ValkeyServer) -> None:
+    """An older mark only means a longer replay."""
+    process = await open_on(server)
+    process.faults.fail("note", times=1_000)
+    await warm(1, process)
+    notes = process.faults.calls["hot.note"]
+    await process.engine.relay.look()
+    assert process.faults.calls["hot.note"] == notes + 1
+    assert process.engine.gate.open
+
+
+# --- rows that were confirmed and told to nobody
+
+
+async def settled(unseen: Process) -> None:
+    """Let a process without a cache take it that nobody has one, whatever the age of the rows."""
+    store: Any = unseen.engine.services.store
+    real = store._real.outbox_open
+    store._real.outbox_open = lambda limit, *, young_ms, after: real(limit, after=after)
+    for _ in range(2):
+        await unseen.engine._settle()
+    del store._real.outbox_open
+    assert await unseen.engine.services.store.outbox_pending() == 0
+
+
+async def test_rows_are_settled_when_they_are_old_and_were_seen_before(open_on: Open, clock: ManualClock) -> None:
+    unseen = await open_on("none:", clock=clock)
+    store = unseen.engine.services.store
+    await CONTEXT.write(unseen, 1)
+    for _ in range(2):
+        await unseen.engine._settle()
+    assert await store.outbox_pending() == 1, "it is young"
+    clock.advance(601)
+    await unseen.engine._settle()
+    assert await store.outbox_pending() == 1, "relays come first"
+    await unseen.engine._settle()
+    assert await store.outbox_pending() == 0
+
+
+@pytest.mark.parametrize("local_memory", [0, 1 << 20], ids=["shared cache alone", "with process memory"])
+async def test_what_was_settled_by_those_without_a_cache_is_told_to_a_cache_that_returns(
+    open_on: Open, server: ValkeyServer, local_memory: int
+) -> None:
+    """All that have a cache are down for long. The cache is not."""
+    writer = await open_on(server, local_memory=local_memory)
+    await warm(1, writer)
+    await writer.jay.close()
+    unseen = await open_on("none:")
+    for thing in THINGS:
+        await thing.write(unseen, 2)
+    await settled(unseen)
+    await all_read(2, await open_on(server, local_memory=local_memory))
+
+
+async def test_a_process_that_has_slept_asks_the_store_before_it_believes_its_caches(
+    open_on: Open, server: ValkeyServer, view: redis.Redis
+) -> None:
+    """It has noticed nothing, its connections stand; what others have settled meanwhile nobody has told."""
+    sleeper, unseen = await open_on(server), await open_on("none:")
+    await warm(1, sleeper)
+    await catch_up(sleeper, view)
+    for thing in THINGS:
+        await thing.write(unseen, 2)
+    await settled(unseen)
+    relay = sleeper.engine.relay
+    assert relay._looked_at is not None
+    relay._looked_at -= 10_000
+    closings = sleeper.engine.gate.closings
+    await relay.look()
+    assert sleeper.engine.gate.closings == closings + 1
+    await asked_again(sleeper.jay)
+    await all_read(2, sleeper, await open_on(server))
+
+
+# --- clocks that differ
+
+
+class Skewed(SystemClock):
+    """A clock that is ahead of, or behind, the others."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ms = round(seconds * 1000)
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self._ms
+
+
+@pytest.mark.parametrize("skew_s", [-3_600, -5, 5, 3_600])
+async def test_a_writer_with_a_wrong_clock_that_dies_is_found_within_the_deadline(
+    open_on: Open, server: ValkeyServer, skew_s: float
+) -> None:
+    readers = [await open_on(server, cache_deadline=DEADLINE_S) for _ in range(2)]
+    writer = await open_on(server, clock=Skewed(skew_s))
+    await CONTEXT.write(writer, 1)
+    for reader in readers:
+        await seen(CONTEXT, reader, 1)
+        assert await CONTEXT.read(reader) == 1
+    await writer.engine.confirmer.flush()
+    killed = await crashed(writer, CONTEXT, 2)
+    for reader in readers:
+        await seen(CONTEXT, reader, 2)
+    assert time.monotonic() - killed <= DEADLINE_S
+
+
+async def test_what_a_living_writer_is_about_to_confirm_is_left_to_it(open_on: Open, server: ValkeyServer) -> None:
+    """One look may find it, two do not: also where its clock says that it is old."""
+    writer, relay = await open_on(server, clock=Skewed(-60)), await open_on(server)
+    held = writer.faults.hold("confirm", "before")
+    await CONTEXT.write(writer, 1)
+    await held.reached()
+    await relay.engine.relay.look()
+    held.open()
+    await until_told(lambda: _none_pending(relay))
+    await relay.engine.relay.look()
+    assert relay.engine.relay.relayed == 0
+
+
+async def _none_pending(process: Process) -> bool:
+    return not await process.engine.services.store.outbox_pending()
+
+
+# --- more than there is room for
+
+
+async def test_what_there_was_no_room_to_note_is_deleted_with_everything(
+    open_on: Open, server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scrubjay.cache.untold.MAX_KEYS", 3)
+    writer = await open_on(server)
+    users = [writer.tenant.user(f"u{n}") for n in range(9)]
+    for user in users:
+        await user.contexts.set("profile", 1)
+        assert await user.contexts.latest("profile") == 1
+    await writer.quiet()
+    held = writer.faults.hold("ping", "before", every=True)
+    writer.engine.gate.close("a test")
+    for user in users:
+        await user.contexts.set("profile", 2)
+    assert writer.engine.services.aside.overflowed
+    clears = writer.faults.calls["hot.clear"]
+    held.open()
+    await asked_again(writer.jay)
+    assert writer.faults.calls["hot.clear"] == clears + 2
+    assert not writer.engine.services.aside.overflowed
+    late = await open_on(server)
+    for user in [*users, *(late.tenant.user(f"u{n}") for n in range(9))]:
+        assert await user.contexts.latest("profile") == 2
+
+
+async def test_what_is_too_much_to_tell_again_is_deleted(
+    open_on: Open, server: ValkeyServer, view: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scrubjay.cache.relay.BATCH", 4)
+    writer = await open_on(server)
+    await warm(1, writer)
+    await catch_up(writer, view)
+    view.save()
+    for value in range(2, 8):
+        await warm(value, writer)
+    relay: Any = writer.engine.relay
+    real = relay.replay
+
+    async def replay(position: int, most: int = 10) -> bool:
+        done: bool = await real(position, most)
+        return done
+
+    relay.replay = replay
+    clears = writer.faults.calls["hot.clear"]
+    await restart(server)
+    await asked_again(writer.jay)
+    assert writer.faults.calls["hot.clear"] >= clears + 2
+    await all_read(7, writer, await open_on(server))
+
+
+# --- while the gate is closed
+
+
+async def test_a_process_that_cannot_reach_the_cache_drops_what_others_forgot_as_well(
+    open_on: Open, server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few rows one by one, many with all the rest: a load that began before them is joined by nobody."""
+    for pages in (100, 1):
+        monkeypatch.setattr("scrubjay.cache.relay.MAX_PAGES_CLOSED", pages)
+        monkeypatch.setattr("scrubjay.cache.relay.BATCH", 500 if pages == 100 else 1)
+        reader, unseen = await open_on(server), await open_on("none:")
+        await CONTEXT.write(unseen, 1)
+        reader.faults.hold("ping", "before", every=True)
+        reader.engine.gate.close("a test")
+        held = reader.faults.hold("load")
+        early = asyncio.create_task(CONTEXT.read(reader))
+        await held.reached()
+        await CONTEXT.write(unseen, 2)
+        await CONTEXT.write(unseen, 3)
+        young = reader.engine.relay._young_ms
+        reader.engine.relay._young_ms = 0
+        for _ in range(2):
+            await reader.engine.relay.look()
+        reader.engine.relay._young_ms = young
+        assert await CONTEXT.read(reader) == 3
+        assert not reader.engine.gate.open
+        held.open()
+        await early
+        reader.faults.heal()
+        await asked_again(reader.jay)

@@ -1,0 +1,45 @@
+"""What `stats` says of how the processes keep each other's memory coherent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from scrubjay import AsyncScrubjay
+from scrubjay.testing.servers import ValkeyServer
+from tests.coherence import heard
+
+
+async def test_counts_are_added_up_and_of_times_the_longest_counts(valkey9: ValkeyServer, tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "store": f"sqlite:///{tmp_path}/store.db?synchronous=off",
+        "cache": valkey9.url,
+        "prefix": f"t{uuid4().hex[:12]}",
+        "cache_timeout": 5.0,
+        "cache_deadline": 600.0,
+        "housekeeping": 3600.0,
+    }
+    async with AsyncScrubjay.open(**given) as one, AsyncScrubjay.open(**given) as two:
+        await one.user("alice").contexts.set("profile", 1)
+        await heard(one, two)
+        for number, jay in enumerate((one, two), 1):
+            engine = jay._open
+            assert engine.coherence is not None
+            engine.coherence.health.beat_s = number * 0.5
+            engine.coherence.health.beats = number
+            engine.services.aside.l1.spoiled = number
+            engine.services.aside.flights.detached = number
+            engine.services.aside.parts.floors.rejected = number
+            engine.services.aside.writes._distrust.untold.add(
+                [engine.services.keys.context(jay.user(f"u{n}")._scope, "profile") for n in range(number)]
+            )
+            await engine.publish()
+        cache = (await one.stats())["cache"]
+        assert cache["coherence"]["beat_us"] == 1_000_000
+        assert cache["coherence"]["beats"] == 3
+        assert cache["coherence"]["rejected"] == 3
+        assert cache["coherence"]["untold"] == 3
+        assert cache["local"]["spoiled"] == 3
+        assert cache["loads"]["detached"] == 3
+        assert "refused" in cache
