@@ -30,6 +30,9 @@ class Sources(dict[tuple[str, int], Source[FrozenList[ContextRecord]]]):
 
     __slots__ = ("__weakref__",)
 
+    def __init__(self) -> None:
+        """Begin with none."""
+
 
 class Loaders:
     """The registered loaders of a process, by owner and context type.
