@@ -115,7 +115,7 @@ class Engine:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     tenants: dict[str, Tenant] = field(default_factory=dict)
     watchers: set[asyncio.Task[None]] = field(default_factory=set)
-    unsettled: set[tuple[str, str]] = field(default_factory=set)
+    unsettled: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def client(self) -> ValkeyClient | None:
@@ -175,19 +175,20 @@ class Engine:
     async def _settle(self) -> None:
         """Confirm old outbox rows that no process with a cache has told of: there is none.
 
-        A cache that comes later, or comes back, is told all that was confirmed after its mark. Each row is looked at
-        twice, so that relays come first where a transaction took long.
+        A cache that comes later, or comes back, is told all that was confirmed after its mark. A row must have been
+        seen for as long as its age is to be, so that no wrong clock settles what a relay is about to tell.
         """
-        store = self.services.store
-        found: set[tuple[str, str]] = set()
+        store, now = self.services.store, self.services.clock.monotonic()
+        found: dict[tuple[str, str], float] = {}
         after: OutboxRow | None = None
         while rows := await store.outbox_open(BATCH, young_ms=_FORGOTTEN_MS, after=after):
             after = rows[-1]
-            ids = {(row.tenant, row.id) for row in rows}
-            if known := sorted(ids & self.unsettled):
-                await store.confirm(known)
+            seen = {(row.tenant, row.id): self.unsettled.get((row.tenant, row.id), now) for row in rows}
+            forgotten = sorted(each for each, since in seen.items() if (now - since) * SECOND >= _FORGOTTEN_MS)
+            if forgotten:
+                await store.confirm(forgotten)
             if len(found) < _MAX_UNSETTLED:
-                found |= ids
+                found |= seen
         self.unsettled = found
 
     async def tidy(self, *, everything: bool) -> None:
@@ -414,8 +415,8 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     relay = Relay(store, server.hot, tiers.aside, keys, server.lives, gate, mark, young_ms)
     recovery: Callable[[], Awaitable[None]] = _nothing
     if server.client is not None:
-        recovery = Recovery(store, server.hot, tiers.aside, relay, mark, keys)
-        server.client.on_lost = gate.close
+        recovery = Recovery(store, server.hot, tiers.aside, relay, gate, mark, keys)
+        server.client.on_lost = gate.lost
     asked = cast("HotTier", GatedTier(server.hot, gate))
     tallies = Tallies()
     services = Services(

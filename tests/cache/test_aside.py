@@ -1176,11 +1176,11 @@ async def test_the_gate_opens_while_others_put_and_renew(rig: Rig) -> None:
     key = rig.value().read.key
     rig.reachable = False
     rig.gate.close("for the test")
-    troubles = rig.gate._troubles
+    troubles = rig.gate.troubles
     for _ in range(3):
         assert not await rig.aside.put(key, Loaded(0, b"[1]", 1, ttl_ms=60_000))
         assert not await rig.aside.renew("acme", "epoch", "row")
-    assert rig.gate._troubles == troubles
+    assert rig.gate.troubles == troubles
     assert rig.aside.untold == 1
     rig.reachable = True
     await rig.recovered()

@@ -54,7 +54,7 @@ def test_a_key_is_distrusted_as_long_as_anything_holds_it(done: list[tuple[str, 
             distrust.note([], [generation])
             untold.add(generation)
         elif what == "told":
-            while portion := distrust.untold.portion():
+            while portion := distrust.untold.portion(distrust.untold.number):
                 distrust.told(portion)
             untold.clear()
         held = untold.union(*(touched for _, touched in holds))

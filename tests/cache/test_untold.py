@@ -78,7 +78,7 @@ def told(untold: Untold) -> tuple[list[HotKey], list[str], list[tuple[str, str]]
     keys: list[HotKey] = []
     generations: list[str] = []
     rows: list[tuple[str, str]] = []
-    while portion := untold.portion():
+    while portion := untold.portion(untold.number):
         assert len(portion.keys) <= PORTION
         untold.told(portion)
         keys += portion.keys
@@ -165,7 +165,7 @@ def test_what_is_added_while_it_is_told_stays() -> None:
     untold = Untold()
     key, generation = KEYS.memory(Scope("t", "u")), KEYS.generation(Scope("t", "v"))
     untold.add([key], [generation], [("t", "first")])
-    portion = untold.portion()
+    portion = untold.portion(untold.number)
     assert portion is not None
     untold.add([key], [generation], [("t", "second")])
     untold.told(portion)

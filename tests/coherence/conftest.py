@@ -308,6 +308,9 @@ class _OwnWay:
     async def beat(self, number: int) -> str | None:
         return await self._real.beat(number)
 
+    async def stamp(self) -> str | None:
+        return await self._real.stamp()
+
 
 async def part_line(process: Process, line: TcpProxy) -> None:
     """Let a process hear of changes through a proxy of its own; its commands go as before."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +16,10 @@ import redis
 from scrubjay.cache.mark import MAX_AGE_MS
 from scrubjay.core.clock import SystemClock
 from scrubjay.testing.clock import ManualClock
+from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
 from tests.coherence import asked_again, heard
-from tests.coherence.conftest import CONTEXT, THINGS, Open, Process, seen, until
+from tests.coherence.conftest import CONTEXT, THINGS, Open, Process, part_line, seen, until
 from tests.coherence.test_rules import DEADLINE_S, crashed
 from tests.waiting import until_told
 
@@ -253,22 +257,28 @@ async def settled(unseen: Process) -> None:
     store: Any = unseen.engine.services.store
     real = store._real.outbox_open
     store._real.outbox_open = lambda limit, *, young_ms, after: real(limit, after=after)
-    for _ in range(2):
-        await unseen.engine._settle()
+    await unseen.engine._settle()
+    unseen.engine.unsettled = dict.fromkeys(unseen.engine.unsettled, -math.inf)
+    await unseen.engine._settle()
     del store._real.outbox_open
     assert await unseen.engine.services.store.outbox_pending() == 0
 
 
-async def test_rows_are_settled_when_they_are_old_and_were_seen_before(open_on: Open, clock: ManualClock) -> None:
+@pytest.mark.parametrize("ahead_s", [0, 3_600])
+async def test_rows_are_settled_when_they_were_open_for_long(open_on: Open, clock: ManualClock, ahead_s: int) -> None:
+    """By the time that passes here: a clock that is ahead settles nothing that a relay is about to tell."""
     unseen = await open_on("none:", clock=clock)
     store = unseen.engine.services.store
     await CONTEXT.write(unseen, 1)
     for _ in range(2):
         await unseen.engine._settle()
-    assert await store.outbox_pending() == 1, "it is young"
-    clock.advance(601)
+    clock._now_ms += 1000 * max(601, ahead_s)
+    for _ in range(3):
+        await unseen.engine._settle()
+    clock.advance(599)
     await unseen.engine._settle()
     assert await store.outbox_pending() == 1, "relays come first"
+    clock.advance(2)
     await unseen.engine._settle()
     assert await store.outbox_pending() == 0
 
@@ -438,3 +448,48 @@ async def test_a_process_that_cannot_reach_the_cache_drops_what_others_forgot_as
         await early
         reader.faults.heal()
         await asked_again(reader.jay)
+
+
+# --- what the model of the protocol found
+
+
+async def test_a_server_that_is_lost_while_it_is_told_gets_no_mark(
+    open_on: Open, server: ValkeyServer, view: redis.Redis
+) -> None:
+    """Back from the past twice: the mark of the first recovery would speak for data that nobody has told anything."""
+    writer = await open_on(server, local_memory=0)
+    await warm(1, writer)
+    await catch_up(writer, view)
+    view.save()
+    for thing in THINGS:
+        await thing.write(writer, 2)
+    await writer.quiet()
+    await writer.engine.confirmer.flush()
+    held = writer.faults.hold("erase", "after")
+    await restart(server)
+    await held.reached()
+    assert not writer.engine.gate.open
+    await restart(server)
+    await until(lambda: writer.client.wire is not None and writer.client.wire.lost is not None)
+    held.open()
+    await asked_again(writer.jay)
+    await all_read(2, await open_on(server), writer)
+
+
+async def test_a_tenants_new_epoch_is_learnt_while_the_line_is_down(
+    open_on: Open, server: ValkeyServer, tmp_path: Path
+) -> None:
+    """What has changed nobody has written by Scrubjay, so that no outbox row says it but that of the tenant."""
+    writer, reader = await open_on(server), await open_on(server, cache_deadline=0.5)
+    await warm(1, writer, reader)
+    async with TcpProxy(server.url) as line:
+        await part_line(reader, line)
+        line.refuse()
+        line.cut()
+        await until(lambda: not reader.coherence._standing)
+        with sqlite3.connect(tmp_path / "store.db") as store:
+            assert store.execute("UPDATE contexts SET content = '7'").rowcount
+        store.close()
+        assert await writer.tenant.invalidate()
+        await seen(CONTEXT, reader, 7)
+        assert reader.engine.gate.open

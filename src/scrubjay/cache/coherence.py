@@ -145,8 +145,17 @@ class Coherence:
         """Send heartbeats, for as long as the process lives."""
         while True:
             await asyncio.sleep(self._deadline_s / BEATS_PER_DEADLINE)
-            if self._standing and self._gate.open:
-                await self.beat_once()
+            if self._gate.open:
+                await (self.beat_once() if self._standing else self._ask_stamp())
+
+    async def _ask_stamp(self) -> None:
+        """Learn of tenants' new epochs while nothing is heard: what the shared cache holds is still read."""
+        try:
+            stamp = await self._link.stamp()
+        except CacheUnavailable as error:
+            self._gate.close(error)
+        else:
+            await self._stamped(stamp)
 
     async def beat_once(self) -> None:
         """Send one heartbeat."""
@@ -160,6 +169,9 @@ class Coherence:
             self._gate.close(error)
             return
         self._taken(number, sent)
+        await self._stamped(stamp)
+
+    async def _stamped(self, stamp: str | None) -> None:
         if stamp != self._stamp:
             await self._learn()
             self._stamp = stamp
@@ -211,6 +223,12 @@ class Coherence:
         self._sent.clear()
         if self._standing:
             self._spawn(self.beat_once)
+        self._spawn(self._tell_rest)
+
+    async def _tell_rest(self) -> None:
+        """Tell what was written after the recovery had begun to tell, and is not read until then."""
+        if not await self._aside.retell():
+            self._gate.close("a change was not taken")
 
     def _fell(self, error: CacheUnavailable) -> None:
         self._aside.l1.alive_until = 0.0

@@ -35,6 +35,8 @@ class Gate:
     Attributes:
         open: Whether the shared cache may be asked.
         closings: How often the gate was closed.
+        troubles: How often it was closed or kept from opening: a recovery in which that happens is void.
+        losses: How often a connection was lost: the server that answers next may be another one, or from the past.
         on_close: Called when it closes, at once.
         on_open: Called before it opens, in the same turn.
     """
@@ -48,7 +50,8 @@ class Gate:
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
         self._closed_at = clock.monotonic()
-        self._troubles = 0
+        self.troubles = 0
+        self.losses = 0
         self._ended = False
 
     @property
@@ -66,7 +69,7 @@ class Gate:
         """Close the gate, until the server answers and has been told what it missed."""
         if self._ended:
             return
-        self._troubles += 1
+        self.troubles += 1
         if self.open:
             self.open = False
             self.closings += 1
@@ -74,6 +77,11 @@ class Gate:
             self.on_close()
             log.warning("the cache is not asked until it has recovered: %s", why)
         self._probe()
+
+    def lost(self, why: object) -> None:
+        """Close the gate: a connection was lost."""
+        self.losses += 1
+        self.close(why)
 
     async def end(self) -> None:
         """Close the gate for good."""
@@ -96,14 +104,14 @@ class Gate:
         log.warning("the cache has recovered; it is asked again")
 
     async def _try(self) -> bool:
-        troubles = self._troubles
+        troubles = self.troubles
         try:
             await self._recover()
         except (CacheUnavailable, StoreUnavailable) as error:
             log.debug("the cache has not recovered yet: %s", error)
             return False
         # What went wrong meanwhile may have undone what was told.
-        if not self._ended and self._troubles == troubles:
+        if not self._ended and self.troubles == troubles:
             self.on_open()
             self.open = True
         return self.open or self._ended

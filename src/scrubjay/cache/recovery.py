@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from scrubjay.cache.aside import CacheAside
+from scrubjay.cache.gate import Gate
 from scrubjay.cache.mark import Mark
 from scrubjay.cache.relay import Relay
 from scrubjay.core.errors import CacheUnavailable
@@ -23,15 +24,19 @@ class Recovery:
         hot: The shared cache.
         aside: Knows what could not be told.
         relay: Tells it.
+        gate: Knows whether the server was lost meanwhile.
         mark: Says how far it has been told.
         keys: Says what is ours.
     """
 
-    def __init__(self, store: Store, hot: HotTier, aside: CacheAside, relay: Relay, mark: Mark, keys: KeySpace) -> None:
+    def __init__(
+        self, store: Store, hot: HotTier, aside: CacheAside, relay: Relay, gate: Gate, mark: Mark, keys: KeySpace
+    ) -> None:
         self._store = store
         self._hot = hot
         self._aside = aside
         self._relay = relay
+        self._gate = gate
         self._mark = mark
         self._prefix = keys.prefix
 
@@ -42,6 +47,7 @@ class Recovery:
             CacheUnavailable: It does not answer.
             StoreUnavailable: The store cannot say what it may have missed.
         """
+        losses = self._gate.losses
         if await self._hot.ping() is None:
             raise CacheUnavailable("the cache does not answer")
         overflowed = self._aside.overflowed
@@ -56,6 +62,10 @@ class Recovery:
             await self._relay.replay(position, sys.maxsize)
         if overflowed:
             self._aside.forgive(overflowed)
+        if self._gate.losses != losses:
+            # Another one may answer now, which has not been told: a mark would speak for it. In the turn of this check
+            # the mark goes out, on the connection that there has been since the beginning, or not at all.
+            raise CacheUnavailable("the cache was lost while it was being told")
         if not await self._mark.set(position):
             raise CacheUnavailable("the cache takes no mark, nor would it take a change")
         # Last, and then nothing is awaited any more: what fails to be told from here on closes the gate again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from scrubjay.core.keys import HotKey
 
@@ -81,16 +82,27 @@ class Untold:
             if len(self._generations) >= MAX_KEYS and generation not in self._generations:
                 self._overflowed = self._number
                 return False
+            self._generations.pop(generation, None)
             self._generations[generation] = self._number
         return True
 
-    def portion(self) -> Portion | None:
-        """Return some of it, oldest first; None if there is nothing."""
-        if not self._keys and not self._generations:
+    @property
+    def number(self) -> int:
+        """What was added last."""
+        return self._number
+
+    def portion(self, until: int) -> Portion | None:
+        """Return some of it, oldest first; None if there is nothing.
+
+        Args:
+            until: The addition after which nothing is wanted: a `number` of before.
+        """
+        keys = [key for key in islice(self._keys, PORTION) if self._keys[key][0] <= until]
+        generations = [each for each in islice(self._generations, PORTION) if self._generations[each] <= until]
+        if not keys and not generations:
             return None
-        keys = list(self._keys)[:PORTION]
         rows = [row for key in keys for row in self._keys[key][1]]
-        return Portion(keys, list(self._generations)[:PORTION], rows, self._number)
+        return Portion(keys, generations, rows, self._number)
 
     def told(self, portion: Portion) -> None:
         """Forget what has been told, but not what was added meanwhile."""

@@ -113,10 +113,13 @@ class Writes:
     async def retell(self) -> bool:
         """Tell the cache what it could not be told before; until then this process reads past what it holds of it.
 
+        What is added while it tells is for the next time: whoever writes without a pause would keep it from ending.
+
         Returns:
             Whether everything has been told: not, while something that there was no room for has not been forgiven.
         """
-        while portion := self._distrust.untold.portion():
+        until = self._distrust.untold.number
+        while portion := self._distrust.untold.portion(until):
             if not await self._hot.erase(portion.keys, portion.generations):
                 return False
             self.changed(portion.keys, portion.generations)

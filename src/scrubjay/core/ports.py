@@ -738,6 +738,14 @@ class Link(Protocol):
         """
         ...
 
+    async def stamp(self) -> str | None:
+        """Return the stamp of the epochs, which is another one whenever a tenant has been given a new epoch.
+
+        Raises:
+            CacheUnavailable: The server does not answer.
+        """
+        ...
+
 
 # --- models ----------------------------------------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ class Engine:
         tiers = assembled(parts, watch, Wiring(link, _nothing, self.keys, setting.deadline, setting.local_memory))
         self.aside, self._coherence = tiers.aside, tiers.coherence
         if self.client is not None:
-            self.client.on_lost = self.gate.close
+            self.client.on_lost = self.gate.lost
         self.outbox: Outbox | None = None
         if setting.outbox is not None:
             self.outbox = Outbox(setting.outbox, self.hot, self.aside, self.keys, setting.clock)

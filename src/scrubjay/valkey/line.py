@@ -21,7 +21,7 @@ from scrubjay.core import notices
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable
 from scrubjay.core.ports import Listener
 from scrubjay.valkey.client import CONNECT_DEADLINE_S, ValkeyClient
-from scrubjay.valkey.commands import Command, ServerError
+from scrubjay.valkey.commands import Command, Reply, ServerError
 from scrubjay.valkey.wire import pack
 
 log = logging.getLogger("scrubjay")
@@ -124,7 +124,16 @@ class ValkeyLink:
         heard, stamp = await self._client.call([("PUBLISH", self._lines.own, f"h{number}"), ("GET", self._lines.stamp)])
         if isinstance(heard, ServerError):
             raise CacheUnavailable(f"{self._client.url}: {heard.message}")
-        return stamp.decode(errors="replace") if isinstance(stamp, bytes) else None
+        return _text(stamp)
+
+    async def stamp(self) -> str | None:
+        """Return the stamp of the epochs.
+
+        Raises:
+            CacheUnavailable: The server does not answer.
+        """
+        (stamp,) = await self._client.call([("GET", self._lines.stamp)])
+        return _text(stamp)
 
     def _before(self) -> list[Command]:
         """Return what the connection says before it subscribes."""
@@ -258,3 +267,7 @@ class Line(asyncio.Protocol):
 def _name(command: Command) -> str:
     first, *rest = map(str, command)
     return f"{first} {rest[0]}" if first == "CLIENT" else first
+
+
+def _text(reply: Reply) -> str | None:
+    return reply.decode(errors="replace") if isinstance(reply, bytes) else None
