@@ -15,7 +15,7 @@ from scrubjay.testing.chaos.delays import Pause, Slowed
 from scrubjay.testing.chaos.plan import AGAINST, Fault, Outage, outages
 from scrubjay.testing.chaos.timeline import BIN_S, Event, HitRates, p99
 
-ATTEMPTS = 4
+ATTEMPTS = 6
 """How often a run without a guard may find nothing: what happens when is a matter of chance."""
 
 
