@@ -125,7 +125,7 @@ def test_stdin_of_a_test_runner(run: Run) -> None:
     assert run("replay", "-", "--json", stdin=lines(TWO)).json["messages"] == 10
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"", mtime=0)])
 def test_an_empty_file_is_no_error(run: Run, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "empty.jsonl"
     file.write_bytes(content)
