@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from secrets import token_hex
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
 from scrubjay.assembly import message_tokens
 from scrubjay.cache.aside import CacheAside, Watch
+from scrubjay.cache.closing import ended
 from scrubjay.cache.coherence import Coherence
 from scrubjay.cache.confirm import OutboxConfirmer
 from scrubjay.cache.flights import Parts as Loading
@@ -26,10 +26,11 @@ from scrubjay.cache.gate import Gate, GatedTier
 from scrubjay.cache.mark import Mark
 from scrubjay.cache.recovery import Recovery
 from scrubjay.cache.relay import BATCH, Relay
+from scrubjay.cache.repeat import repeat
 from scrubjay.cache.tiers import Wiring, assembled
-from scrubjay.core.clock import Clock
+from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.counters import CacheCounters, Tallies, add_counters
-from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, ConfigurationError, StoreUnavailable
+from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, StoreUnavailable
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import MINUTE, SECOND
@@ -136,27 +137,33 @@ class Engine:
             self._spawn("outbox", _SETTLE_EVERY_S, self._settle)
 
     async def stop(self) -> None:
-        """Write what is pending, stop in the reverse order of starting."""
+        """Write what is pending, stop in the reverse order of starting. Everything here ends within a bound."""
         self.services.closed = True
-        # Loads end by then by themselves, but for functions of the application's that never return.
-        await self.aside.drain(max(self.settings.store_timeout, self.settings.loader_timeout))
-        tasks = [*self.tasks, *self.watchers]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        settings = self.settings
         async with AsyncExitStack() as stack:
-            # In the reverse order, each whatever becomes of the others.
+            # In the reverse order, each whatever becomes of the others, and of this task.
             if self.server.embedded is not None:
                 stack.push_async_callback(asyncio.to_thread, self.server.embedded.stop)
             stack.push_async_callback(self.services.store.close)
             stack.push_async_callback(self.services.hot.close)
-            stack.push_async_callback(self.gate.end)
+            # What was begun by what has ended by then.
+            stack.push_async_callback(self.aside.writes.drain, settings.cache_timeout)
             if self.coherence is not None:
                 stack.push_async_callback(self.coherence.end)
+            # Before the line's tasks end: a gate that opened behind them would start others.
+            stack.push_async_callback(self.gate.end)
+            stack.push_async_callback(self._end_tasks)
+            # They end by then by themselves, but for functions of the application's that never return.
+            await self.aside.writes.drain(2 * settings.store_timeout + settings.cache_timeout)
+            await self.aside.flights.drain(max(settings.store_timeout, settings.loader_timeout))
+            await self._end_tasks()
             await self.tidy(everything=True)
 
+    async def _end_tasks(self) -> None:
+        await ended([*self.tasks, *self.watchers])
+
     def _spawn(self, name: str, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
-        self.tasks.append(asyncio.create_task(_repeat(name, every_s, work), name=f"scrubjay-{name}"))
+        self.tasks.append(asyncio.create_task(repeat(name, every_s, work), name=f"scrubjay-{name}"))
 
     def _house(self) -> Callable[[], Awaitable[None]]:
         published = -_STATS_EVERY_S
@@ -335,23 +342,6 @@ _SERVER_FIELDS = (
 )  # fmt: skip
 
 
-async def _repeat(name: str, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do something again and again, for as long as the process lives."""
-    level = logging.WARNING
-    while True:
-        await asyncio.sleep(every_s * random.uniform(0.8, 1.0))  # noqa: S311 - spreads processes
-        try:
-            await work()
-            level = logging.WARNING
-        except (CacheUnavailable, StoreUnavailable, ConfigurationError) as error:
-            log.log(level, "%s is put off: %s", name, error)
-            # Once: it comes again at each turn until it is over.
-            level = logging.DEBUG
-        except Exception:
-            # Nobody awaits this task: were it to end, state would expire under its users.
-            log.exception("%s failed; it goes on", name)
-
-
 async def start(parts: Parts) -> Engine:
     """Open everything.
 
@@ -412,12 +402,15 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     tiers = assembled(loading, Watch(confirmer, counters, recorder), wiring)
     mark = Mark(server.hot, keys, clock)
     young_ms = round(settings.cache_deadline * SECOND / _LOOKS_PER_DEADLINE)
-    relay = Relay(store, server.hot, tiers.aside, keys, server.lives, gate, mark, young_ms)
+    relay = Relay(
+        store, server.hot, tiers.aside, keys, server.lives, gate, mark, SystemClock(),
+        young_ms=young_ms, timeout_s=settings.store_timeout,
+    )  # fmt: skip
     recovery: Callable[[], Awaitable[None]] = _nothing
     if server.client is not None:
         recovery = Recovery(store, server.hot, tiers.aside, relay, gate, mark, keys)
         server.client.on_lost = gate.lost
-    asked = cast("HotTier", GatedTier(server.hot, gate))
+    asked = GatedTier(server.hot, gate)
     tallies = Tallies()
     services = Services(
         store=store,
@@ -429,7 +422,7 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         tokenizer=parts.tokenizer,
         message_tokens=message_tokens,
         summarizer=parts.summarizer,
-        activity=ActivityLog(store, asked, keys, policies, clock),
+        activity=ActivityLog(store, asked, tiers.aside, keys, policies, clock),
         tallies=tallies,
         loaders=Loaders(clock, settings.loader_timeout),
         lives=server.lives,

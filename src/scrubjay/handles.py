@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from scrubjay.assembly import Sources, Window, assemble
 from scrubjay.cache.source import Source
@@ -21,6 +21,7 @@ from scrubjay.memory.metrics import AssemblyAverages, SessionMetrics, averages
 from scrubjay.memory.services import Services
 from scrubjay.memory.summaries import Summaries
 
+T = TypeVar("T")
 DEFAULT_BUDGET = 8_000
 DEFAULT_HISTORY = 20
 PROFILE_TYPES = ("profile", "preference")
@@ -297,7 +298,7 @@ class User:
     async def export(self) -> FrozenDict[str, Any]:
         """Return everything that the store holds of this user, by table, as JSON."""
         self._services.check_open()
-        await self._services.activity.flush(everything=True)
+        await self._services.flush_activity()
         return FrozenDict(freeze(await self._services.store.export(self._scope)))
 
 
@@ -354,14 +355,28 @@ class Tenant:
             False if the cache could not be told now: it is told when it is back, and not asked before.
 
         Raises:
+            ConfigurationError: This is inside `within`: a tenant's epoch is of no transaction but its own.
             StoreUnavailable: The store cannot be reached; nothing was invalidated.
         """
-        self._services.check_open()
-        epoch, written = await self._services.store.tenant_invalidate(self._scope)
-        return await self._services.aside.renew(self._scope.tenant, epoch, written.outbox_id)
+        services, tenant = self._services, self._scope.tenant
+        services.check_open()
+        services.check_outside("a tenant is invalidated as a whole")
+
+        async def renew() -> bool:
+            epoch, written = await services.store.tenant_invalidate(self._scope)
+            return await services.aside.renew(tenant, epoch, written.outbox_id)
+
+        return await _to_its_end(services, tenant, renew())
 
     async def forget(self) -> FrozenDict[str, Any]:
-        """Erase everything of this tenant and of all its users; see `User.forget`."""
+        """Erase everything of this tenant and of all its users; see `User.forget`.
+
+        Raises:
+            ConfigurationError: This is inside `within`: a tenant's epoch is of no transaction but its own.
+            StoreUnavailable: The store cannot be reached; nothing was erased.
+        """
+        self._services.check_open()
+        self._services.check_outside("a tenant is erased as a whole")
         return await _forget(self._services, self._scope)
 
 
@@ -382,9 +397,18 @@ def _frozen(items: list[dict[str, Any]]) -> FrozenList[FrozenDict[str, Any]]:
     return FrozenList([FrozenDict(freeze(item)) for item in items])
 
 
+async def _to_its_end(services: Services, tenant: str, commit: Awaitable[T]) -> T:
+    """Run what commits and tells as one thing that goes on when its caller is cancelled: there is no more to plan."""
+    return await services.aside.write(tenant, Kind.CONTEXT, [], commit, lambda _: None)
+
+
 async def _forget(services: Services, scope: Scope) -> FrozenDict[str, Any]:
     services.check_open()
     services.activity.discard(scope)
+    return await _to_its_end(services, scope.tenant, _erased(services, scope))
+
+
+async def _erased(services: Services, scope: Scope) -> FrozenDict[str, Any]:
     erased = await services.store.erase(scope)
     keys = [services.keys.of(kind, owner, name, step) for owner, kind, name, step in erased.names]
     owners = dict.fromkeys([scope, *(owner for owner, *_ in erased.names)])

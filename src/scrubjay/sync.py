@@ -205,12 +205,18 @@ class Tenant:
             False if the cache could not be told now: it is told when it is back, and not asked before.
 
         Raises:
+            ConfigurationError: This is inside `within`: a tenant's epoch is of no transaction but its own.
             StoreUnavailable: The store cannot be reached; nothing was invalidated.
         """
         return self._portal.call(self._target.invalidate())
 
     def forget(self) -> FrozenDict[str, Any]:
-        """Erase everything of this tenant and of all its users; see `User.forget`."""
+        """Erase everything of this tenant and of all its users; see `User.forget`.
+
+        Raises:
+            ConfigurationError: This is inside `within`: a tenant's epoch is of no transaction but its own.
+            StoreUnavailable: The store cannot be reached; nothing was erased.
+        """
         return self._portal.call(self._target.forget())
 
 
@@ -736,9 +742,9 @@ class SessionMetrics:
         """
         self._portal.call(self._target.record(metrics, **more))
 
-    def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0, create: bool = False) -> None:
+    def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0) -> None:
         """Take metrics to be recorded off the request path; see `ActivityLog.note`."""
-        self._portal.run(self._target.note, values, ttl_ms=ttl_ms, create=create)
+        self._portal.run(self._target.note, values, ttl_ms=ttl_ms)
 
     def get(self) -> FrozenDict[str, Any]:
         """Return the metrics of the last assembly; empty if there are none, or only older ones."""

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
 from dataclasses import replace
 from typing import Self
 
+from scrubjay.cache.ending import Ending
 from scrubjay.cache.inside import Inside
-from scrubjay.core.errors import Closed, ConfigurationError, StoreUnavailable
+from scrubjay.core.errors import ConfigurationError
 from scrubjay.core.scope import tenant_scope
 from scrubjay.engine import Engine
 from scrubjay.handles import Tenant, User
 from scrubjay.memory.services import Services
 from scrubjay.store.sqlstore import SqlStore
-
-log = logging.getLogger("scrubjay")
-_LOOKS_S = (0.0, 0.005, 0.02, 0.1, 0.3)
-"""When to look for the end of the transaction after the block has ended; afterwards twice per coherence deadline."""
 
 
 class Within:
@@ -35,24 +30,29 @@ class Within:
         self._default_tenant = default_tenant
         self._services: Services | None = None
         self._inside: Inside | None = None
+        self._ending: Ending | None = None
         self._joined: SqlStore | None = None
 
     async def __aenter__(self) -> Self:
         services = self._engine.services
         services.check_open()
-        self._joined = joined = await self._store().joined(self._connection)
+        store = self._store()
+        self._joined = joined = await store.joined(self._connection)
         self._inside = Inside(self._engine.aside, joined)
+        self._ending = Ending(self._inside, joined.transaction, store.transaction_state, self._tell)
         self._services = replace(services, store=joined, aside=self._inside, users={})
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._end()
-        if self._inside is None or not self._inside.touched:
+        if self._inside is None or self._ending is None or not self._inside.touched:
             return
         if self._never_wrote():
             self._inside.release()
         elif not self._engine.services.closed:
-            task = asyncio.create_task(self._watch(), name="scrubjay-within")
+            # For where `committed` is not called.
+            watch = self._ending.watch(self._engine.settings.cache_deadline / 2)
+            task = asyncio.create_task(watch, name="scrubjay-within")
             self._engine.watchers.add(task)
             task.add_done_callback(self._engine.watchers.discard)
 
@@ -81,7 +81,8 @@ class Within:
             StoreUnavailable: The store cannot be reached; the caches are told when it can.
         """
         await self._end()
-        await self._settled()
+        if self._ending is not None:
+            await self._ending.settle()
 
     def _store(self) -> SqlStore:
         store = self._engine.services.store
@@ -98,30 +99,6 @@ class Within:
     def _never_wrote(self) -> bool:
         return self._joined is None or self._joined.transaction() is None
 
-    async def _watch(self) -> None:
-        """Find the end of the transaction, however late it is, where `committed` is not called."""
-        pauses = itertools.chain(_LOOKS_S, itertools.repeat(self._engine.settings.cache_deadline / 2))
-        for pause in pauses:
-            await asyncio.sleep(pause)
-            try:
-                if await self._settled():
-                    return
-            except Closed:
-                return
-            except StoreUnavailable as error:
-                log.debug("whether a transaction has ended cannot be seen now: %s", error)
-
-    async def _settled(self) -> bool:
-        """If the transaction has ended, let go what it touched, and tell of it before; return whether it has ended."""
-        inside = self._inside
-        if inside is None or not inside.touched:
-            return True
-        transaction = self._joined.transaction() if self._joined is not None else None
-        if transaction is not None:
-            state = await self._store().transaction_state(transaction, inside.rows)
-            if state == "open":
-                return False
-            if state == "committed" or inside.unsure:
-                await inside.tell()
-        inside.release()
-        return True
+    async def _tell(self, committed: bool) -> None:
+        if committed and self._inside is not None:
+            await self._inside.tell()

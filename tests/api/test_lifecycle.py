@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,8 +72,10 @@ async def test_closing_writes_what_is_pending(world: World) -> None:
     ],
 )
 @pytest.mark.parametrize("twin", ["async", "sync"])
-async def test_what_cannot_work_is_refused(twin: str, settings: dict[str, Any], error: type[ScrubjayError]) -> None:
-    settings = {"store": "sqlite:///never-made.db", "cache": "none:", "store_timeout": 1.0, **settings}
+async def test_what_cannot_work_is_refused(
+    twin: str, settings: dict[str, Any], error: type[ScrubjayError], tmp_path: Path
+) -> None:
+    settings = {"store": f"sqlite:///{tmp_path}/store.db", "cache": "none:", "store_timeout": 1.0, **settings}
 
     async def opened() -> object:
         return Scrubjay.open(**settings) if twin == "sync" else await AsyncScrubjay.open(**settings)
@@ -81,8 +84,8 @@ async def test_what_cannot_work_is_refused(twin: str, settings: dict[str, Any], 
         await opened()
 
 
-async def test_an_unopened_one_says_how_to_open_it() -> None:
-    jay = AsyncScrubjay.open(store="sqlite:///never-made.db", cache="none:")
+async def test_an_unopened_one_says_how_to_open_it(tmp_path: Path) -> None:
+    jay = AsyncScrubjay.open(store=f"sqlite:///{tmp_path}/store.db", cache="none:")
     with pytest.raises(Closed, match="async with"):
         jay.tenant("acme")
     await jay.close()

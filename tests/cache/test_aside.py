@@ -17,6 +17,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from scrubjay.cache import reads
 from scrubjay.cache.aside import SOFT_DEADLINE_S, CacheAside, Watch
 from scrubjay.cache.coherence import Coherence
 from scrubjay.cache.confirm import OutboxConfirmer
@@ -849,6 +850,33 @@ async def test_it_is_loaded_anew_before_it_expires(rig: Rig) -> None:
     assert await rig.get(rig.value()) == TEN
     rig.clock.advance(0.055)
     assert await rig.get(rig.value()) == [0]
+
+
+async def test_loads_that_somebody_waits_for_keep_nothing_from_being_loaded_anew(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only so many run in the background, and those alone are counted."""
+    monkeypatch.setattr(reads, "MAX_REFRESHES", 1)
+    sources = [
+        Source(
+            Read(rig.keys.context(ALICE, type_), Shape.VALUE), Load(Kind.CONTEXT, ALICE, "value"), decoded,
+            ttl_ms=60, stale_ms=60_000,
+        )
+        for type_ in ("one", "other")
+    ]  # fmt: skip
+    assert [await rig.get(source) for source in sources] == [TEN, TEN]
+    rig.clock.advance(0.1)
+    rig.store.hold()
+    waited_for = asyncio.create_task(rig.aside.get(rig.hash()))
+    await rig.store.loading.wait()
+    assert [await rig.aside.get(source) for source in sources] == [TEN, TEN]
+    assert rig.aside.refreshes == rig.aside.flights.refreshing == 1
+    rig.store.go_on.set()
+    await waited_for
+    await rig.aside.drain()
+    assert rig.aside.flights.refreshing == 0
+    assert await rig.get(sources[1]) == TEN
+    assert rig.aside.refreshes == 2
 
 
 async def test_one_process_loads_it_anew(make: Make) -> None:

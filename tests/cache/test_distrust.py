@@ -59,8 +59,10 @@ def test_a_key_is_distrusted_as_long_as_anything_holds_it(done: list[tuple[str, 
             untold.clear()
         held = untold.union(*(touched for _, touched in holds))
         assert distrust.any is bool(held)
+        touched = set().union(*(each for _, each in holds))
         for each in KEYS:
             assert distrust.covers(each) is (each.key in held or each.generation in held)
+            assert distrust.held(each) is (each.key in touched or each.generation in touched)
 
 
 def test_two_transactions_may_hold_the_same() -> None:

@@ -163,3 +163,44 @@ async def test_probes_become_rarer_and_are_not_logged(server: Server, caplog: py
         "the cache is not asked until it has recovered",
         "the cache has recovered; it is asked again",
     ]
+
+
+async def test_an_error_that_nobody_expected_does_not_keep_it_closed(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    await server.gate.start()
+    server.error = RuntimeError("unforeseen")
+    with caplog.at_level(logging.ERROR, "scrubjay"):
+        server.gate.close("lost")
+        await until(lambda: server.recoveries >= 4)
+    (said,) = caplog.records
+    assert said.exc_info is not None, "with where it was raised, and once in a row"
+    server.error = None
+    await until(lambda: server.gate.open)
+
+
+async def test_the_first_recovery_may_fail_in_any_way(server: Server) -> None:
+    server.error = RuntimeError("unforeseen")
+    assert not await server.gate.start()
+    server.error = None
+    await until(lambda: server.gate.open)
+
+
+async def test_a_probing_whose_cancellation_is_swallowed_ends(server: Server) -> None:
+    reached = asyncio.Event()
+
+    async def swallow() -> None:
+        reached.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise CacheUnavailable("swallowed") from None
+
+    await server.gate.start()
+    server.gate._recover = swallow
+    server.gate.close("lost")
+    await reached.wait()
+    async with asyncio.timeout(5):
+        await server.gate.end()
+    assert server.gate._task is not None
+    assert server.gate._task.done()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scrubjay.cache import untold as module
-from scrubjay.cache.untold import MAX_KEYS, PORTION, Untold
+from scrubjay.cache.untold import MAX_KEYS, MAX_ROWS_OF_KEY, PORTION, Untold
 from scrubjay.core.keys import HotKey, KeySpace
 from scrubjay.core.ports import HotTier, Mutation
 from scrubjay.core.scope import Scope
@@ -159,6 +159,46 @@ async def test_where_there_was_no_room_it_is_not_told_until_that_is_forgiven(
     assert aside.forgive(aside.overflowed)
     assert await aside.retell()
     assert not aside.untold
+
+
+def test_of_a_key_that_is_written_again_and_again_some_rows_are_remembered() -> None:
+    """The others a relay confirms; nothing that is remembered grows with an outage, or is copied at every write."""
+    untold = Untold()
+    key, other = KEYS.memory(Scope("t", "u")), KEYS.memory(Scope("t", "v"))
+    untold.add([key], (), [("t", "0")])
+    rows = untold._keys[key].rows
+    for number in range(1, 3 * MAX_ROWS_OF_KEY):
+        assert untold.add([other, key], (), [("t", str(number))])
+    assert untold._keys[key].rows is rows, "it is the same list"
+    assert len(untold) == 2
+    assert told(untold) == ([other, key], [], [("t", str(number)) for number in range(MAX_ROWS_OF_KEY)])
+
+
+def test_of_all_keys_only_so_many_rows_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 3)
+    untold = Untold()
+    keys = [KEYS.chat(Scope("t", "u"), f"s{number}") for number in range(3)]
+    for _ in range(2):
+        # What was told makes room for others.
+        for number, key in enumerate(keys):
+            assert untold.add([key], (), [("t", f"{number}.{row}") for row in range(2)])
+        assert all(key in untold for key in keys)
+        assert told(untold) == (keys, [], [("t", "0.0"), ("t", "0.1"), ("t", "1.0")])
+
+
+def test_rows_of_a_key_that_is_written_while_it_is_told_keep_their_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 2)
+    untold = Untold()
+    key = KEYS.memory(Scope("t", "u"))
+    untold.add([key], (), [("t", "first")])
+    portion = untold.portion(untold.number)
+    assert portion is not None
+    untold.add([key], (), [("t", "second")])
+    assert portion.rows == [("t", "first")], "a portion is what it was when it was taken"
+    untold.told(portion)
+    assert told(untold) == ([key], [], [("t", "first"), ("t", "second")])
+    untold.add([key], (), [("t", "third"), ("t", "fourth"), ("t", "fifth")])
+    assert told(untold) == ([key], [], [("t", "third"), ("t", "fourth")])
 
 
 def test_what_is_added_while_it_is_told_stays() -> None:

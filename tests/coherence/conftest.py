@@ -17,8 +17,10 @@ import pytest
 from scrubjay import AsyncScrubjay
 from scrubjay.cache.coherence import Coherence
 from scrubjay.core.ports import HotTier, Listener, Store
+from scrubjay.core.scope import user_scope
 from scrubjay.engine import Engine
 from scrubjay.handles import Tenant, User
+from scrubjay.memory import tools
 from scrubjay.testing.faults import Call, Fail, Failure, FaultyHotTier, FaultyStore, Gate, Plan, Point
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
@@ -258,6 +260,28 @@ async def _agent(process: Process) -> int | None:
     return None if found is None else found["n"]
 
 
+async def _metrics(process: Process) -> int | None:
+    found: int | None = (await process.user.session("s").metrics.get()).get("n")
+    return found
+
+
+async def _tool(process: Process) -> int | None:
+    found = await process.user.session("s").tools.get(1)
+    return None if found is None else found["output"]
+
+
+async def _tools(process: Process) -> int | None:
+    """As a window reads them: a long list as a whole is for the store."""
+    services = process.engine.services
+    found = await services.aside.get(tools.index_source(services, user_scope("acme", "alice"), "s"))
+    return found[-1]["output"] if found else None
+
+
+async def _summary(process: Process) -> int | None:
+    found = await process.user.summaries.recent(1)
+    return int(found[0]["summary"]) if found else None
+
+
 async def _chat(process: Process) -> int | None:
     found = await process.user.session("s").chat.recent(1)
     return int(found[0]["content"]) if found else None
@@ -275,10 +299,14 @@ THINGS = [
     Thing("memory", lambda process, n: process.user.memory.set("n", n), _facts),
     Thing("one fact", lambda process, n: process.user.memory.set("n", n), _fact),
     Thing("agent", lambda process, n: process.tenant.agents.set("bot", {"n": n}), _agent),
+    Thing("metrics", lambda process, n: process.user.session("s").metrics.record(n=n), _metrics),
+    Thing("tool output", lambda process, n: process.user.session("s").tools.record(1, "look", output=n), _tool),
+    Thing("tool outputs", lambda process, n: process.user.session("s").tools.record(name="look", output=n), _tools),
+    Thing("summary", lambda process, n: process.user.session("s").close(str(n)), _summary),
     Thing("chat", lambda process, n: process.user.session("s").chat.append(role="user", content=str(n)), _chat),
     Thing("state", lambda process, n: process.user.session("s").state.set("n", n), _state),
 ]
-HELD_LOCALLY = [thing for thing in THINGS if thing.name not in {"one fact", "chat", "state"}]
+HELD_LOCALLY = [thing for thing in THINGS if thing.name in {"context", "context of a tenant", "memory", "agent"}]
 every_thing = pytest.mark.parametrize("thing", THINGS, ids=str)
 
 

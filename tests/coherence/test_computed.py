@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from scrubjay import AsyncScrubjay, Closed, LoaderTimeout
+from scrubjay import AsyncScrubjay, Closed, LoaderTimeout, Unavailable
+from scrubjay.cache import flights
 from scrubjay.cache.flights import MAX_LOADERS
 from scrubjay.core.notices import FOREIGN_CHANNEL
 from scrubjay.core.policy import CONTEXT_POLICIES, SECOND
@@ -367,6 +368,66 @@ async def test_a_dead_cache_lets_only_so_many_loaders_run_at_once(open_process: 
     go_on.set()
     assert await asyncio.gather(*readers) == [1] * len(users)
     assert most == MAX_LOADERS
+
+
+async def _hangs() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_the_wait_for_a_turn_is_no_part_of_a_loaders_deadline(
+    open_process: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind two that hang one after the other it begins late, and has not taken too long."""
+    monkeypatch.setattr(flights, "MAX_LOADERS", 1)
+    process = await open_process(local_memory=0, loader_timeout=0.2)
+    process.faults.fail("ping", Fail(), times=math.inf)
+    process.engine.gate.close("a test")
+    room = process.engine.services.aside.flights._room_of_loaders  # type: ignore[attr-defined]
+    loaders: list[Callable[[], Awaitable[Any]]] = [_hangs, _hangs, Made(3)]
+    readers = []
+    for number, loader in enumerate(loaders):
+        user = process.tenant.user(f"u{number}")
+        user.contexts.compute(TYPE, loader)
+        readers.append(asyncio.create_task(user.contexts.latest(TYPE)))
+        await until(lambda waiting=number: room.waiting == waiting)  # type: ignore[misc]
+    first, second, last = await asyncio.gather(*readers, return_exceptions=True)
+    assert isinstance(first, LoaderTimeout)
+    assert isinstance(second, LoaderTimeout)
+    assert last == {"n": 3}
+
+
+async def test_a_loader_whose_turn_does_not_come_is_not_waited_for_without_end(
+    open_process: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not let itself be cancelled keeps its place until it has ended."""
+    monkeypatch.setattr(flights, "MAX_LOADERS", 1)
+    process = await open_process(local_memory=0, loader_timeout=0.1, store_timeout=0.5)
+    process.faults.fail("ping", Fail(), times=math.inf)
+    process.engine.gate.close("a test")
+    stubborn, made = asyncio.Event(), Made()
+
+    async def hangs() -> None:
+        while not stubborn.is_set():
+            with suppress(asyncio.CancelledError):
+                await stubborn.wait()
+
+    process.tenant.user("bob").contexts.compute(TYPE, hangs)
+    with pytest.raises(LoaderTimeout, match=r"took longer than 0\.1 s"):
+        await process.tenant.user("bob").contexts.latest(TYPE)
+    contexts = computing(process, made)
+    with pytest.raises(
+        Unavailable, match=r"'preference' was not begun: .* its turn did not come within 0\.5 s"
+    ) as raised:
+        await contexts.latest(TYPE)
+    assert raised.type is Unavailable, "no loader took too long, and it is not the store"
+    room = process.engine.services.aside.flights._room_of_loaders  # type: ignore[attr-defined]
+    monkeypatch.setattr(room, "_most", 0)
+    with pytest.raises(Unavailable, match="0 loaders wait for their turn already"):
+        await contexts.latest(TYPE)
+    assert made.calls == 0
+    stubborn.set()
+    await until(lambda: not process.engine.services.aside.parts.loaders.locked())  # type: ignore[attr-defined]
+    assert await contexts.latest(TYPE) == {"n": 1}
 
 
 async def test_plain_loaders_that_hang_take_no_thread_from_others(open_process: Open) -> None:

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from scrubjay import Closed, StoreUnavailable
+from scrubjay.cache import untold
 from scrubjay.cache.room import Room
 from scrubjay.cache.source import MAX_LEASE_MS, Source
+from scrubjay.cache.untold import MAX_KEYS
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import Load, Loaded, MissReason, Read, Shape
 from scrubjay.core.scope import user_scope
+from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.faults import Fail
 from tests.coherence import heard
 from tests.coherence.conftest import CONTEXT, Open, Process
@@ -102,6 +105,35 @@ async def test_a_queue_that_is_too_long_is_left_at_once() -> None:
     await asyncio.gather(*loads, return_exceptions=True)
     assert sorted(done) == [0, 1, 3, 4, 6]
     await load(7)
+
+
+@pytest.mark.parametrize("room", [MAX_KEYS, 0], ids=["noted", "no room to note it"])
+async def test_without_a_cache_what_was_written_meanwhile_is_one_load_for_all(
+    open_process: Open, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """It is read past the cache, and shared: but for loads from before the write, which nobody joins any more."""
+    # No load grows too old to be joined.
+    process = await open_process(local_memory=0, clock=ManualClock())
+    flights = process.engine.services.aside.flights
+    await CONTEXT.write(process, 1)
+    assert await CONTEXT.read(process) == 1
+    await process.quiet()
+    out_of_reach(process)
+    monkeypatch.setattr(untold, "MAX_KEYS", room)
+    before = process.faults.hold("load")
+    early = [asyncio.create_task(CONTEXT.read(process)) for _ in range(3)]
+    await before.reached()
+    assert flights.joined == 2
+    await CONTEXT.write(process, 2)
+    assert bool(process.engine.aside.overflowed) is (room == 0)
+    after, loads = process.faults.hold("load"), process.loads
+    late = [asyncio.create_task(CONTEXT.read(process)) for _ in range(200)]
+    await after.reached()
+    for gate in (after, before):
+        gate.open()
+    assert await asyncio.gather(*late) == [2] * 200
+    assert await asyncio.gather(*early) == [1] * 3, "they began before the write"
+    assert (process.loads, flights.joined) == (loads + 1, 2 + 199)
 
 
 # --- loaders without end

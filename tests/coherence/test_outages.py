@@ -522,3 +522,29 @@ async def test_a_store_and_a_cache_that_are_both_down_are_an_error_and_no_empty_
         assert await thing.read(process) == 1
     proxy.heal()
     await asked_again(process.jay)
+
+
+async def test_an_error_that_nobody_expected_ends_neither_heartbeats_nor_the_line(
+    open_on: Open, server: ValkeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = await open_on(server, cache_deadline=DEADLINE_S)
+    link, failed = process.coherence._link, []
+
+    class Failing:
+        async def listen(self, *_: Any) -> None:
+            failed.append("listen")
+            process.coherence._link = link
+            raise RuntimeError("unforeseen")
+
+        async def beat(self, _: int) -> str | None:
+            failed.append("beat")
+            raise RuntimeError("unforeseen")
+
+    process.coherence._link = Failing()  # type: ignore[assignment]
+    await until(lambda: "beat" in failed)
+    await process.client.call([("CLIENT", "KILL", "TYPE", "pubsub")])
+    await until(lambda: "listen" in failed)
+    beats = process.coherence.health.beats
+    await until(lambda: process.coherence.health.beats >= beats + 3 and process.coherence.alive)
+    assert {task.get_name() for task in process.engine.tasks if task.done()} == set()
+    assert "RuntimeError: unforeseen" in caplog.text

@@ -14,7 +14,10 @@ import pytest
 import redis
 
 from scrubjay.cache.mark import MAX_AGE_MS
-from scrubjay.core.clock import SystemClock
+from scrubjay.cache.relay import LATE_S, UNKNOWING_S
+from scrubjay.core.clock import Clock, SystemClock
+from scrubjay.core.errors import StoreUnavailable
+from scrubjay.engine import _FORGOTTEN_MS
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
@@ -299,23 +302,175 @@ async def test_what_was_settled_by_those_without_a_cache_is_told_to_a_cache_that
 
 
 async def test_a_process_that_has_slept_asks_the_store_before_it_believes_its_caches(
-    open_on: Open, server: ValkeyServer, view: redis.Redis
+    open_on: Open, server: ValkeyServer, view: redis.Redis, clock: ManualClock
 ) -> None:
     """It has noticed nothing, its connections stand; what others have settled meanwhile nobody has told."""
     sleeper, unseen = await open_on(server), await open_on("none:")
     await warm(1, sleeper)
     await catch_up(sleeper, view)
+    await looks_by(sleeper, clock)
     for thing in THINGS:
         await thing.write(unseen, 2)
     await settled(unseen)
-    relay = sleeper.engine.relay
-    assert relay._looked_at is not None
-    relay._looked_at -= 10_000
+    clock.advance(sleeper.engine.relay._late_s + 1)
     closings = sleeper.engine.gate.closings
-    await relay.look()
+    await sleeper.engine.relay.look()
     assert sleeper.engine.gate.closings == closings + 1
     await asked_again(sleeper.jay)
     await all_read(2, sleeper, await open_on(server))
+
+
+async def test_a_sleep_in_the_middle_of_a_look_is_one(open_on: Open, server: ValkeyServer, clock: ManualClock) -> None:
+    sleeper = await open_on(server)
+    await looks_by(sleeper, clock)
+    held, closings = sleeper.faults.hold("outbox_position"), sleeper.engine.gate.closings
+    looking = asyncio.create_task(sleeper.engine.relay.look())
+    await held.reached()
+    clock.advance(sleeper.engine.relay._late_s + 1)
+    held.open()
+    await looking
+    assert sleeper.engine.gate.closings == closings + 1
+
+
+async def test_a_sleep_in_which_the_monotonic_clock_stood_still_is_one(
+    open_on: Open, server: ValkeyServer, clock: ManualClock
+) -> None:
+    """As it does while a machine is suspended."""
+    sleeper = await open_on(server)
+    stands_still = Skewed(0)
+    await looks_by(sleeper, stands_still)
+    closings = sleeper.engine.gate.closings
+    stands_still._ms += round(1000 * sleeper.engine.relay._late_s) + 1000
+    await sleeper.engine.relay.look()
+    assert sleeper.engine.gate.closings == closings + 1
+
+
+async def looks_by(process: Process, clock: Clock) -> None:
+    """Let the relay of a process go by a clock, and look."""
+    relay = process.engine.relay
+    relay._clock, relay._awake_at, relay._knew_at = clock, None, None
+    await relay.look()
+
+
+# --- a store that is out of reach
+
+
+def test_what_is_settled_was_looked_for_twice() -> None:
+    assert LATE_S < UNKNOWING_S
+    assert 2 * UNKNOWING_S * 1000 < _FORGOTTEN_MS
+
+
+async def fail_to_look(process: Process, clock: ManualClock, for_s: float) -> None:
+    """Try to look for a time in which the store is out of reach."""
+    for method in ("load", "outbox_position", "outbox_open", "outbox_since", "epochs", "confirm", "ping"):
+        process.faults.fail(method, times=math.inf)
+    step = LATE_S / 2
+    for _ in range(math.ceil(for_s / step)):
+        clock.advance(step)
+        with pytest.raises(StoreUnavailable):
+            await process.engine.relay.look()
+
+
+async def test_while_the_store_is_out_of_reach_what_the_caches_hold_is_served(
+    open_on: Open, server: ValkeyServer, clock: ManualClock
+) -> None:
+    process = await open_on(server)
+    await looks_by(process, clock)
+    await CONTEXT.write(process, 1)
+    await seen(CONTEXT, process, 1)
+    closings = process.engine.gate.closings
+    await fail_to_look(process, clock, 10 * UNKNOWING_S)
+    assert process.engine.gate.open
+    assert [await CONTEXT.read(process) for _ in range(2)] == [1, 1]
+    process.faults.heal()
+    assert process.engine.gate.closings == closings
+
+
+async def test_after_a_short_outage_of_the_store_nothing_is_told_again(
+    open_on: Open, server: ValkeyServer, clock: ManualClock
+) -> None:
+    process = await open_on(server)
+    await looks_by(process, clock)
+    closings = process.engine.gate.closings
+    await fail_to_look(process, clock, UNKNOWING_S / 2)
+    process.faults.heal()
+    for _ in range(2):
+        await process.engine.relay.look()
+    assert process.engine.gate.closings == closings
+
+
+async def test_after_a_long_outage_of_the_store_what_others_have_settled_is_told(
+    open_on: Open, server: ValkeyServer, view: redis.Redis, clock: ManualClock
+) -> None:
+    """The one process that has a cache cannot see the store; one without a cache can."""
+    cut_off, unseen = await open_on(server), await open_on("none:")
+    await warm(1, cut_off)
+    await catch_up(cut_off, view)
+    await looks_by(cut_off, clock)
+    for thing in THINGS:
+        await thing.write(unseen, 2)
+    await settled(unseen)
+    await fail_to_look(cut_off, clock, UNKNOWING_S + 1)
+    cut_off.faults.heal()
+    await cut_off.engine.relay.look()
+    await asked_again(cut_off.jay)
+    await all_read(2, cut_off, await open_on(server))
+
+
+# --- epochs
+
+
+async def test_a_slow_answer_does_not_put_an_epoch_back(open_on: Open, server: ValkeyServer, tmp_path: Path) -> None:
+    writer, other = await open_on(server), await open_on(server)
+    await writer.tenant.invalidate()
+    await CONTEXT.write(writer, 1)
+    await seen(CONTEXT, writer, 1)
+    await writer.quiet()
+    slow = writer.faults.hold("epochs")
+    await other.jay.tenant("beta").invalidate()
+    await slow.reached()
+    # Past Scrubjay, and so the tenant is invalidated.
+    with sqlite3.connect(tmp_path / "store.db") as store:
+        store.execute("UPDATE contexts SET content = '2'")
+    store.close()
+    assert await writer.tenant.invalidate()
+    newest = writer.engine.server.lives.epochs["acme"]
+    slow.open()
+    await until(lambda: not writer.coherence._tasks)
+    assert writer.engine.server.lives.epochs["acme"] == newest
+    assert "beta" in writer.engine.server.lives.epochs
+    assert [await CONTEXT.read(writer) for _ in range(2)] == [2, 2]
+
+
+async def test_many_who_learn_epochs_at_once_ask_once_more(open_on: Open, server: ValkeyServer) -> None:
+    process = await open_on(server)
+    slow, learn = process.faults.hold("epochs"), process.engine.relay.learn_epochs
+    first = asyncio.create_task(learn())
+    await slow.reached()
+    asked = process.faults.calls["store.epochs"]
+    others = [asyncio.create_task(learn()) for _ in range(20)]
+    slow.open()
+    await asyncio.gather(first, *others)
+    assert process.faults.most["store.epochs"] == 1
+    # What was asked for before they came is no answer to them; what was asked for after, is one for all.
+    assert process.faults.calls["store.epochs"] == asked + 1
+
+
+async def test_many_who_learn_epochs_of_a_store_that_hangs_wait_once(open_on: Open, server: ValkeyServer) -> None:
+    process = await open_on(server)
+    slow, learn = process.faults.hold("epochs"), process.engine.relay.learn_epochs
+    first = asyncio.create_task(learn())
+    await slow.reached()
+    asked = process.faults.calls["store.epochs"]
+    process.faults.fail("epochs", times=2)
+    others = [asyncio.create_task(learn()) for _ in range(20)]
+    slow.open()
+    await asyncio.gather(first, return_exceptions=True)
+    found = await asyncio.gather(*others, return_exceptions=True)
+    assert {type(each) for each in found} == {StoreUnavailable}
+    assert process.faults.calls["store.epochs"] == asked + 1
+    process.faults.heal()
+    await learn()
 
 
 # --- clocks that differ

@@ -32,7 +32,10 @@ from tests.coherence.conftest import (
 
 DEADLINE_S = 2.0
 """For what has to happen within the coherence deadline by itself."""
-COMMITS = ("context_put", "memory_put", "agent_put", "chat_append", "state_put")
+COMMITS = (
+    "context_put", "memory_put", "agent_put", "chat_append", "state_put",
+    "record_activity", "tool_put", "session_close",
+)  # fmt: skip
 
 
 def hold_commit(process: Process, point: Any = "after") -> Any:

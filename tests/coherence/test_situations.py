@@ -502,7 +502,7 @@ async def cached(process: Process, user: str, types: int) -> int:
     """Return how much of it the shared cache would answer."""
     keys = KeySpace(process.engine.settings.prefix)
     scope = user_scope("acme", user)
-    hot = process.engine.services.hot
+    hot = process.engine.server.hot
     answers = await asyncio.gather(*(hot.value(keys.context(scope, f"t{n}")) for n in range(types)))
     return sum(hasattr(answer, "payload") for answer in answers)
 

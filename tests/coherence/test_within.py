@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 
 from scrubjay import AsyncScrubjay
-from scrubjay.core.errors import Closed, ConfigurationError, NotFound
+from scrubjay.cache.flights import MAX_LOADERS
+from scrubjay.core.errors import Closed, ConfigurationError, LoaderTimeout, NotFound
 from scrubjay.core.keys import Kind
 from scrubjay.handles import User
 from scrubjay.testing.servers import ValkeyServer
@@ -399,6 +400,38 @@ async def test_committed_said_too_early_tells_nobody(world: World) -> None:
     assert await world.own.contexts.latest(TYPE) == 2
 
 
+async def test_a_loader_inside_has_its_deadline_and_waits_for_its_turn(make: Make) -> None:
+    """It keeps the transaction open; and without a cache only so many run, wherever they are asked from."""
+    world = await make(loader_timeout=0.05)
+    engine = world.jay._open
+    room = engine.aside.flights._room_of_loaders
+    go_on, calls = asyncio.Event(), 0
+
+    async def loader() -> int:
+        nonlocal calls
+        calls += 1
+        await go_on.wait()
+        return calls
+
+    await world.application.begin()
+    async with world.jay.within(world.application.connection) as inside:
+        contexts = inside.user("alice").contexts
+        contexts.compute("preference", loader)
+        with pytest.raises(LoaderTimeout, match=r"'preference' took longer than 0\.05 s"):
+            await contexts.latest("preference")
+        go_on.set()
+        await engine.gate.end()
+        for _ in range(MAX_LOADERS):
+            await room.enter()
+        reading = asyncio.create_task(contexts.latest("preference"))
+        await until(lambda: room.waiting == 1)
+        assert calls == 1
+        for _ in range(MAX_LOADERS):
+            room.leave()
+        assert await reading == 2
+    await world.application.rollback()
+
+
 async def test_process_memory_still_drops_what_is_older_than_what_was_seen(world: World) -> None:
     """The memory of the process is what floors belong to, not that of a transaction."""
     await world.cached(1)
@@ -410,3 +443,68 @@ async def test_process_memory_still_drops_what_is_older_than_what_was_seen(world
     assert aside.l1.get(key) is not None
     aside.parts.floors.written(key, 2**60)
     assert aside.l1.get(key) is None
+
+
+# --- what is of no transaction but its own
+
+
+@pytest.mark.parametrize("call", ["forget", "invalidate"])
+async def test_what_concerns_a_whole_tenant_is_refused_before_anything_is_done(world: World, call: str) -> None:
+    await world.cached(1)
+    store = world.jay._open.services.store
+    counts, epochs = await store.counts(), await store.epochs()
+    await world.application.begin()
+    async with world.jay.within(world.application.connection) as inside:
+        with pytest.raises(ConfigurationError, match="only outside `within`"):
+            await getattr(inside.tenant("default"), call)()
+        assert not world.distrusts
+        assert await inside.user("alice").contexts.latest(TYPE) == 1
+        assert inside._never_wrote()
+    await world.application.commit()
+    assert (await store.counts(), await store.epochs()) == (counts, epochs)
+    await world.read_by_all(1)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_metrics_are_recorded_in_the_transaction(world: World, end: str) -> None:
+    own, other = (jay.user("alice").session("s").metrics for jay in (world.jay, world.other))
+    await own.record(n=1)
+    for metrics in (own, other):
+        assert [(await metrics.get())["n"] for _ in range(2)] == [1, 1]
+    await world.application.begin()
+    async with world.jay.within(world.application.connection) as inside:
+        metrics = inside.user("alice").session("s").metrics
+        async with asyncio.timeout(2):
+            await metrics.record(n=2)
+        assert (await metrics.get())["n"] == 2
+        assert (await own.get())["n"] == (await other.get())["n"] == 1
+    await getattr(world.application, end)()
+    wanted = 2 if end == "commit" else 1
+    assert (await own.get())["n"] == wanted
+    await inside.committed()
+    await until(lambda: not world.distrusts)
+
+    async def told() -> bool:
+        return bool((await other.get())["n"] == wanted)
+
+    await until_told(told)
+    assert [(await own.get())["n"] for _ in range(2)] == [wanted] * 2
+
+
+async def test_nothing_is_flushed_inside_a_block(world: World) -> None:
+    """It would wait for a lock of the application's own."""
+    await world.cached(1)
+    metrics = world.own.session("s").metrics
+    await metrics.record(n=1)
+    metrics.note({"n": 2})
+    await world.application.begin()
+    async with world.jay.within(world.application.connection) as inside:
+        await inside.user("alice").contexts.set(TYPE, 2)
+        async with asyncio.timeout(2):
+            exported = await inside.user("alice").export()
+            await inside.tenant("default").stats()
+        assert [row["content"] for row in exported["contexts"]] == [2]
+        assert (await metrics.get())["n"] == 2, "it is still noted"
+        await world.application.commit()
+        await inside.committed()
+    assert [row["body"]["n"] for row in (await world.own.export())["assembly_metrics"]] == [2]

@@ -41,6 +41,21 @@ def test_epochs_have_no_order() -> None:
         assert lives.of("acme").endswith(epoch)
 
 
+def test_an_answer_does_not_put_back_what_was_taken_after_the_question() -> None:
+    lives = Lives("store")
+    lives.learn({"acme": "e1"})
+    since = lives.moment
+    lives.learn({"acme": "e2"})
+    answer = {"acme": "e1", "globex": "e1"}
+    assert lives.doubtful(answer, since)
+    assert lives.learn(answer, since) == ["globex"]
+    assert lives.epochs == {"acme": "e2", "globex": "e1"}
+    assert not lives.doubtful({"acme": "e2"}, since), "what both say is no question"
+    since = lives.moment
+    assert not lives.doubtful({"acme": "e3"}, since)
+    assert lives.learn({"acme": "e3"}, since) == ["acme"]
+
+
 @given(st.lists(st.dictionaries(tenants, epochs, max_size=3), max_size=10))
 def test_two_tenants_or_epochs_never_share_a_life(learnt: list[dict[str, str]]) -> None:
     lives, seen = Lives("store"), {}

@@ -128,8 +128,8 @@ async def test_a_lease_names_those_who_wait(open_jay: OpenJay, valkey9: ValkeySe
     jay, waiting = await open_jay(), await open_jay()
     key = jay._services.keys.context(USER, "TYPE")
     reads = [Read(key, Shape.VALUE)]
-    (miss,) = await jay._services.hot.read(reads)
-    await waiting._services.hot.read(reads)
+    (miss,) = await jay._open.server.hot.read(reads)
+    await waiting._open.server.hot.read(reads)
     client = Redis.from_url(valkey9.url.replace("valkey://", "redis://"), decode_responses=True)
     assert await client.get(key.lease) == f"{miss.lease}|{waiting._open.server.lines.own}"  # type: ignore[union-attr]
     await client.aclose()
@@ -169,6 +169,7 @@ async def test_a_server_holds_just_these(open_jay: OpenJay, valkey9: ValkeyServe
             await tenant.contexts.latest("reference")
             assert (await tenant.contexts.latest("visits"), await user.contexts.latest("visits")) == (7, 7)
             await session.metrics.record(sources_used=1)
+            await session.metrics.get()
             await jay.stats()
     prefix = jay._running.settings.prefix  # type: ignore[union-attr]
     rows = {row[0]: row for heading in ("Cached things", "Other keys") for row in tables(PAGE)[heading]}

@@ -326,6 +326,7 @@ async def read_all(rig: Rig) -> None:
     for type_ in ("profile", "preference", "conversation", "reference", "notes"):
         await rig.user.contexts.list(type_)
     await rig.session.metrics.record(total_tokens=1)
+    await rig.session.metrics.get()
 
 
 def check_lives(rig: Rig) -> None:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from redis import Redis
 
-from scrubjay import AsyncScrubjay, CachedContextStore, ConfigurationError, ContextCache, SchemaMismatch
+from scrubjay import (
+    AsyncScrubjay,
+    CachedContextStore,
+    ConfigurationError,
+    ContextCache,
+    SchemaMismatch,
+    StoreUnavailable,
+)
 from scrubjay.core.policy import HOUR, MINUTE
-from scrubjay.core.scope import user_scope
+from scrubjay.core.ports import Written
+from scrubjay.core.scope import Scope, user_scope
 from scrubjay.standalone.hook import Hook
 from scrubjay.store.open import migrate
 from scrubjay.testing.clock import ManualClock
@@ -89,7 +99,17 @@ def deaf(orders: CachedContextStore) -> None:
     async def look() -> bool:
         return False
 
+    def watch(what: Coroutine[Any, Any, None]) -> None:
+        what.close()
+
     orders.cache._engine.look = look  # type: ignore[method-assign]
+    orders.cache._engine.watch = watch  # type: ignore[method-assign]
+
+
+def held(orders: CachedContextStore) -> bool:
+    """Whether the process reads anything past its cache because of a transaction that has not ended."""
+    distrust = orders.cache._engine.aside._distrust
+    return bool(distrust._keys or distrust._generations)
 
 
 # --- as it goes
@@ -147,9 +167,9 @@ async def test_a_rollback_says_nothing(world: World) -> None:
 async def test_a_rollback_that_nobody_tells_of_is_found(world: World) -> None:
     own = await world.process(deadline=0.2)
     assert await read(own) == [1]
-    hook = await world.write(own)
+    await world.write(own)
     await world.app.rollback()
-    await until(lambda: not hook._hold)
+    await until(lambda: not held(own))
     before = reads(own)
     assert await read(own) == [1]
     assert reads(own) == before
@@ -190,7 +210,7 @@ async def test_an_error_inside_keeps_nothing_from_being_cached(world: World) -> 
     with pytest.raises(ZeroDivisionError):
         await fails()
     await world.app.rollback()
-    await until(lambda: not hook._hold)
+    await until(lambda: not held(own))
     for _ in range(2):
         assert await read(own) == [1]
     assert reads(own) == 1
@@ -282,6 +302,92 @@ async def test_the_cache_comes_back_from_before_the_commit(store_url: str) -> No
             assert await read(orders) == [2, 1]
         with Redis(port=server.port) as raw:
             assert raw.get(f"{world.prefix}:mark"), "the next process need not clear it again"
+
+
+async def test_a_commit_that_the_cache_cannot_be_told_of_is_asked_for_no_more(world: World) -> None:
+    """It is known here, and noted as all else is that could not be told: nothing is held, nobody looks any more."""
+    own, other = await world.process(timeout=0.1, deadline=3600), await world.process(timeout=0.1)
+    assert await read(own) == await read(other) == [1]
+    engine = own.cache._engine
+    world.server.pause()
+    try:
+        for n, tells in ((2, True), (3, False)):
+            hook = await world.write(own, n)
+            await world.app.commit()
+            assert not tells or not await hook.committed()
+            await until(lambda: not held(own) and not engine._watchers)
+            assert not await hook.committed(), "it has not been told yet"
+        assert engine.aside.untold == 1
+        assert await read(own) == [3, 2, 1]
+    finally:
+        world.server.resume()
+    await is_read(other, [3, 2, 1])
+    await until(lambda: engine.gate.open and not engine.aside.untold)
+    assert await read(own) == [3, 2, 1]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_without_a_cache_nothing_is_held_after_the_end(world: World, tells: bool) -> None:
+    own = await world.process(server="none:")
+    hook = await world.write(own)
+    await world.app.commit()
+    if tells:
+        assert await hook.committed() is False
+        assert not held(own)
+    engine = own.cache._engine
+    await until(lambda: not held(own) and not engine._watchers)
+    assert not engine.aside.untold, "there is nobody to tell, ever"
+
+
+async def test_what_was_cancelled_may_have_been_said(world: World) -> None:
+    own = await world.process(deadline=3600)
+    assert await read(own) == [1]
+    await world.app.begin()
+    await world.app.execute("INSERT INTO orders VALUES (2)")
+    async with own.within(world.app.connection) as hook:
+        assert hook._joined is not None
+        leave = hook._joined.context_invalidate
+
+        async def interrupted(scope: Scope, name: str) -> Written:
+            await leave(scope, name)
+            raise asyncio.CancelledError
+
+        hook._joined.context_invalidate = interrupted  # type: ignore[method-assign]
+        with pytest.raises(asyncio.CancelledError):
+            await hook.changed("alice", "orders")
+    await world.app.commit()
+    assert await hook.committed()
+    assert await read(own) == [2, 1]
+    assert not held(own)
+
+
+async def test_the_log_says_once_that_the_database_does_not_answer(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = await world.process(deadline=0.02)
+    outbox = own.cache._engine.outbox
+    assert outbox is not None
+    looks, down = 0, True
+    look = outbox.look
+
+    async def counted() -> None:
+        nonlocal looks
+        looks += 1
+        if down:
+            raise StoreUnavailable("it does not answer")
+        await look()
+
+    def said() -> int:
+        return sum("it does not answer" in each.message for each in caplog.records if each.levelno >= logging.WARNING)
+
+    monkeypatch.setattr(outbox, "look", counted)
+    await until(lambda: looks > 4)
+    assert said() == 1
+    down, looks = False, 0
+    await until(lambda: looks > 2)
+    down, looks = True, 0
+    await until(lambda: looks > 4)
+    assert said() == 2, "once for each time that it goes"
 
 
 # --- others with the same database
@@ -408,6 +514,25 @@ async def test_without_an_outbox(world: World) -> None:
     with pytest.raises(ConfigurationError, match="no outbox"):
         async with orders.within(world.app.connection):
             pass
+    await world.app.rollback()
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_after_the_end_nothing_more_is_said(world: World, tells: bool) -> None:
+    """It would be held for nobody: another transaction has another hook."""
+    own = await world.process()
+    await world.app.begin()
+    await world.app.execute("INSERT INTO orders VALUES (2)")
+    async with own.within(world.app.connection) as hook:
+        await hook.changed("alice", "orders")
+        if tells:
+            await world.app.commit()
+            assert await hook.committed()
+            await world.app.begin()
+            with pytest.raises(ConfigurationError, match="another one after `committed`"):
+                await hook.changed("alice", "orders")
+    with pytest.raises(ConfigurationError, match="inside its"):
+        await hook.changed_user("alice")
     await world.app.rollback()
 
 

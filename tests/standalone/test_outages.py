@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, cast
@@ -14,6 +15,7 @@ from redis import Redis
 from scrubjay import CachedContextStore, ContextCache
 from scrubjay.cache import untold
 from scrubjay.core.ports import HotTier
+from scrubjay.standalone import engine as standalone
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
 from tests.standalone.conftest import ListStore
@@ -169,6 +171,45 @@ async def test_the_first_call_waits_for_a_server_that_hangs_as_long_as_any(proxy
     await cache.close()
 
 
+async def test_only_what_is_called_at_first_waits_for_a_server_that_hangs(proxy: TcpProxy) -> None:
+    proxy.black_hole(to="client")
+    cache = ContextCache(proxy.url, timeout=5)
+    loop = asyncio.get_running_loop()
+    first = asyncio.create_task(cache.get("alice", "profile"))
+    engine = cache._engine
+    await until(lambda: engine._contact is not None)
+    assert not first.done()
+    # As if the time of the first one were over.
+    engine._patience = loop.time()
+    later = [asyncio.create_task(cache.get("bob", "profile")), asyncio.create_task(cache.set("bob", "profile", [1]))]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [each.done() and each.result() for each in later] == [None, False]
+    assert not first.done()
+    proxy.heal()
+    await first
+    await cache.close()
+
+
+async def test_closing_waits_for_everything_together_no_longer_than_for_one(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standalone, "_CLOSE_S", 0.05)
+    cache = ContextCache(server.url)
+    await cache.set("alice", "profile", [1])
+    engine = cache._engine
+    hangs = asyncio.get_running_loop().create_future()
+    engine.aside.writes.under_way.add(hangs)
+    left = []
+
+    async def drain(timeout_s: float | None = None) -> None:
+        left.append(timeout_s)
+
+    monkeypatch.setattr(engine.aside.flights, "drain", drain)
+    await cache.close()
+    assert left == [0]
+
+
 async def test_a_first_call_that_is_cancelled_still_invalidates(server: ValkeyServer, proxy: TcpProxy) -> None:
     async with ContextCache(server.url) as other:
         await other.set("alice", "profile", ["old"])
@@ -206,6 +247,57 @@ async def test_more_than_can_be_noted_is_not_lost(
             assert [await cache.get(user, "profile") for user in users] == [None] * 20
         assert await own.set("u0", "profile", ["new"])
         assert await other.get("u0", "profile") == ["new"]
+
+
+class Busy:
+    """A shared cache whose clearing takes long: something else is changed in the meantime, each time."""
+
+    def __init__(self, hot: HotTier, changes: Callable[[], Awaitable[object]]) -> None:
+        self._hot = hot
+        self._changes = changes
+        self.cleared = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._hot, name)
+
+    async def clear(self, prefix: str) -> bool:
+        await self._changes()
+        self.cleared += 1
+        return await self._hot.clear(prefix)
+
+
+async def test_a_recovery_ends_while_there_is_always_something_new(
+    server: ValkeyServer, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had no room is covered by the clearing, and what is changed during that finds room."""
+    monkeypatch.setattr(untold, "MAX_KEYS", 10)
+    cache = ContextCache(proxy.url, local_memory=0)
+    numbers, wrapped = itertools.count(), []
+
+    async def changes() -> None:
+        for _ in range(3):
+            await cache.invalidate(f"new{next(numbers)}", "profile")
+
+    def busy(hot: HotTier) -> HotTier:
+        wrapped.append(Busy(hot, changes))
+        return cast("HotTier", wrapped[-1])
+
+    cache._setting = replace(cache._setting, wrap_hot=busy)
+    cache._make()
+    async with cache, ContextCache(server.url) as other:
+        await other.set("u15", "profile", ["old"])
+        proxy.refuse()
+        proxy.cut()
+        assert not any([await cache.invalidate(f"u{n}", "profile") for n in range(20)])
+        assert cache._engine.aside.overflowed
+        before = wrapped[-1].cleared
+        proxy.heal(drop=True)
+        await until(lambda: cache._engine.gate.open)
+        assert wrapped[-1].cleared == before + 1
+        assert not cache._engine.aside.untold
+        assert await other.get("u15", "profile") is None
+        assert await cache.set("u15", "profile", ["new"])
+        assert await other.get("u15", "profile") == ["new"]
 
 
 async def test_the_cache_is_used_again_while_others_write(server: ValkeyServer) -> None:

@@ -91,9 +91,9 @@ class CacheAside:
         """Return the means by which a transaction that somebody else commits keeps the caches from being believed."""
         return self._distrust.hold()
 
-    def learn(self, epochs: Mapping[str, str]) -> None:
-        """Take epochs as the store has them, and forget what was held under older ones."""
-        self._learn(epochs)
+    def learn(self, epochs: Mapping[str, str], since: int | None = None) -> None:
+        """Take epochs as the store has them, and forget what was held under older ones; see `Lives.learn`."""
+        self._learn(epochs, since)
 
     async def drain(self, timeout_s: float | None = None) -> None:
         """Wait for the writes and loads that are under way.

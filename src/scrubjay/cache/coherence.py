@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scrubjay.cache.aside import CacheAside
+from scrubjay.cache.closing import ended, given_up
 from scrubjay.cache.gate import Gate
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
@@ -108,10 +109,13 @@ class Coherence:
     async def run(self) -> None:
         """Keep the line, for as long as the process lives."""
         pause = _FIRST_PAUSE_S
-        while True:
+        while not given_up():
             try:
                 await self._listen()
-            except CacheUnavailable as error:
+            except Exception as error:
+                # Nobody awaits this task: were it to end, nothing would ever be served from memory again.
+                if not isinstance(error, CacheUnavailable):
+                    log.exception("the line of coherence failed; it is made anew")
                 if self._standing:
                     pause = _FIRST_PAUSE_S
                 self._fell(error)
@@ -131,8 +135,7 @@ class Coherence:
             if listening.done():
                 await listening
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            await ended([listening])
         raise CacheUnavailable("heartbeats are taken, and none comes back")
 
     async def stands(self, timeout_s: float) -> None:
@@ -143,10 +146,13 @@ class Coherence:
 
     async def beat(self) -> None:
         """Send heartbeats, for as long as the process lives."""
-        while True:
+        while not given_up():
             await asyncio.sleep(self._deadline_s / BEATS_PER_DEADLINE)
-            if self._gate.open:
-                await (self.beat_once() if self._standing else self._ask_stamp())
+            try:
+                if self._gate.open:
+                    await (self.beat_once() if self._standing else self._ask_stamp())
+            except Exception:
+                log.exception("a heartbeat failed; the next one is sent")
 
     async def _ask_stamp(self) -> None:
         """Learn of tenants' new epochs while nothing is heard: what the shared cache holds is still read."""
@@ -198,9 +204,7 @@ class Coherence:
 
     async def end(self) -> None:
         """Stop what foreign messages have begun."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
 
     def _stands(self) -> None:
         """The line stands: from here on everything is heard. What was held before may have been missed."""
@@ -230,7 +234,7 @@ class Coherence:
         if not await self._aside.retell():
             self._gate.close("a change was not taken")
 
-    def _fell(self, error: CacheUnavailable) -> None:
+    def _fell(self, error: Exception) -> None:
         self._aside.l1.alive_until = 0.0
         if self._standing:
             self._standing = False

@@ -30,7 +30,15 @@ class Distrust:
 
     def covers(self, key: HotKey) -> bool:
         """Return whether a key is to be read past the caches."""
-        return key in self.untold or key in self._keys or key.generation in self._generations
+        return key in self.untold or self.held(key)
+
+    def held(self, key: HotKey) -> bool:
+        """Return whether an open transaction has touched a key: when it changes is not known, so no load is joined.
+
+        What could not be told was committed before, and ended the joining of what was being loaded then. Who comes
+        later may join what began after it.
+        """
+        return key in self._keys or key.generation in self._generations
 
     def hold(self) -> Hold:
         """Return the means by which one transaction keeps the caches from being believed."""

@@ -35,7 +35,11 @@ FIRST_LOOK_S = 0.02
 LAST_LOOK_S = 0.1
 """How long those who wait for another process's load wait before they look by themselves."""
 MAX_LOADERS = 32
-"""How many loaders may run at once while the shared cache cannot be asked."""
+"""How many loaders may run at once while the shared cache cannot be asked.
+
+What they ask is not known here: a service, or a database by a pool of the application's. So many connections most of
+these bear from one process; without a cache, every read of every process comes to them.
+"""
 GRACE_S = 1.0
 """How long loads that are cancelled may take to end, in seconds."""
 YOUNG_S = 0.25
@@ -73,7 +77,8 @@ class Parts:
         lease_s: How long another process may take to load, in seconds.
         fallback: How many loads of the store may run at once while the shared cache cannot be asked.
         chance: Random numbers from 0 to 1.
-        timeout_s: How long such a load may take, its wait for a turn included, in seconds.
+        timeout_s: How long such a load may take, its wait for a turn included, in seconds. A loader has a deadline of
+            its own, and this, or its deadline if that is longer, to wait for its turn.
         loaders: How many loaders may run at once while the shared cache cannot be asked; apart from the loads of the
             store, so that what hangs elsewhere takes no turn from them.
     """
@@ -105,9 +110,10 @@ class Flights:
         self._heard = heard
         self._asks = asks
         self._room = Room(parts.fallback)
-        self._room_of_loaders = Room(parts.loaders)
+        self._room_of_loaders = Room(parts.loaders, what="loaders wait for their turn", error=Unavailable)
         self._flights: dict[str, Flight] = {}
         self._refreshing: set[str] = set()
+        self._refreshes: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self.joined = 0
@@ -163,10 +169,11 @@ class Flights:
                 self._spawn(self._lead([pair]), "scrubjay-load")
         return flights
 
-    def _spawn(self, what: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, what: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(what, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def refresh(self, source: Source[Any]) -> Flight | None:
         """Load something anew that is still served; None if somebody does it already."""
@@ -175,7 +182,9 @@ class Flights:
             return None
         flight = Flight(source, self._parts.clock.monotonic())
         self._refreshing.add(key)
-        self._spawn(self._refresh(flight), "scrubjay-refresh")
+        task = self._spawn(self._refresh(flight), "scrubjay-refresh")
+        self._refreshes.add(task)
+        task.add_done_callback(self._refreshes.discard)
         flight.future.add_done_callback(_seen)
         return flight
 
@@ -183,6 +192,11 @@ class Flights:
     def busy(self) -> int:
         """How many loads and refreshes are under way."""
         return len(self._tasks)
+
+    @property
+    def refreshing(self) -> int:
+        """How many refreshes are under way."""
+        return len(self._refreshes)
 
     def detach(self, key: str) -> None:
         """Let nobody join the load of a key any more: the key has changed."""
@@ -355,11 +369,10 @@ class Flights:
 
     async def _fetched(self, sources: Sequence[Source[Any]]) -> list[Loaded]:
         """Return what the store has of some things, or what the loader of one gives."""
-        loader = sources[0].loader
-        if loader is None:
+        if sources[0].loader is None:
             return await self._stored([source.store_load() for source in sources])
         assert len(sources) == 1, "a loader has a flight of its own"
-        return [await self._made(sources[0], loader)]
+        return [await self.made(sources[0])]
 
     async def _stored(self, loads: Sequence[Load]) -> list[Loaded]:
         parts = self._parts
@@ -374,28 +387,45 @@ class Flights:
                 f"the store did not answer within {parts.timeout_s:g} s, the wait for other loads included"
             ) from error
 
-    async def _made(self, source: Source[Any], loader: Callable[[], Awaitable[Loaded]]) -> Loaded:
-        """Return what a loader gives, within its deadline."""
+    async def made(self, source: Source[Any]) -> Loaded:
+        """Return what a source's loader gives, within its deadline.
+
+        Raises:
+            LoaderTimeout: It took longer.
+            Unavailable: It was cancelled; or its turn did not come.
+        """
+        assert source.loader is not None, "it is the store that has it"
+        name = f"the loader of {source.load.name!r:.80}"
+        room = None if self._parts.gate.open else self._room_of_loaders
+        if room is not None:
+            await self._turn(room, name, source.deadline_s)
         # In a task of its own, so that it is waited for no longer, also where it does not let itself be cancelled.
-        task = asyncio.create_task(self._in_turn(loader), name="scrubjay-loader")
+        task = asyncio.create_task(_called(source.loader), name="scrubjay-loader")
         task.add_done_callback(_seen)
+        if room is not None:
+            # Not before it has ended: one that goes on past its deadline takes up what the places are there to spare.
+            task.add_done_callback(lambda _: room.leave())
         try:
             await asyncio.wait([task], timeout=source.deadline_s or None)
         finally:
             if not task.done():
                 task.cancel()
-        name = f"the loader of {source.load.name!r:.80}"
         if not task.done():
             raise LoaderTimeout(f"{name} took longer than {source.deadline_s:g} s")
         if task.cancelled():
             raise Unavailable(f"{name} was cancelled")
         return task.result()
 
-    async def _in_turn(self, loader: Callable[[], Awaitable[Loaded]]) -> Loaded:
-        if self._parts.gate.open:
-            return await loader()
-        async with self._room_of_loaders:
-            return await loader()
+    async def _turn(self, room: Room, name: str, deadline_s: float) -> None:
+        """Wait for a loader's place; as long as those before it may take, or else they would never make room for it."""
+        patience_s = max(deadline_s, self._parts.timeout_s)
+        try:
+            async with asyncio.timeout(patience_s):
+                await room.enter()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"{name} was not begun: the cache cannot be asked, and its turn did not come within {patience_s:g} s"
+            ) from error
 
     async def _give_back(self, flights: Sequence[tuple[Flight, Miss]]) -> None:
         for flight, miss in flights:
@@ -446,6 +476,10 @@ class Flights:
 _ALONE = frozenset({MissReason.UNAVAILABLE, MissReason.NOT_CACHED})
 """Misses for which nobody else loads."""
 _NO_LEASE = Miss(MissReason.NOT_CACHED)
+
+
+async def _called(loader: Callable[[], Awaitable[Loaded]]) -> Loaded:
+    return await loader()
 
 
 def _seen(future: asyncio.Future[Loaded]) -> None:

@@ -15,6 +15,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from scrubjay.cache.closing import ended, given_up
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.core.ports import HotTier
@@ -53,6 +54,7 @@ class Gate:
         self.troubles = 0
         self.losses = 0
         self._ended = False
+        self._level = logging.ERROR
 
     @property
     def closed_for(self) -> float:
@@ -89,8 +91,7 @@ class Gate:
         self.open = False
         self.on_close()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await ended([self._task])
 
     def _probe(self) -> None:
         if not self._ended and (self._task is None or self._task.done()):
@@ -99,6 +100,8 @@ class Gate:
     async def _probing(self) -> None:
         pause = FIRST_PROBE_S
         while not await self._try():
+            if given_up():
+                return
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads probes
             pause = min(pause * 2, LAST_PROBE_S)
         log.warning("the cache has recovered; it is asked again")
@@ -110,6 +113,12 @@ class Gate:
         except (CacheUnavailable, StoreUnavailable) as error:
             log.debug("the cache has not recovered yet: %s", error)
             return False
+        except Exception:
+            # Nobody awaits the probing: were it to end, the gate would stay closed for good. Said once in a row.
+            log.log(self._level, "the recovery of the cache failed; it is tried again", exc_info=True)
+            self._level = logging.DEBUG
+            return False
+        self._level = logging.ERROR
         # What went wrong meanwhile may have undone what was told.
         if not self._ended and self.troubles == troubles:
             self.on_open()
@@ -120,7 +129,8 @@ class Gate:
 class GatedTier:
     """A shared cache for what is nice to know: past a closed gate it has nothing to say, and nobody waits for it.
 
-    It has all that the real one has; data goes its own way to the gate.
+    It has nothing of what reads and writes data: that goes its own way to the gate, by which it is told later what it
+    cannot be told now.
 
     Args:
         hot: The real one.
@@ -130,11 +140,6 @@ class GatedTier:
     def __init__(self, hot: HotTier, gate: Gate) -> None:
         self._hot = hot
         self._gate = gate
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_hot" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._hot, name)
 
     async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
         """Put an item at the head of a bounded list, if the server may be asked."""
@@ -152,6 +157,14 @@ class GatedTier:
     async def info(self) -> dict[str, Any] | None:
         """Return the server's own account of itself; None if it may not be asked."""
         return await self._hot.info() if self._gate.open else None
+
+    async def ping(self) -> float | None:
+        """Return the round trip in milliseconds; None if the server does not answer. It is asked also past the gate."""
+        return await self._hot.ping()
+
+    async def close(self) -> None:
+        """Release all connections."""
+        await self._hot.close()
 
 
 def _nothing() -> None:

@@ -72,7 +72,10 @@ class Inside:
     async def fetch(self, sources: Sequence[Source[Any]]) -> list[Any]:
         """Return several things as the transaction sees them."""
         found = [
-            (await self._store.load([source.store_load()]))[0] if source.loader is None else await source.loader()
+            # While a loader runs, the transaction keeps its locks: its deadline counts here above all.
+            (await self._store.load([source.store_load()]))[0]
+            if source.loader is None
+            else await self._outer.flights.made(source)
             for source in sources
         ]
         return [source.decode(loaded) for source, loaded in zip(sources, found, strict=True)]

@@ -49,9 +49,9 @@ class Local:
             self._decoded.forget_owner(generation)
             self._flights.detach_where(lambda source, gone=generation: source.read.key.generation == gone)  # type: ignore[misc]
 
-    def learn(self, epochs: Mapping[str, str]) -> None:
-        """Take epochs as the store has them, and forget what was held under older ones."""
-        for tenant in self._lives.learn(epochs):
+    def learn(self, epochs: Mapping[str, str], since: int | None = None) -> None:
+        """Take epochs as the store has them, and forget what was held under older ones; see `Lives.learn`."""
+        for tenant in self._lives.learn(epochs, since):
             self._l1.drop_tenant(tenant)
             self._decoded.clear()
             self._flights.detach_where(lambda source, gone=tenant: source.read.key.tenant == gone)  # type: ignore[misc]

@@ -23,7 +23,7 @@ T = TypeVar("T")
 SOFT_DEADLINE_S = 0.1
 """How long a reader waits for a load, in seconds, before it is given the value that is being loaded anew."""
 MAX_REFRESHES = 64
-"""How many loads may run in the background."""
+"""How many loads may run in the background, for which nobody waits."""
 
 
 class Reads:
@@ -206,7 +206,9 @@ class Reads:
     def _usable(self, source: Source[Any]) -> bool:
         # What the cache could not be told of is not believed: a process never reads older than what it wrote.
         if self._distrust.any and self._distrust.covers(source.read.key):
-            self.flights.detach(source.key)
+            # Where the change is behind us, loads are shared: without the cache they are all that spares the store.
+            if self._distrust.held(source.read.key):
+                self.flights.detach(source.key)
             return False
         return source.cacheable and self._gate.open
 
@@ -322,7 +324,7 @@ class Reads:
 
     async def _anew(self, source: Source[Any], loaded: Loaded, now_ms: int) -> Loaded | None:
         """Load anew in the background; return the new value if it comes soon enough, None to go on with the old one."""
-        if self.flights.busy >= MAX_REFRESHES:
+        if self.flights.refreshing >= MAX_REFRESHES:
             return None
         flight = self.flights.refresh(source)
         if flight is None:

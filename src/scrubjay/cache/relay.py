@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.gate import Gate
 from scrubjay.cache.mark import Mark
-from scrubjay.core.errors import CacheUnavailable
+from scrubjay.core.clock import Clock
+from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.core.keys import HotKey, KeySpace, Kind
 from scrubjay.core.lives import Lives
+from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import HotTier, OutboxRow, Store
 from scrubjay.core.scope import Scope
 
@@ -25,8 +27,11 @@ MAX_PAGES_CLOSED = 4
 MAX_REPLAY = 100_000
 """How many confirmed rows are told again; where there are more, to empty the shared cache costs less."""
 LATE_S = 60.0
-"""A process that has not looked for so long has slept, and trusts nothing: well below the time after which processes
-without a cache take forgotten rows for settled."""
+"""A process that has not tried to look for so long has slept, and trusts nothing."""
+UNKNOWING_S = 240.0
+"""A process whose looks have failed for so long takes what it has not seen for settled, and is told all since the mark.
+Processes without a cache settle rows after ten minutes, and it takes two looks to find one: so less than half of that.
+"""
 _Id = tuple[str, str]
 
 
@@ -41,7 +46,9 @@ class Relay:
         lives: The epochs.
         gate: Whether the shared cache can be told.
         mark: How far the shared cache has been told.
+        clock: For how long this process has not looked.
         young_ms: How long a row is left to its writer, in milliseconds; looks follow each other as fast.
+        timeout_s: How long a call of the store may take, in seconds.
     """
 
     def __init__(
@@ -53,7 +60,10 @@ class Relay:
         lives: Lives,
         gate: Gate,
         mark: Mark,
+        clock: Clock,
+        *,
         young_ms: int,
+        timeout_s: float,
     ) -> None:
         self.relayed = 0
         """Rows that were told for others."""
@@ -64,10 +74,16 @@ class Relay:
         self._lives = lives
         self._gate = gate
         self._mark = mark
+        self._clock = clock
         self._young_ms = young_ms
-        self._late_s = max(LATE_S, 4 * young_ms / 1000)
+        # A store that hangs holds up an attempt for as long as a call of it may take: that is no sleep.
+        self._late_s = max(LATE_S, 4 * young_ms / SECOND, 2 * timeout_s)
         self._seen: set[_Id] = set()
-        self._looked_at: float | None = None
+        self._awake_at: tuple[float, float] | None = None
+        self._knew_at: float | None = None
+        self._learning = asyncio.Lock()
+        self._asked = self._answered = 0
+        self._refusal: StoreUnavailable | None = None
 
     # --- what writers have forgotten
 
@@ -80,21 +96,39 @@ class Relay:
         Raises:
             StoreUnavailable: The rows cannot be read, or not be confirmed.
         """
-        now = asyncio.get_running_loop().time()
-        if self._looked_at is not None and now - self._looked_at > self._late_s:
-            self._gate.close("this process has slept")
-        position = await self._store.outbox_position()
-        forgotten = await self._forgotten()
+        now = self._clock.monotonic()
+        self._awake()
+        try:
+            position = await self._store.outbox_position()
+            forgotten = await self._forgotten()
+        finally:
+            # A sleep in the middle of it counts as well.
+            self._awake()
+        if self._knew_at is not None and now - self._knew_at > UNKNOWING_S:
+            # While the store was out of reach, what the caches hold was served: nobody could tell of more. What was
+            # settled meanwhile is not open any more, and only stands behind the mark.
+            self._gate.close("the store was out of reach for long")
+        self._knew_at = now
         if self._gate.open:
             try:
                 for start in range(0, len(forgotten), BATCH):
                     await self._settle(forgotten[start : start + BATCH])
             except CacheUnavailable as error:
                 self._gate.close(error)
-        self._looked_at = now
         # What could not be noted is noted in a while: an older mark only means a longer replay.
         if self._gate.open and self._mark.due(position):
             await self._mark.set(position)
+
+    def _awake(self) -> None:
+        """Close the gate if this process has slept since this was last called.
+
+        The monotonic clock may stand still while a machine is suspended; where the wall clock was only set forward,
+        nothing is lost but the time of a recovery.
+        """
+        now = self._clock.monotonic(), self._clock.now_ms() / SECOND
+        before, self._awake_at = self._awake_at, now
+        if before is not None and max(now[0] - before[0], now[1] - before[1]) > self._late_s:
+            self._gate.close("this process has slept")
 
     async def _forgotten(self) -> list[OutboxRow]:
         """Return the rows that are forgotten, and drop here what they are about."""
@@ -103,6 +137,7 @@ class Relay:
         after: OutboxRow | None = None
         most = MAX_PAGES if self._gate.open else MAX_PAGES_CLOSED
         for _ in range(most):
+            self._awake()
             rows = await self._store.outbox_open(BATCH, young_ms=self._young_ms, after=after)
             known = [row for row in rows if (row.tenant, row.id) in self._seen]
             seen.update((row.tenant, row.id) for row in rows)
@@ -141,8 +176,9 @@ class Relay:
             StoreUnavailable: The rows cannot be read, or not be confirmed.
             CacheUnavailable: The cache cannot be told.
         """
-        # From here on this process knows again.
-        self._looked_at = asyncio.get_running_loop().time()
+        # From here on this process knows again: until all is told the gate is closed.
+        self._knew_at = self._clock.monotonic()
+        self._awake_at = self._knew_at, self._clock.now_ms() / SECOND
         again = 0
         after: OutboxRow | None = None
         while again <= most:
@@ -162,10 +198,32 @@ class Relay:
     async def learn_epochs(self) -> None:
         """Learn the tenants' epochs, and forget what was held under older ones.
 
+        One asks at a time, for all who wait: an answer that is overtaken by another must not put an epoch back.
+
         Raises:
             StoreUnavailable: They cannot be read.
         """
-        self._aside.learn(await self._store.epochs())
+        self._asked += 1
+        mine = self._asked
+        async with self._learning:
+            if self._answered < mine:
+                await self._ask_epochs()
+            # Asked after this call by somebody else: that is this call's answer, too.
+            elif self._refusal is not None:
+                raise StoreUnavailable(str(self._refusal)) from self._refusal
+
+    async def _ask_epochs(self) -> None:
+        doubtful, asked = True, 0
+        try:
+            while doubtful:
+                asked, since = self._asked, self._lives.moment
+                epochs = await self._store.epochs()
+                doubtful = self._lives.doubtful(epochs, since)
+                self._aside.learn(epochs, since)
+        except StoreUnavailable as error:
+            self._answered, self._refusal = asked, error
+            raise
+        self._answered, self._refusal = asked, None
 
     # --- telling
 

@@ -33,7 +33,7 @@ class Source(Generic[T]):
         max_bytes: The largest payload that is cached, in bytes; 0 for no limit.
         tally: Where its reads are counted.
         loader: Makes it, where it is not the store that has it.
-        deadline_s: How long the loader may take, its wait for a turn included, in seconds; 0 for as long as it likes.
+        deadline_s: How long the loader may take once it has begun, in seconds; 0 for as long as it likes.
         key: The key in the cache.
         plain: Whether the shortest way of reading is enough: one VALUE whose life no reading renews.
     """

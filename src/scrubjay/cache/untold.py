@@ -9,8 +9,29 @@ from itertools import islice
 from scrubjay.core.keys import HotKey
 
 MAX_KEYS = 50_000
+MAX_ROWS = 100_000
+MAX_ROWS_OF_KEY = 64
+"""How many outbox rows are remembered, in all and of one key. The others are left to a relay: they stand in the store,
+and to tell the server of one once more changes nothing. What must not be believed is the key, which is kept all the
+same.
+"""
 PORTION = 500
 Rows = list[tuple[str, str]]
+
+
+class _Owed:
+    """What is owed of one key.
+
+    Attributes:
+        number: The addition that was the last of it.
+        rows: Outbox rows that say so.
+    """
+
+    __slots__ = ("number", "rows")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.rows: Rows = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +41,7 @@ class Portion:
     Attributes:
         keys: Entries to drop.
         generations: Keys of generations to rotate.
-        rows: The outbox rows `(tenant, id)` that it settles.
+        rows: The outbox rows `(tenant, id)` that it settles, as far as they are remembered.
         until: What was added after this is not part of it, also where it is of the same keys.
     """
 
@@ -40,7 +61,8 @@ class Untold:
     """
 
     def __init__(self) -> None:
-        self._keys: dict[HotKey, tuple[int, Rows]] = {}
+        self._keys: dict[HotKey, _Owed] = {}
+        self._rows = 0
         self._generations: dict[str, int] = {}
         self._number = 0
         self._overflowed = 0
@@ -75,9 +97,11 @@ class Untold:
             if len(self._keys) >= MAX_KEYS and key not in self._keys:
                 self._overflowed = self._number
                 return False
-            known = self._keys.pop(key, (0, []))[1]
             # Newest last: what is told is what has waited longest.
-            self._keys[key] = (self._number, [*known, *(rows if index == len(keys) - 1 else ())])
+            owed = self._keys[key] = self._keys.pop(key) if key in self._keys else _Owed()
+            owed.number = self._number
+            if index == len(keys) - 1:
+                self._remember(owed, rows)
         for generation in generations:
             if len(self._generations) >= MAX_KEYS and generation not in self._generations:
                 self._overflowed = self._number
@@ -85,6 +109,12 @@ class Untold:
             self._generations.pop(generation, None)
             self._generations[generation] = self._number
         return True
+
+    def _remember(self, owed: _Owed, rows: Sequence[tuple[str, str]]) -> None:
+        room = min(MAX_ROWS_OF_KEY - len(owed.rows), MAX_ROWS - self._rows)
+        taken = rows[: max(room, 0)]
+        owed.rows += taken
+        self._rows += len(taken)
 
     @property
     def number(self) -> int:
@@ -97,18 +127,20 @@ class Untold:
         Args:
             until: The addition after which nothing is wanted: a `number` of before.
         """
-        keys = [key for key in islice(self._keys, PORTION) if self._keys[key][0] <= until]
+        keys = [key for key in islice(self._keys, PORTION) if self._keys[key].number <= until]
         generations = [each for each in islice(self._generations, PORTION) if self._generations[each] <= until]
         if not keys and not generations:
             return None
-        rows = [row for key in keys for row in self._keys[key][1]]
+        rows = [row for key in keys for row in self._keys[key].rows]
         return Portion(keys, generations, rows, self._number)
 
     def told(self, portion: Portion) -> None:
         """Forget what has been told, but not what was added meanwhile."""
         for key in portion.keys:
-            if self._keys.get(key, (portion.until + 1, []))[0] <= portion.until:
+            owed = self._keys.get(key)
+            if owed is not None and owed.number <= portion.until:
                 del self._keys[key]
+                self._rows -= len(owed.rows)
         for generation in portion.generations:
             if self._generations.get(generation, portion.until + 1) <= portion.until:
                 del self._generations[generation]

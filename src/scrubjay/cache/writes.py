@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from scrubjay.cache.closing import ended
 from scrubjay.cache.distrust import Distrust
 from scrubjay.cache.flights import Parts
 from scrubjay.cache.local import Local
@@ -42,6 +44,7 @@ class Writes:
         self._store = parts.store
         self._hot = parts.hot
         self._gate = parts.gate
+        self._lives = parts.lives
         self._clock = parts.clock
 
     async def write(
@@ -93,7 +96,8 @@ class Writes:
         self._learn({tenant: epoch})
         with contextlib.suppress(StoreUnavailable):
             # Two may do this at once, and the one that was committed last counts.
-            self._learn(await self._store.epochs())
+            since = self._lives.moment
+            self._learn(await self._store.epochs(), since)
         asked = self._gate.open
         told = asked and await self._hot.announce(tenant, epoch)
         if told:
@@ -127,10 +131,18 @@ class Writes:
             self._confirm(portion.rows)
         return not self._distrust.untold.overflowed
 
-    async def drain(self) -> None:
-        """Wait for the writes that are under way."""
-        while self.under_way:
-            await asyncio.wait(set(self.under_way))
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """Wait for the writes that are under way.
+
+        Args:
+            timeout_s: After how many seconds those are cancelled that have not ended: what they have committed, a relay
+                tells. None to wait as long as it takes.
+        """
+        loop = asyncio.get_running_loop()
+        until = math.inf if timeout_s is None else loop.time() + timeout_s
+        while self.under_way and loop.time() < until:
+            await asyncio.wait(set(self.under_way), timeout=None if timeout_s is None else until - loop.time())
+        await ended(self.under_way)
 
     async def _to_its_end(self, what: Awaitable[T]) -> T:
         task = asyncio.ensure_future(what)

@@ -329,8 +329,12 @@ class Store(Protocol):
         """Return a user's sessions, the most recently used first."""
         ...
 
-    async def record_activity(self, activities: Sequence[Activity]) -> None:
-        """Note when sessions were last used, and the metrics of their last assemblies."""
+    async def record_activity(self, activities: Sequence[Activity]) -> list[tuple[str, str]]:
+        """Note when sessions were last used, and the metrics of their last assemblies.
+
+        Returns:
+            The outbox rows `(tenant, id)`: one for each session whose metrics are others now.
+        """
         ...
 
     async def confirm(self, outbox_ids: Sequence[tuple[str, str]]) -> None:

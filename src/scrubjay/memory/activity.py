@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import orjson
 
+from scrubjay.cache.aside import CacheAside
+from scrubjay.cache.gate import GatedTier
 from scrubjay.core.clock import Clock
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.policy import SECOND, Policies
-from scrubjay.core.ports import Activity, HotTier, Mutation, Op, Store
+from scrubjay.core.ports import Activity, Store
 from scrubjay.core.scope import Scope
 
 MAX_SESSIONS = 20_000
@@ -27,7 +30,7 @@ class _Noted:
     at_ms: int
     ttl_ms: int
     metrics: dict[bytes, bytes] | None = None
-    create: bool = False
+    measured_ms: int = 0
 
 
 class ActivityLog:
@@ -38,30 +41,32 @@ class ActivityLog:
 
     Args:
         store: Where activity is kept.
-        hot: Holds the metrics for readers, and the tenant's newest ones for averages.
+        hot: Holds the tenant's newest metrics for averages.
+        aside: Tells the caches of metrics that have changed.
         keys: Builds the cache keys.
         policies: Times to live and limits.
         clock: The time.
+
+    Attributes:
+        store: As given.
     """
 
-    def __init__(self, store: Store, hot: HotTier, keys: KeySpace, policies: Policies, clock: Clock) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, hot: GatedTier, aside: CacheAside, keys: KeySpace, policies: Policies, clock: Clock
+    ) -> None:
+        self.store = store
         self._hot = hot
+        self._aside = aside
         self._keys = keys
         self._policies = policies
         self._clock = clock
         self._noted: dict[tuple[Scope, str], _Noted] = {}
+        self._writing: dict[tuple[Scope, str], _Noted] = {}
         self._written_at: dict[tuple[Scope, str], int] = {}
+        # One at a time: else an older note of a session could be written after a newer one.
+        self._turn = asyncio.Lock()
 
-    def note(
-        self,
-        scope: Scope,
-        session: str,
-        metrics: dict[bytes, bytes] | None = None,
-        *,
-        ttl_ms: int = 0,
-        create: bool = False,
-    ) -> None:
+    def note(self, scope: Scope, session: str, metrics: dict[bytes, bytes] | None = None, *, ttl_ms: int = 0) -> None:
         """Note that a session was used now; the oldest note goes when there are too many.
 
         Args:
@@ -69,7 +74,6 @@ class ActivityLog:
             session: The session.
             metrics: What an assembly measured, as JSON fields.
             ttl_ms: The time to live of the session's state, in milliseconds; 0 for the usual one.
-            create: Whether to make the session if it is not there.
         """
         key = (scope, session)
         noted = self._noted.pop(key, None)
@@ -79,14 +83,24 @@ class ActivityLog:
                 del self._noted[next(iter(self._noted))]
         noted.at_ms = self._clock.now_ms()
         noted.ttl_ms = ttl_ms or noted.ttl_ms
-        noted.metrics = metrics or noted.metrics
-        noted.create = noted.create or create
+        if metrics:
+            noted.metrics, noted.measured_ms = metrics, noted.at_ms
         self._noted[key] = noted
 
     def metrics(self, scope: Scope, session: str) -> dict[bytes, bytes] | None:
         """Return the metrics that were noted and not yet written."""
-        noted = self._noted.get((scope, session))
-        return noted.metrics if noted else None
+        for notes in (self._noted, self._writing):
+            noted = notes.get((scope, session))
+            if noted is not None and noted.metrics is not None:
+                return noted.metrics
+        return None
+
+    def overtaken(self, scope: Scope, session: str, at_ms: int) -> None:
+        """Forget the metrics that were noted of a session by a time: later ones are in the store."""
+        for notes in (self._noted, self._writing):
+            noted = notes.get((scope, session))
+            if noted is not None and noted.measured_ms <= at_ms:
+                noted.metrics = None
 
     def discard(self, scope: Scope) -> None:
         """Forget what was noted of a user, or of a whole tenant."""
@@ -103,11 +117,12 @@ class ActivityLog:
         Raises:
             StoreUnavailable: The store cannot be reached; what was noted stays.
         """
-        now = self._clock.now_ms()
-        due = [key for key, noted in self._noted.items() if everything or self._is_due(key, noted, now)]
-        for first in range(0, len(due), BATCH):
-            await self._write(due[first : first + BATCH])
-        self._forget_old(now - self._policies.state_ttl_ms // 6)
+        async with self._turn:
+            now = self._clock.now_ms()
+            due = [key for key, noted in self._noted.items() if everything or self._is_due(key, noted, now)]
+            for first in range(0, len(due), BATCH):
+                await self._write(due[first : first + BATCH])
+            self._forget_old(now - self._policies.state_ttl_ms // 6)
 
     def _is_due(self, key: tuple[Scope, str], noted: _Noted, now_ms: int) -> bool:
         every = noted.ttl_ms // 6
@@ -122,24 +137,27 @@ class ActivityLog:
 
     async def _write(self, keys: Sequence[tuple[Scope, str]]) -> None:
         taken = {key: self._noted.pop(key) for key in keys if key in self._noted}
-        batch = [
-            Activity(scope, session, noted.at_ms, noted.metrics, noted.create)
-            for (scope, session), noted in taken.items()
-        ]
+        batch = [Activity(scope, session, noted.at_ms, noted.metrics) for (scope, session), noted in taken.items()]
+        measured = [activity for activity in batch if activity.metrics is not None]
+        # Until the caches have been told, readers here find what was noted, and not what is older.
+        self._writing = taken
         try:
-            await self._store.record_activity(batch)
+            rows = await self.store.record_activity(batch)
+            for key in taken:
+                self._written_at[key] = self._clock.now_ms()
+            if measured:
+                # Also without a row, where somebody has erased it meanwhile: a drop too many does no harm.
+                await self._aside.tell([self._keys.metrics(each.scope, each.session) for each in measured], (), rows)
         except BaseException:
             for key, noted in taken.items():
                 self._noted.setdefault(key, noted)
             raise
-        for key in taken:
-            self._written_at[key] = self._clock.now_ms()
-        await self._publish([activity for activity in batch if activity.metrics is not None])
+        finally:
+            self._writing = {}
+        await self.publish(measured)
 
-    async def _publish(self, activities: Sequence[Activity]) -> None:
-        if not activities:
-            return
-        await self._hot.apply([Mutation(self._keys.metrics(each.scope, each.session), Op.DROP) for each in activities])
+    async def publish(self, activities: Sequence[Activity]) -> None:
+        """Give metrics to the tenants' averages; they are nice to know, and lost where that cannot be done."""
         for each in activities:
             assert each.metrics is not None
             # The list is the tenant's: numbers only, and no user's name, so an erasure of a user need not search it.
@@ -148,12 +166,15 @@ class ActivityLog:
             }
             whose = blake2b(f"{each.scope.user}\0{each.session}".encode(), digest_size=16).hexdigest()
             item = orjson.dumps({"session": whose, "metrics": fields})
-            await self._hot.push_recent(
+            pushed = await self._hot.push_recent(
                 self._keys.recent_metrics(each.scope).key,
                 item,
                 self._policies.limits.metrics_window,
                 self._policies.metrics_ttl_ms,
             )
+            if not pushed:
+                # Each of the others might take as long.
+                return
 
 
 def _owns(scope: Scope, other: Scope) -> bool:

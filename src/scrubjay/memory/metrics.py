@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from scrubjay.cache.source import Source
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
-from scrubjay.core.ports import Load, Read, Shape
+from scrubjay.core.ports import Activity, Load, Mutation, Op, Read, Shape, Written
 from scrubjay.core.records import iso
 from scrubjay.core.scope import Scope
 from scrubjay.memory import decode
@@ -46,18 +46,31 @@ class SessionMetrics:
         values = {**(metrics or {}), **more}
         if not values:
             raise InvalidContent("there is nothing to record; give metrics by name")
-        self.note(values, create=True)
-        await self._services.activity.flush(everything=True)
-        self._services.aside.changed([self._services.keys.metrics(self._scope, self._session)])
-        await self._services.aside.get(self._source())
+        services, scope, session = self._services, self._scope, self._session
+        now = services.clock.now_ms()
+        activity = Activity(scope, session, now, self._encoded(values, now), create=True)
+        key = services.keys.metrics(scope, session)
 
-    def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0, create: bool = False) -> None:
+        def plan(rows: Sequence[tuple[str, str]]) -> tuple[Written, list[Mutation]] | None:
+            services.activity.overtaken(scope, session, now)
+            return (Written(0, 0, rows[0][1]), [Mutation(key, Op.DROP)]) if rows else None
+
+        commit = services.store.record_activity([activity])
+        await services.aside.write(scope.tenant, Kind.METRICS, [key], commit, plan)
+        if not services.inside:
+            # What may be rolled back is no part of averages.
+            await services.activity.publish([activity])
+
+    def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0) -> None:
         """Take metrics to be recorded off the request path; see `ActivityLog.note`."""
+        encoded = self._encoded(values, self._services.clock.now_ms())
+        self._services.activity.note(self._scope, self._session, encoded, ttl_ms=ttl_ms)
+
+    def _encoded(self, values: Mapping[str, Any], now_ms: int) -> dict[bytes, bytes]:
         limits = self._services.policies.limits
-        stamped = {"timestamp": iso(self._services.clock.now_ms()), **values}
+        stamped = {"timestamp": iso(now_ms), **values}
         fields = decode.encode_fields(stamped, "metric", max_bytes=limits.field_bytes, most=limits.agent_fields)
-        encoded = {key.encode(): raw for key, raw in fields.items()}
-        self._services.activity.note(self._scope, self._session, encoded, ttl_ms=ttl_ms, create=create)
+        return {key.encode(): raw for key, raw in fields.items()}
 
     async def get(self) -> FrozenDict[str, Any]:
         """Return the metrics of the last assembly; empty if there are none, or only older ones."""
@@ -98,7 +111,7 @@ class AssemblyAverages:
 
 async def averages(services: Services, scope: Scope) -> AssemblyAverages | None:
     """Return the averages of a tenant's newest assemblies; None if the cache cannot be reached."""
-    await services.activity.flush(everything=True)
+    await services.flush_activity()
     items = await services.hot.recent(services.keys.recent_metrics(scope).key, services.policies.limits.metrics_window)
     if items is None:
         return None

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scrubjay.cache.access import CacheAccess
+from scrubjay.cache.gate import GatedTier
 from scrubjay.core.clock import Clock
 from scrubjay.core.counters import Tallies
-from scrubjay.core.errors import Closed
+from scrubjay.core.errors import Closed, ConfigurationError
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import HotTier, Store, Summarizer, Tokenizer
+from scrubjay.core.ports import Store, Summarizer, Tokenizer
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
 
@@ -24,7 +25,7 @@ class Services:
 
     Attributes:
         store: The system of record.
-        hot: The cache server.
+        hot: What the cache server has that is nice to know; data goes through `aside`.
         aside: Reads through the cache, writes past it.
         keys: Builds the cache keys.
         policies: Times to live and limits.
@@ -33,7 +34,7 @@ class Services:
         message_tokens: Counts a message's content; the count is stored with the message.
         summarizer: Writes session summaries.
         tallies: Counts reads by tenant and kind.
-        activity: Notes the use of sessions, off the request path.
+        activity: Notes the use of sessions, off the request path, in the store of the process.
         loaders: Make computed contexts.
         lives: The epochs of tenants.
         users: The handles of users that were used lately: they remember how things are read.
@@ -41,7 +42,7 @@ class Services:
     """
 
     store: Store
-    hot: HotTier
+    hot: GatedTier
     aside: CacheAccess
     keys: KeySpace
     policies: Policies
@@ -61,3 +62,25 @@ class Services:
         """Raise `Closed` if the Scrubjay was closed."""
         if self.closed:
             raise Closed("this Scrubjay is closed; open another one")
+
+    @property
+    def inside(self) -> bool:
+        """Whether these are the services inside a transaction of the application: the store is the joined one."""
+        return self.store is not self.activity.store
+
+    def check_outside(self, what: str) -> None:
+        """Raise `ConfigurationError` inside a transaction of the application, before anything is done in it."""
+        if self.inside:
+            raise ConfigurationError(f"{what} only outside `within`")
+
+    async def flush_activity(self) -> None:
+        """Write all that was noted of sessions, so that it is in what is read next.
+
+        Not inside a transaction of the application: it is written by another connection, which may have to wait for
+        that transaction (on SQLite it does) while the application waits here.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached; what was noted stays.
+        """
+        if not self.inside:
+            await self.activity.flush(everything=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
@@ -15,11 +13,12 @@ from scrubjay.cache.confirm import OutboxConfirmer
 from scrubjay.cache.flights import Parts
 from scrubjay.cache.floors import Floors
 from scrubjay.cache.gate import Gate
+from scrubjay.cache.repeat import repeat
 from scrubjay.cache.tiers import Wiring, assembled
 from scrubjay.cache.watch import Watch
 from scrubjay.core.clock import Clock
 from scrubjay.core.counters import CacheCounters
-from scrubjay.core.errors import CacheUnavailable, ConfigurationError, StoreUnavailable
+from scrubjay.core.errors import CacheUnavailable
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.outcome import Outcome
@@ -34,7 +33,6 @@ from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import CacheKind, CacheUrl
 
 T = TypeVar("T")
-log = logging.getLogger("scrubjay")
 _INCARNATION = "standalone"
 _LEASE_MS = 5 * SECOND
 _FALLBACK_LOADS = 32
@@ -116,8 +114,10 @@ class Engine:
             self.outbox = Outbox(setting.outbox, self.hot, self.aside, self.keys, setting.clock)
         self._recovery = Recovery(self.hot, self.aside, self.keys, self.outbox)
         self._contact: asyncio.Task[bool] | None = None
+        self._patience = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._changes: set[asyncio.Task[Any]] = set()
+        self._watchers: set[asyncio.Task[None]] = set()
 
     # --- its life
 
@@ -162,14 +162,16 @@ class Engine:
     async def contact(self) -> None:
         """Find out, with the first call, whether what the server holds may be believed.
 
-        The first callers wait for that, no longer than for any call. Later ones find the gate open, or closed.
+        Whoever calls within one `timeout` of the first waits until then; later ones find the gate open, or closed.
         """
         if self.gate.open or self.closed:
             return
+        now = asyncio.get_running_loop().time()
         if self._contact is None:
             self._contact = asyncio.create_task(self.gate.start(), name="scrubjay-contact")
-        if not self._contact.done():
-            await asyncio.wait([self._contact], timeout=self.setting.timeout)
+            self._patience = now + self.setting.timeout
+        if not self._contact.done() and now < self._patience:
+            await asyncio.wait([self._contact], timeout=self._patience - now)
 
     async def change(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Make a change, after the first contact. Once begun it goes on, also when its caller is cancelled."""
@@ -188,18 +190,21 @@ class Engine:
     async def close(self) -> None:
         """Stop everything. What hangs is given up after a while."""
         self.closed = True
-        if self.loop is not asyncio.get_running_loop():
+        loop = asyncio.get_running_loop()
+        if self.loop is not loop:
             # Never used, or its loop has ended, and everything with it.
             return
-        if self._changes:
-            await asyncio.wait(set(self._changes), timeout=_CLOSE_S)
+        until = loop.time() + _CLOSE_S
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
+            async with asyncio.timeout_at(until):
+                if self._changes:
+                    await asyncio.wait(set(self._changes))
                 await self.aside.writes.drain()
-        await self.aside.flights.drain(_CLOSE_S)
-        for task in (*self._tasks, *self._changes):
+        await self.aside.flights.drain(max(0.0, until - loop.time()))
+        tasks = [*self._tasks, *self._changes, *self._watchers]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._changes, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._coherence is not None:
             await self._coherence.end()
         await self.gate.end()
@@ -214,23 +219,27 @@ class Engine:
 
     def watch(self, what: Coroutine[Any, Any, None]) -> None:
         """Let something run until it ends by itself, or everything does."""
+        if self.closed:
+            what.close()
+            return
         task = asyncio.create_task(what, name="scrubjay-within")
-        self._tasks.append(task)
-        task.add_done_callback(self._tasks.remove)
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
 
     async def look(self) -> bool:
-        """Tell the cache what transactions have left; False if that cannot be done now: then it is told later."""
+        """Tell the cache what transactions have left; False if it cannot be told now: then it is told later.
+
+        Raises:
+            StoreUnavailable: The outbox cannot be read: that is done later.
+        """
         if self.outbox is None or self.client is None or not self.gate.open:
             return False
         try:
             await self.outbox.look()
         except CacheUnavailable as error:
             self.gate.close(error)
-        except StoreUnavailable as error:
-            log.warning("the outbox is read later: %s", error)
-        else:
-            return True
-        return False
+            return False
+        return True
 
     async def _look(self) -> None:
         await self.look()
@@ -246,14 +255,7 @@ class Engine:
         self._tasks.append(asyncio.create_task(what, name=f"scrubjay-{name}"))
 
     def _repeat(self, name: str, every_s: float, work: Callable[[], Awaitable[None]]) -> None:
-        async def again() -> None:
-            while True:
-                # Spread, so that not all processes come at once.
-                await asyncio.sleep(every_s * random.uniform(0.8, 1.0))  # noqa: S311
-                with contextlib.suppress(ConfigurationError, StoreUnavailable, CacheUnavailable):
-                    await work()
-
-        self._spawn(name, again())
+        self._spawn(name, repeat(name, every_s, work))
 
 
 class _NoRecorder:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import logging
 from typing import Self
 
-from scrubjay.cache.distrust import Hold
+from scrubjay.cache.ending import Ending
+from scrubjay.cache.inside import Inside
 from scrubjay.core.errors import ConfigurationError, StoreUnavailable
+from scrubjay.core.keys import HotKey
 from scrubjay.core.scope import check_id, user_scope
 from scrubjay.standalone.engine import Engine
 from scrubjay.standalone.outbox import Outbox
 from scrubjay.store.sqlstore import SqlStore
 
 log = logging.getLogger("scrubjay")
-_FIRST_LOOKS_S = (0.0, 0.005, 0.02, 0.1, 0.3)
-"""When to look for the commit after the block has ended; afterwards twice in each coherence deadline."""
 
 
 class Hook:
@@ -37,10 +35,13 @@ class Hook:
         self._connection = connection
         self._tenant = tenant
         self._outbox: Outbox | None = None
-        self._store: SqlStore | None = None
         self._joined: SqlStore | None = None
-        self._hold: Hold | None = None
-        self._rows: list[tuple[str, str]] = []
+        self._inside: Inside | None = None
+        self._ending: Ending | None = None
+        self._keys: dict[HotKey, None] = {}
+        self._generations: dict[str, None] = {}
+        self._over = False
+        self._told = True
 
     async def __aenter__(self) -> Self:
         """Join the transaction.
@@ -52,14 +53,17 @@ class Hook:
         if self._engine.outbox is None:
             raise ConfigurationError("this cache has no outbox: ContextCache(url, outbox=…) takes the database's URL")
         self._outbox = self._engine.outbox
-        self._store = await self._outbox.open()
-        self._joined = await self._store.joined(self._connection)
-        self._hold = self._engine.aside.hold()
+        store = await self._outbox.open()
+        self._joined = joined = await store.joined(self._connection)
+        self._inside = Inside(self._engine.aside, joined)
+        self._ending = Ending(self._inside, joined.transaction, store.transaction_state, self._tell)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._hold and self._engine.client is not None:
-            self._engine.watch(self._watch())
+        await self._end()
+        if self._ending is not None and self._inside is not None and self._inside.touched:
+            # For where `committed` is not called.
+            self._engine.watch(self._ending.watch(self._engine.setting.deadline / 2))
 
     async def changed(self, user_id: str, context_type: str, *, tenant: str | None = None) -> None:
         """Say that the transaction changes a user's contexts of one type.
@@ -80,46 +84,51 @@ class Hook:
         await self._say(user_id, "", tenant)
 
     async def committed(self) -> bool:
-        """Tell the cache now: to be called after the application has committed. It need not be.
+        """Tell the cache now: to be called after the application has committed. It need not be. It ends the block.
 
         Returns:
             Whether the cache has been told; if not, it is told later.
         """
-        return not self._hold or await self._ended()
-
-    async def _say(self, user_id: str, type_: str, tenant: str | None) -> None:
-        if self._joined is None or self._outbox is None or self._hold is None:
-            raise ConfigurationError("use the hook inside its `async with` block")
-        scope = user_scope(self._tenant if tenant is None else tenant, user_id)
-        keys, generations = self._outbox.keys_of(scope, type_)
-        # Before, so that no reader meanwhile takes what was there before for what is there after.
-        self._hold.add(keys, generations)
-        self._engine.aside.changed(keys, generations)
-        written = await self._joined.context_invalidate(scope, self._outbox.name(type_))
-        self._rows.append((scope.tenant, written.outbox_id))
-
-    async def _watch(self) -> None:
-        """Find out what becomes of the transaction, for as long as it takes."""
-        later = itertools.repeat(self._engine.setting.deadline / 2)
-        for seconds in itertools.chain(_FIRST_LOOKS_S, later):
-            await asyncio.sleep(seconds)
-            if not self._hold or await self._ended():
-                return
-
-    async def _ended(self) -> bool:
-        """Return whether the transaction has ended, and the cache knows all about it."""
-        assert self._joined is not None
-        assert self._store is not None
-        assert self._hold is not None
-        transaction = self._joined.transaction()
+        await self._end()
         try:
-            state = "gone" if transaction is None else await self._store.transaction_state(transaction, self._rows)
+            ended = self._ending is None or await self._ending.settle()
         except StoreUnavailable as error:
             log.warning("what became of a transaction is asked later: %s", error)
             return False
-        if state == "open" or (state == "committed" and not await self._engine.look()):
-            return False
+        return ended and self._told
+
+    async def _say(self, user_id: str, type_: str, tenant: str | None) -> None:
+        outbox, joined, inside = self._outbox, self._joined, self._inside
+        if outbox is None or joined is None or inside is None or self._over:
+            raise ConfigurationError("use the hook inside its `async with` block, and another one after `committed`")
+        scope = user_scope(self._tenant if tenant is None else tenant, user_id)
+        keys, generations = outbox.keys_of(scope, type_)
+        self._keys.update(dict.fromkeys(keys))
+        self._generations.update(dict.fromkeys(generations))
+
+        async def left() -> list[str]:
+            return [(await joined.context_invalidate(scope, outbox.name(type_))).outbox_id]
+
+        await inside.invalidate(scope.tenant, keys, generations, left())
+
+    async def _end(self) -> None:
+        """Let nothing more be said: what is said after the end would be held for nobody."""
+        self._over = True
+        if self._joined is not None:
+            await self._joined.close()
+
+    async def _tell(self, committed: bool) -> None:
+        engine, keys, generations = self._engine, list(self._keys), list(self._generations)
+        if committed and not await self._looked():
+            # Its rows are told of when that can be done. Until then these are not believed here, like all else that the
+            # server could not be told, and for that there is a limit.
+            self._told = engine.client is not None and await engine.aside.tell(keys, generations, [])
         # Another process may have told it, and what is loading here may have begun before.
-        self._engine.aside.changed(self._hold.keys, self._hold.generations)
-        self._hold.release()
-        return True
+        engine.aside.changed(keys, generations)
+
+    async def _looked(self) -> bool:
+        try:
+            return await self._engine.look()
+        except StoreUnavailable as error:
+            log.debug("the outbox is read later: %s", error)
+            return False

@@ -52,16 +52,16 @@ class Recovery:
         info, mark = await asyncio.gather(self._hot.info(), self._hot.noted(self._mark))
         run = _run(info)
         followed = self._outbox is None or await self._followed(self._outbox)
-        overflowed = self._aside.overflowed
+        overflowed = await self._room()
         if run is None or mark != run or overflowed or self.distrusts or not followed:
             await self._clear(run)
             self.distrusts = False
         if self._outbox is not None:
             await self._outbox.look()
-        if overflowed and not self._aside.forgive(overflowed):
-            raise CacheUnavailable("more could not be told while the cache was cleared")
+        if overflowed:
+            self._aside.forgive(overflowed)
         # Last, and then nothing is awaited any more: what fails to be told from here on closes the gate again.
-        if not await self._aside.retell():
+        if not await self._aside.retell() or self._aside.overflowed:
             raise CacheUnavailable("the cache does not take what it was not told")
         self._run = run
 
@@ -76,6 +76,16 @@ class Recovery:
     @property
     def _mark(self) -> str:
         return f"{self._keys.mark()}:run"
+
+    async def _room(self) -> int:
+        """Return what `forgive` is to be told once the server has been cleared; 0 if there was room for everything.
+
+        Clearing looks at all that the server holds. What is changed meanwhile must find room, or there would be no end
+        to it while somebody writes: so what has waited is told before.
+        """
+        if self._aside.overflowed:
+            await self._aside.retell()
+        return self._aside.overflowed
 
     async def _clear(self, run: str | None) -> None:
         log.info("the cache is cleared: it is another server, or has forgotten which one it is")

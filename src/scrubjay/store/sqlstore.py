@@ -319,12 +319,14 @@ class SqlStore:
         """Return a user's sessions, the most recently used first."""
         return await self._read(scope, lambda: sessions.listing(scope, limit))
 
-    async def record_activity(self, activities: Sequence[Activity]) -> None:
-        """Note when sessions were last used, and the metrics of their last assemblies."""
+    async def record_activity(self, activities: Sequence[Activity]) -> list[tuple[str, str]]:
+        """Note when sessions were last used, and the metrics of their last assemblies; return the outbox rows."""
+        now = self._clock.now_ms()
         # In one order everywhere, so that two processes that note the same sessions cannot deadlock.
         ordered = sorted(activities, key=lambda each: (each.scope.tenant, each.scope.user, each.session))
-        if ordered:
-            await self._driver.run(lambda: sessions.record_activity(ordered), Access(None, "worker"))
+        if not ordered:
+            return []
+        return await self._driver.run(lambda: sessions.record_activity(ordered, now), Access(None, "worker"))
 
     async def confirm(self, outbox_ids: Sequence[tuple[str, str]]) -> None:
         """Mark outbox rows `(tenant, id)` as done, at the next position; now and then delete the old ones."""

@@ -13,6 +13,7 @@ from scrubjay.core.ports import Activity, Closed, Load, Loaded, Written
 from scrubjay.core.records import date_of, iso
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
+from scrubjay.store.queries.outbox import new_id
 from scrubjay.store.sql import Batch, Call, Query, Row, Statement
 
 # Every write of a session starts here: the row lock puts the writers of one session in line.
@@ -79,6 +80,13 @@ _METRICS_PUT = Statement("""
                THEN excluded.body ELSE assembly_metrics.body END,
         recorded_at = CASE WHEN assembly_metrics.recorded_at <= excluded.recorded_at
                THEN excluded.recorded_at ELSE assembly_metrics.recorded_at END
+""")
+# Only where these are the ones that count now: not for a session that is not there, nor for older ones than it has.
+_METRICS_ENQUEUE = Statement("""
+    INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
+    SELECT tenant_id, :outbox_id, user_id, :kind, session_id, 0, :now FROM assembly_metrics
+    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND recorded_at = :at
+    RETURNING tenant_id, id
 """)
 _METRICS_LOAD = Statement("""
     SELECT recorded_at, body FROM assembly_metrics
@@ -216,9 +224,10 @@ def state_delete(
 # --- activity and metrics --------------------------------------------------------------------------------------------
 
 
-def record_activity(activities: Sequence[Activity]) -> Query[None]:
-    """Note the last use of several sessions of one user, and the metrics of their last assemblies."""
+def record_activity(activities: Sequence[Activity], now_ms: int) -> Query[list[tuple[str, str]]]:
+    """Note the last use of several sessions, and the metrics of their last assemblies; return the outbox rows."""
     calls: list[Call] = []
+    enqueued: list[int] = []
     for activity in activities:
         owner = scoped(activity.scope, session=activity.session, at=activity.at_ms)
         if activity.create:
@@ -226,7 +235,11 @@ def record_activity(activities: Sequence[Activity]) -> Query[None]:
         calls.append((_TOUCH, owner))
         if activity.metrics is not None:
             calls.append((_METRICS_PUT, {**owner, "body": metrics_json(activity.metrics).decode()}))
-    yield Batch(calls, last=True)
+            enqueued.append(len(calls))
+            row = {"outbox_id": new_id(now_ms), "kind": str(Kind.METRICS), "now": now_ms}
+            calls.append((_METRICS_ENQUEUE, {**owner, **row}))
+    answers = yield Batch(calls, last=True)
+    return [(tenant, id_) for index in enqueued for tenant, id_ in answers[index]]
 
 
 def metrics_json(fields: Mapping[bytes, bytes]) -> bytes:
