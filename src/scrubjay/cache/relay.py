@@ -271,6 +271,8 @@ class Relay:
                 return [keys.chat(scope, row.name), keys.chat_lead(scope, row.name)]
             case Kind.STATE:
                 return [keys.state(scope, row.name)]
+            case Kind.METRICS:
+                return [keys.metrics(scope, row.name)]
             case _:
                 # The row does not say which steps or dates; or all of the owner is gone; or a later version wrote it.
                 return keys.generation(scope)
