@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from scrubjay.testing.chaos import GUARDS, Outcome, Plan, conduct
+from scrubjay.testing.chaos.cast import Life, Troupe, Valkey
 from scrubjay.testing.chaos.delays import Pause, Slowed
 from scrubjay.testing.chaos.plan import AGAINST, Fault, Outage, outages
 from scrubjay.testing.chaos.timeline import BIN_S, Event, HitRates, p99
+from scrubjay.testing.chaos.worker import Orders
 
 ATTEMPTS = 6
 """How often a run without a guard may find nothing: what happens when is a matter of chance."""
@@ -176,3 +178,36 @@ async def test_a_slowed_call_waits_before_or_after_the_real_one() -> None:
     await asyncio.sleep(0)
     assert real.done == 1
     assert sorted([await before, await after]) == [1, 2]
+
+
+async def test_what_is_given_up_in_the_middle_is_done_before_the_next_thing(tmp_path: Path) -> None:
+    """As at the end of a run that comes in the middle of an outage: the server has to run afterwards."""
+    valkey = Valkey(tmp_path / "valkey", save_s=1)
+    await valkey.start()
+    try:
+        killing = asyncio.create_task(valkey.kill())
+        await asyncio.sleep(0)
+        killing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await killing
+        await valkey.restore()
+        await valkey.refuse_writes()
+        await valkey.take_writes()
+    finally:
+        await valkey.close()
+
+
+async def test_who_gives_up_killing_a_worker_loses_nothing_of_it(tmp_path: Path) -> None:
+    orders = Orders("", 0, 0, 1, "", "", "", "", "", 1, 1.0, None)
+    troupe = Troupe(orders, "valkey://127.0.0.1:1", tmp_path)
+    process = await asyncio.create_subprocess_exec("sleep", "60", stdout=asyncio.subprocess.PIPE)
+    life = troupe._now[0] = Life("w0.0", tmp_path / "history", tmp_path / "log", process)
+    life.reader = asyncio.create_task(troupe._watch(life))
+    killing = asyncio.create_task(troupe.kill(0))
+    await asyncio.sleep(0)
+    killing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await killing
+    await troupe.close()
+    assert process.returncode == -9
+    assert not life.reader.cancelled()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -118,7 +118,8 @@ class Troupe:
         if life.process.returncode is None:
             life.process.kill()
         if life.reader is not None:
-            await life.reader
+            # Shielded: whoever gives up waiting at the end of a run must not take the samples with him.
+            await asyncio.shield(life.reader)
 
     @property
     def crashes(self) -> list[Life]:
@@ -163,6 +164,7 @@ class Valkey:
             "appendonly": "no" if save_s else "yes",
         }
         self._server = ValkeyServer(extra=extra)
+        self._turn = asyncio.Lock()
         self._paused = False
         self._refuses = False
 
@@ -176,11 +178,23 @@ class Valkey:
         if not keeps:
             for path in self._directory.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        await asyncio.to_thread(self._server.start)
+        await self._done(self._server.start)
 
     async def kill(self) -> None:
         """Kill it with SIGKILL."""
-        await asyncio.to_thread(self._server.kill)
+        await self._done(self._server.kill)
+
+    async def _done(self, what: Callable[[], object]) -> None:
+        """Do something to the process, one thing after the other.
+
+        Whoever gives up waiting stops no thread: at the end of a run the server would be killed or started twice.
+        """
+
+        async def do() -> None:
+            async with self._turn:
+                await asyncio.to_thread(what)
+
+        await asyncio.shield(asyncio.ensure_future(do()))
 
     def pause(self) -> None:
         """Let it hang."""
@@ -222,4 +236,4 @@ class Valkey:
     async def close(self) -> None:
         """End it."""
         self.resume()
-        await asyncio.to_thread(self._server.stop)
+        await self._done(self._server.stop)
