@@ -16,12 +16,12 @@ from scrubjay.testing.history import Recorder
 
 __all__ = ["SETTINGS", "Done", "Thing", "Workload", "prepare"]
 
-USERS: Final = 8
+USERS: Final = 16
 PHASE_S: Final = 2.5
 """How long a thing is written before it is only read for as long: an old value that was left is not written over."""
 WRITES: Final = 0.12
 INVALIDATIONS: Final = 0.13
-ACTIVE: Final = 0.5
+ACTIVE: Final = 0.7
 """The share of the reads that go to what is being written now."""
 _TYPES: Final = ("profile", "preference")
 _CONTEXTS: Final = 0.8
