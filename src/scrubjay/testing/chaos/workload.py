@@ -20,7 +20,7 @@ USERS: Final = 16
 PHASE_S: Final = 2.5
 """How long a thing is written before it is only read for as long: an old value that was left is not written over."""
 WRITES: Final = 0.12
-INVALIDATIONS: Final = 0.13
+INVALIDATIONS: Final = 0.17
 ACTIVE: Final = 0.7
 """The share of the reads that go to what is being written now."""
 _TYPES: Final = ("profile", "preference")
