@@ -14,7 +14,7 @@ from scrubjay.core.records import date_of, iso
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
 from scrubjay.store.queries.outbox import new_id
-from scrubjay.store.sql import Batch, Call, Query, Row, Statement
+from scrubjay.store.sql import Batch, Call, Params, Query, Row, Statement
 
 # Every write of a session starts here: the row lock puts the writers of one session in line.
 ENTER = Statement("""
@@ -35,6 +35,11 @@ LOCK = Statement("""
     WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
     RETURNING last_seq, first_seq, last_step, state_ttl_ms, state_expires_at
 """)
+# The lock alone, for what is no use of the session.
+_HOLD = """
+    SELECT last_seq FROM sessions WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
+"""
+HOLD = Statement(_HOLD, postgresql=f"{_HOLD} FOR NO KEY UPDATE")
 _STATE_LOAD = Statement("""
     SELECT h.version, s.state_ttl_ms, s.state_expires_at, f.field, f.value
     FROM (SELECT 1 AS one) AS d
@@ -159,6 +164,15 @@ def enter(scope: Scope, session: str, now_ms: int, *, step: int = 0) -> Call:
 def lock(scope: Scope, session: str, now_ms: int) -> Call:
     """Return the statement that locks a session, if there is one, for a write that takes something away."""
     return LOCK, scoped(scope, session=session, now=now_ms)
+
+
+def hold(owner: Params) -> Call:
+    """Return the statement that locks a session, if there is one, for what is no use of it; it has a row if so.
+
+    Args:
+        owner: Its `tenant`, `user` and `session`.
+    """
+    return HOLD, owner
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
