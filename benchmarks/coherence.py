@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from benchmarks.harness import PATIENCE_S, Area, Bench, main
+from benchmarks.harness import PATIENCE_S, Area, Bench, loop_factory, main
+from benchmarks.processes import Processes, serve
 from scrubjay import AsyncScrubjay
 from scrubjay.core.scope import Scope
 
@@ -141,13 +141,8 @@ class Worker:
 
 def work(pipe: Connection, loop: str) -> None:
     """Do what comes through the pipe: settings open a Scrubjay, None closes it, and None once more ends the process."""
-    factory = None
-    if loop == "uvloop":
-        import uvloop  # noqa: PLC0415 - an optional dependency
-
-        factory = uvloop.new_event_loop
     # The process that started this one may be interrupted, and then the pipe ends.
-    with contextlib.suppress(EOFError, KeyboardInterrupt), asyncio.Runner(loop_factory=factory) as runner:
+    with contextlib.suppress(EOFError, KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         while (settings := pipe.recv()) is not None:
             runner.run(_serve(pipe, settings))
 
@@ -156,17 +151,14 @@ async def _serve(pipe: Connection, settings: dict[str, Any]) -> None:
     async with AsyncScrubjay.open(**settings) as jay:
         worker = Worker(jay)
         pipe.send(None)
-        while (asked := await asyncio.to_thread(pipe.recv)) is not None:
-            name, *arguments = asked
-            call: Callable[..., Awaitable[object]] = getattr(worker, name)
-            pipe.send(await call(*arguments))
+        await serve(pipe, worker)
     pipe.send(None)
 
 
 # --- the benchmark ---------------------------------------------------------------------------------------------------
 
 
-class Team:
+class Team(Processes):
     """The processes.
 
     Args:
@@ -174,22 +166,13 @@ class Team:
     """
 
     def __init__(self, loop: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(PROCESSES):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=work, args=(theirs, loop), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(mine)
-            self._processes.append(process)
+        super().__init__(PROCESSES, work, loop)
 
     def tell(self, *what: object) -> list[Any]:
         """Send each process what it shall do; return what they answer."""
-        for pipe, each in zip(self._pipes, what, strict=True):
+        for pipe, each in zip(self.pipes, what, strict=True):
             pipe.send(each)
-        return [pipe.recv() for pipe in self._pipes]
+        return [self.answer(pipe) for pipe in self.pipes]
 
     def all(self, what: object) -> list[Any]:
         """Let all do the same."""
@@ -197,16 +180,8 @@ class Team:
 
     def first(self, *what: object) -> Any:
         """Let the first process do something."""
-        self._pipes[0].send(what)
-        return self._pipes[0].recv()
-
-    def close(self) -> None:
-        """End all processes."""
-        for pipe in self._pipes:
-            with contextlib.suppress(OSError):
-                pipe.send(None)
-        for process in self._processes:
-            process.join(PATIENCE_S)
+        self.pipes[0].send(what)
+        return self.answer(self.pipes[0])
 
 
 def turn(team: Team, server_cpu: Callable[[], float], settings: dict[str, Any], operations: int) -> dict[str, float]:
@@ -284,7 +259,7 @@ def _measure(bench: Bench) -> None:
                 given = {**settings, "prefix": f"{mode}-{number}", "coherence": mode}
                 figures[mode].append(turn(team, server_cpu, given, operations))
     finally:
-        team.close()
+        team.end()
     for mode in MODES:
         for name in figures[mode][0]:
             bench.metric(f"{mode}_{name}", _median(figures[mode], name))

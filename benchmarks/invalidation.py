@@ -33,7 +33,7 @@ async def _invalidations(bench: Bench, stack: AsyncExitStack) -> None:
     servers: dict[str, tuple[ValkeyServer, ContextCache, int]] = {}
     for size in sizes:
         server = bench.servers.keyspace(KEYSPACES[size])
-        cache = await stack.enter_async_context(ContextCache(server.url, timeout=PATIENCE_S))
+        cache = await stack.enter_async_context(ContextCache(server.url, timeout=PATIENCE_S, deadline=3600))
         client = redis.asyncio.Redis.from_url(server.url.replace("valkey://", "redis://"))
         stack.push_async_callback(client.aclose)
         invalidate, incr = names[size]
@@ -53,6 +53,7 @@ async def _invalidations(bench: Bench, stack: AsyncExitStack) -> None:
         bench.metric(f"invalidate_user_vs_incr_{size}", found.ratio(invalidate, incr))
     if "1m" in servers:
         bench.metric("invalidate_user_1m_over_1k", found.ratio(names["1m"][0], names["1k"][0]))
+    bench.metric("invalidate_user_round_trips", found.trips[names["1k"][0]])
     bench.metric("scan_del_vs_incr_1k", found.ratio(SCAN, names["1k"][1]))
 
 

@@ -20,9 +20,9 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-import redis.asyncio
 
-from benchmarks.harness import PATIENCE_S, READERS, Area, Bench, FloorConnection, Operation, main, pack
+from benchmarks.harness import PATIENCE_S, READERS, Area, Bench, Operation, main, pack
+from benchmarks.rivals import Clients
 from scrubjay import AsyncScrubjay
 from scrubjay.handles import Session, User
 
@@ -218,14 +218,8 @@ async def _user(bench: Bench, stack: AsyncExitStack, engine: str, cache: str, na
     return user
 
 
-@dataclass(frozen=True, slots=True)
-class _Rivals:
-    """The clients that Scrubjay is compared with."""
-
-    binary: redis.asyncio.Redis
-    text: redis.asyncio.Redis
-    floor: FloorConnection
-    wide_floor: FloorConnection
+class _Rivals(Clients):
+    """The clients that Scrubjay is compared with, and what they do."""
 
     def of(self, case: _Case, *, wide: bool = False) -> dict[str, Operation]:
         """Return the operations that do what a case does on a cache server alone."""
@@ -272,16 +266,8 @@ def _decoded(command: Command, reply: Any, loads: Callable[[Any], object]) -> ob
 
 async def _rivals(bench: Bench, stack: AsyncExitStack) -> _Rivals:
     """Connect the rivals and write what they read."""
-    server = bench.servers.valkey
-    url = server.url.replace("valkey://", "redis://")
-    binary = redis.asyncio.Redis.from_url(url, max_connections=READERS)
-    text = redis.asyncio.Redis.from_url(url, max_connections=READERS, decode_responses=True)
-    stack.push_async_callback(binary.aclose)
-    stack.push_async_callback(text.aclose)
-    floor, wide_floor = await FloorConnection.open(server), await FloorConnection.open(server, coalesce=True)
-    stack.callback(floor.close)
-    stack.callback(wide_floor.close)
-    batch = binary.pipeline(transaction=False)
+    rivals = await _Rivals.open(bench.servers.valkey, stack)
+    batch = rivals.binary.pipeline(transaction=False)
     for key, fields in (("agent", AGENT), ("memory", FACTS), ("state", STATE)):
         batch.hset(f"bench:{key}", mapping={field: orjson.dumps(value) for field, value in fields.items()})
     for key, value in (("profile", PROFILE), ("preference", PREFERENCE), ("summary", SUMMARY)):
@@ -290,7 +276,7 @@ async def _rivals(bench: Bench, stack: AsyncExitStack) -> _Rivals:
         batch.delete(f"bench:chat:{name}")
         batch.rpush(f"bench:chat:{name}", *(orjson.dumps(chat_message(number)) for number in range(MESSAGES)))
     await batch.execute()
-    return _Rivals(binary, text, floor, wide_floor)
+    return rivals
 
 
 async def _sequential(bench: Bench, name: str, case: _Case, users: Mapping[str, User], rivals: _Rivals) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import multiprocessing
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any, Final, Self
 from unittest.mock import patch
 
 from benchmarks.harness import PATIENCE_S, Bench, loop_factory
+from benchmarks.processes import Processes, serve
 from scrubjay import AsyncScrubjay, CachedContextStore, ContextCache
 from scrubjay.core.ports import Store
 from scrubjay.store.open import open_store
@@ -92,9 +92,7 @@ async def _work(pipe: Connection, place: Place) -> None:
     async with AsyncExitStack() as stack:
         worker = await _Worker.open(stack, place)
         pipe.send("ready")
-        while (order := await asyncio.to_thread(pipe.recv)) is not None:
-            what, *arguments = order
-            pipe.send(await getattr(worker, what)(*arguments))
+        await serve(pipe, worker)
 
 
 class _Worker:
@@ -190,24 +188,15 @@ def open_jay(place: Place) -> AsyncScrubjay:
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 
-class _Crowd:
+class _Crowd(Processes):
     """The processes, from outside."""
 
     def __init__(self, place: Place) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(PROCESSES):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=work, args=(theirs, place), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(mine)
-            self._processes.append(process)
+        super().__init__(PROCESSES, work, place)
 
     async def answers(self, count: int = PROCESSES) -> list[Any]:
         """Return what the first processes answer."""
-        return await asyncio.gather(*(asyncio.to_thread(self._answer, pipe) for pipe in self._pipes[:count]))
+        return await asyncio.gather(*(asyncio.to_thread(self.answer, pipe) for pipe in self.pipes[:count]))
 
     async def ask(self, *order: Any, count: int = PROCESSES) -> list[Any]:
         """Have the first processes do something, and return their answers."""
@@ -216,26 +205,8 @@ class _Crowd:
 
     def tell(self, *order: Any, count: int = PROCESSES) -> None:
         """Have the first processes do something."""
-        for pipe in self._pipes[:count]:
+        for pipe in self.pipes[:count]:
             pipe.send(order)
-
-    def _answer(self, pipe: Connection) -> Any:
-        if not pipe.poll(3 * PATIENCE_S):
-            raise RuntimeError("a process does not answer")
-        try:
-            return pipe.recv()
-        except EOFError:
-            raise RuntimeError("a process of the benchmark has ended; its error stands above") from None
-
-    def end(self) -> None:
-        """End the processes."""
-        for pipe, process in zip(self._pipes, self._processes, strict=True):
-            try:
-                pipe.send(None)
-                process.join(5.0)
-            except OSError:  # it has ended
-                pass
-            process.kill()
 
 
 async def measure(bench: Bench) -> None:

@@ -196,7 +196,7 @@ class AsyncScrubjay:
             others, `gate_closings`, `rejected`: what the shared cache had and was older than what was seen, `untold`
             now; and `beat_us`: in how many microseconds a change is heard, the slowest process's newest heartbeat).
         """
-        return await self._open.stats()
+        return await self._open.status.stats()
 
     async def health(self) -> dict[str, Any]:
         """Return whether the store and the cache answer.
@@ -205,7 +205,7 @@ class AsyncScrubjay:
             `ok` (the store answers: the cache is never needed), `store` and `cache` (each `ok`, and `latency_ms` or
             `error`), and `outbox_pending` (confirmations not yet written).
         """
-        return await self._open.health()
+        return await self._open.status.health()
 
     def within(self, connection: object) -> Within:
         """Return Scrubjay inside the application's own transaction, for an `async with` block::

@@ -1,4 +1,4 @@
-"""What is open behind a Scrubjay: made from settings, kept going, told about, closed."""
+"""What is open behind a Scrubjay: made from settings, kept going, closed."""
 
 from __future__ import annotations
 
@@ -6,34 +6,31 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from secrets import token_hex
-from typing import Any
-
-import orjson
 
 from scrubjay.assembly import message_tokens
 from scrubjay.cache.aside import CacheAside, Watch
 from scrubjay.cache.closing import ended
 from scrubjay.cache.coherence import Coherence
 from scrubjay.cache.confirm import OutboxConfirmer
-from scrubjay.cache.flights import Parts as Loading
 from scrubjay.cache.floors import Floors
 from scrubjay.cache.gate import Gate, GatedTier
 from scrubjay.cache.mark import Mark
+from scrubjay.cache.parts import Parts as Loading
 from scrubjay.cache.recovery import Recovery
-from scrubjay.cache.relay import BATCH, Relay
+from scrubjay.cache.relay import BATCH, FORGOTTEN_MS, LOOKS_PER_DEADLINE, SETTLE_EVERY_S, Relay
 from scrubjay.cache.repeat import repeat
 from scrubjay.cache.tiers import Wiring, assembled
 from scrubjay.core.clock import Clock, SystemClock
-from scrubjay.core.counters import CacheCounters, Tallies, add_counters
+from scrubjay.core.counters import CacheCounters, Tallies
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, StoreUnavailable
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
-from scrubjay.core.policy import MINUTE, SECOND
+from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import HotTier, Link, OutboxRow, Store, Summarizer, Tokenizer
 from scrubjay.handles import Tenant
 from scrubjay.memory.activity import ActivityLog
@@ -42,6 +39,7 @@ from scrubjay.memory.services import Services
 from scrubjay.models.tokenizers import BytePairTokenizer
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.settings import Settings
+from scrubjay.status import Status
 from scrubjay.store.open import open_store
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.embedded import EmbeddedValkey
@@ -53,17 +51,9 @@ from scrubjay.valkey.url import CacheKind, CacheUrl
 
 log = logging.getLogger("scrubjay")
 _STATS_EVERY_S = 5.0
-_STATS_TTL_MS = 60_000
 _CONFIRM_EVERY_S = 0.1
 """How often outbox rows are confirmed: well before a relay would take them for forgotten."""
-
-
-_SETTLE_EVERY_S = 60.0
-_FORGOTTEN_MS = 10 * MINUTE
-"""After how long a process without a cache takes it that no process has one: their relays are done within a second."""
 _MAX_UNSETTLED = 100_000
-_LOOKS_PER_DEADLINE = 4
-"""How often a relay looks: a row is forgotten that is open, no longer young, in two looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +102,7 @@ class Engine:
     gate: Gate
     relay: Relay
     coherence: Coherence | None
-    process: str
+    status: Status
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     tenants: dict[str, Tenant] = field(default_factory=dict)
     watchers: set[asyncio.Task[None]] = field(default_factory=set)
@@ -129,12 +119,12 @@ class Engine:
         self._spawn("housekeeping", self.settings.housekeeping, self._house())
         self._spawn("confirm", min(_CONFIRM_EVERY_S, self.settings.housekeeping), self.tidy_outbox)
         if self.coherence is not None:
-            self._spawn("relay", self.settings.cache_deadline / _LOOKS_PER_DEADLINE, self.relay.look)
+            self._spawn("relay", self.settings.cache_deadline / LOOKS_PER_DEADLINE, self.relay.look)
             self.tasks.append(asyncio.create_task(self.coherence.run(), name="scrubjay-line"))
             self.tasks.append(asyncio.create_task(self.coherence.beat(), name="scrubjay-beat"))
             await self.coherence.stands(self.settings.cache_timeout)
         else:
-            self._spawn("outbox", _SETTLE_EVERY_S, self._settle)
+            self._spawn("outbox", SETTLE_EVERY_S, self._settle)
 
     async def stop(self) -> None:
         """Write what is pending, stop in the reverse order of starting. Everything here ends within a bound."""
@@ -174,7 +164,7 @@ class Engine:
             now = self.services.clock.monotonic()
             if now - published >= _STATS_EVERY_S:
                 published = now
-                await self.publish()
+                await self.status.publish()
                 await self.revive()
 
         return work
@@ -188,10 +178,10 @@ class Engine:
         store, now = self.services.store, self.services.clock.monotonic()
         found: dict[tuple[str, str], float] = {}
         after: OutboxRow | None = None
-        while rows := await store.outbox_open(BATCH, young_ms=_FORGOTTEN_MS, after=after):
+        while rows := await store.outbox_open(BATCH, young_ms=FORGOTTEN_MS, after=after):
             after = rows[-1]
             seen = {(row.tenant, row.id): self.unsettled.get((row.tenant, row.id), now) for row in rows}
-            forgotten = sorted(each for each, since in seen.items() if (now - since) * SECOND >= _FORGOTTEN_MS)
+            forgotten = sorted(each for each, since in seen.items() if (now - since) * SECOND >= FORGOTTEN_MS)
             if forgotten:
                 await store.confirm(forgotten)
             if len(found) < _MAX_UNSETTLED:
@@ -211,15 +201,6 @@ class Engine:
         if self.confirmer.pending:
             await self.confirmer.flush()
 
-    async def publish(self) -> None:
-        """Publish this process's counters for other processes' `stats`."""
-        hot = self.server.hot
-        if self.gate.open and isinstance(hot, ValkeyTier):
-            keys = self.services.keys
-            payload = orjson.dumps({"recorder": self.recorder.as_dict(), "cache": self._counted()})
-            now = self.services.clock.now_ms()
-            await hot.publish_stats(keys.stats(self.process), keys.stats_index(), payload, _STATS_TTL_MS, now)
-
     async def revive(self) -> None:
         """Start the private server again if it died."""
         embedded, client = self.server.embedded, self.server.client
@@ -228,118 +209,6 @@ class Engine:
         if await self.services.hot.ping() is None:
             path = await asyncio.to_thread(embedded.ensure_running)
             client.retarget(CacheUrl(CacheKind.SERVER, path=str(path)))
-
-    async def stats(self) -> dict[str, Any]:
-        """See `AsyncScrubjay.stats`."""
-        await self.publish()
-        total, cache, processes = await self._all_processes()
-        info = await self.services.hot.info()
-        return {
-            "processes": processes,
-            "hit_rate": total.hit_rate,
-            "reads": {"hits": total.hits, "misses": total.misses},
-            "latencies": total.latencies(),
-            "cache": cache,
-            "local": self._local(),
-            "server": None if info is None else {name: info.get(name) for name in _SERVER_FIELDS if name in info},
-            "store": await self.services.store.counts(),
-        }
-
-    def _counted(self) -> dict[str, dict[str, int]]:
-        aside = self.aside
-        return {
-            **self.counters.as_dict(),
-            "local": {
-                "hits": self.recorder.local_hits,
-                "evictions": aside.l1.evictions,
-                "drops": aside.l1.drops,
-                "spoiled": aside.l1.spoiled,
-                "bytes": aside.l1.bytes,
-                "entries": len(aside.l1),
-            },
-            "loads": {
-                "joined": aside.flights.joined,
-                "detached": aside.flights.detached,
-                "refreshed": aside.refreshes,
-            },
-            "coherence": self._coherence_counts(),
-        }
-
-    def _coherence_counts(self) -> dict[str, int]:
-        aside = self.aside
-        line = {} if self.coherence is None else asdict(self.coherence.health)
-        beat_s = line.pop("beat_s", None)
-        return {
-            **line,
-            **({} if beat_s is None else {_BEAT_US: round(beat_s * 1_000_000)}),
-            "relayed": self.relay.relayed,
-            "gate_closings": self.gate.closings,
-            "rejected": aside.parts.floors.rejected,
-            "untold": aside.untold,
-        }
-
-    def _local(self) -> dict[str, Any]:
-        """Return the state of this process."""
-        l1 = self.aside.l1
-        return {
-            "entries": len(l1),
-            "bytes": l1.bytes,
-            "max_bytes": l1.max_bytes,
-            "served": self.coherence is not None and self.coherence.alive,
-            "shared_cache": "asked" if self.gate.open else "not asked",
-        }
-
-    async def _all_processes(self) -> tuple[ProcessRecorder, dict[str, dict[str, int]], int]:
-        hot, published = self.server.hot, None
-        if self.gate.open and isinstance(hot, ValkeyTier):
-            published = await hot.read_stats(self.services.keys.stats_index())
-        if not published:
-            counted = self._counted()
-            return self.recorder, counted, 1
-        total = ProcessRecorder()
-        cache: dict[str, dict[str, int]] = {}
-        slowest = 0
-        for raw in published.values():
-            try:
-                each = orjson.loads(raw)
-                total.merge(each["recorder"])
-                add_counters(cache, each["cache"])
-                slowest = max(slowest, each["cache"]["coherence"].get(_BEAT_US, 0))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                log.warning("the counters of one process cannot be read; another version may have published them")
-        if slowest:
-            cache["coherence"][_BEAT_US] = slowest
-        return total, cache, len(published)
-
-    async def health(self) -> dict[str, Any]:
-        """See `AsyncScrubjay.health`."""
-        started = self.services.clock.monotonic()
-        try:
-            await self.services.store.ping()
-            store: dict[str, Any] = {"ok": True, "latency_ms": (self.services.clock.monotonic() - started) * 1000}
-        except StoreUnavailable as error:
-            store = {"ok": False, "error": str(error)}
-        ping = await self.services.hot.ping()
-        cache: dict[str, Any] = {"ok": False, "error": "no answer"}
-        if ping is not None:
-            cache = {"ok": self.gate.open, "latency_ms": ping}
-            if not self.gate.open:
-                cache["error"] = "it answers, and has not been told yet what it missed"
-        return {
-            "ok": store["ok"],
-            "store": store,
-            "cache": cache,
-            "memory": {"ok": self._local()["served"]},
-            "outbox_pending": self.confirmer.pending,
-        }
-
-
-_BEAT_US = "beat_us"
-"""A time and no count: of all processes the longest counts."""
-_SERVER_FIELDS = (
-    "valkey_version", "redis_version", "process_id", "uptime_in_seconds", "connected_clients", "used_memory",
-    "maxmemory", "maxmemory_policy", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses",
-)  # fmt: skip
 
 
 async def start(parts: Parts) -> Engine:
@@ -383,7 +252,7 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     settings, clock = parts.settings, parts.clock
     policies, keys, recorder = settings.policies(), KeySpace(settings.prefix), ProcessRecorder()
     # A process without a cache can tell nobody: its rows are left to the relays of those that have one.
-    confirmer = OutboxConfirmer(_no_rows if server.client is None else store.confirm)
+    confirmer = OutboxConfirmer() if server.client is None else OutboxConfirmer(store.confirm)
 
     async def recover() -> None:
         await recovery()
@@ -401,7 +270,7 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     wiring = Wiring(_link(server, settings), learn_epochs, keys, settings.cache_deadline, settings.local_memory)
     tiers = assembled(loading, Watch(confirmer, counters, recorder), wiring)
     mark = Mark(server.hot, keys, clock)
-    young_ms = round(settings.cache_deadline * SECOND / _LOOKS_PER_DEADLINE)
+    young_ms = round(settings.cache_deadline * SECOND / LOOKS_PER_DEADLINE)
     relay = Relay(
         store, server.hot, tiers.aside, keys, server.lives, gate, mark, SystemClock(),
         young_ms=young_ms, timeout_s=settings.store_timeout,
@@ -429,8 +298,9 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     )
     recorder.count_local = tallies.local_hits
     process = f"{socket.gethostname()}-{os.getpid()}-{server.lines.process}"
+    status = Status(services, tiers.aside, relay, tiers.coherence, recorder, process)
     return Engine(
-        settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence, process
+        settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence, status
     )
 
 
@@ -443,10 +313,6 @@ def _link(server: CacheServer, settings: Settings) -> Link | None:
 
 async def _nothing() -> None:
     """There is no server to tell."""
-
-
-async def _no_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Nothing has been told."""
 
 
 async def _open_cache(parts: Parts, incarnation: str, counters: CacheCounters) -> CacheServer:

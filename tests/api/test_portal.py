@@ -151,8 +151,14 @@ def test_the_loop_survives_an_exit_in_a_task_of_its_own(portal: Portal, resource
         raise SystemExit(3)
 
     async def start() -> None:
-        asyncio.get_running_loop().create_task(fail()).add_done_callback(lambda task: task.exception())
-        await asyncio.sleep(0.01)
+        ended = asyncio.Event()
+
+        def end(task: asyncio.Task[None]) -> None:
+            task.exception()
+            ended.set()
+
+        asyncio.get_running_loop().create_task(fail()).add_done_callback(end)
+        await ended.wait()
 
     portal.call(start())
     assert portal.call(resource.answer()) == 42
@@ -180,7 +186,7 @@ def test_an_interrupted_scrubjay_is_usable(open_sync: Open) -> None:
         async def summarize(self, messages: object, *, max_tokens: int) -> str:
             os.kill(os.getpid(), signal.SIGINT)
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 self.seen.append("cancelled")
                 raise
@@ -212,7 +218,7 @@ def test_a_closed_portal_knows_its_thread_by_more_than_a_number(resource: Resour
 def _call(portal: Portal, resource: Resource, errors: list[BaseException]) -> None:
     try:
         portal.call(resource.answer())
-    except BaseException as error:  # noqa: BLE001
+    except Closed as error:
         errors.append(error)
 
 
@@ -357,12 +363,15 @@ def test_an_exit_by_an_error_inside_with(tmp_path: Path) -> None:
 def test_a_call_that_hangs_at_exit_in_a_daemon_thread(tmp_path: Path) -> None:
     script = """
         import asyncio, threading
-        async def hang(): await asyncio.sleep(3600)
+        begun = threading.Event()
+        async def hang():
+            begun.set()
+            await asyncio.Event().wait()
         def call():
             try: jay._portal.call(hang())
             except Closed: pass
         threading.Thread(target=call, daemon=True).start()
-        time.sleep(0.1)
+        begun.wait()
     """
     done = run(script, tmp_path)
     assert done.returncode == 0

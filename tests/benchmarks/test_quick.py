@@ -21,29 +21,42 @@ CONTEXT = [
     "l2_hit_vs_redis_py",
     "l2_hit_vs_naive",
     "l2_hit_vs_floor",
+    "l2_hit_vs_floor_decoding",
     "l2_hit_round_trips",
+    "redis_py_vs_floor",
+    "naive_vs_floor",
     "context_cache_get_us",
     "context_cache_get_vs_redis_py",
     "context_cache_get_vs_floor",
     "context_cache_get_round_trips",
     "db_sqlite_us",
     "db_postgresql_us",
-    "db_vs_l2",
     "db_sqlite_vs_l2",
+    "db_postgresql_vs_l2",
+    "db_us",
+    "db_vs_l2",
+    "db_vs_l2_decoding",
+    "db_vs_l1",
     "throughput_64_ops",
-    "throughput_64_vs_redis_py",
     "throughput_64_vs_naive",
     "throughput_64_vs_floor",
-    "cpu_us_per_hit_64",
+    *(
+        f"{name}{figure}"
+        for name in ("", "l2_", "floor_", "skilled_")
+        for figure in ("throughput_64_vs_redis_py", "cpu_us_per_hit_64")
+    ),
+    "l2_throughput_64_vs_redis_py_decoding",
+    "l2_cpu_us_per_hit_64_decoding",
+    "redis_py_cpu_us_per_hit_64",
     "context_cache_throughput_64_vs_redis_py",
     "write_us_sqlite",
     "write_us_postgresql",
     "write_round_trips",
-    "invalidate_user_us_1k",
-    "invalidate_user_us_100k",
-    "invalidate_user_vs_incr_1k",
-    "invalidate_user_vs_incr_100k",
+    *(f"invalidate_user_{figure}_{size}" for figure in ("us", "vs_incr") for size in ("1k", "100k")),
     "invalidate_user_round_trips",
+    "scan_del_vs_incr_1k",
+    "user_invalidate_us",
+    "user_invalidate_us_postgresql",
 ]
 WRITES = ("chat_turn", "append", "state_set", "tool_record")
 READS = ("state_get", "memory_get", "chat_recent", "context", "assemble")
@@ -59,32 +72,7 @@ MEMORY = [
         for figure in ("throughput_64", "throughput_64_vs_naive", "throughput_64_vs_pipeline", "cpu_us_64")
     ),
 ]
-CACHE = [
-    "l1_hit_ns",
-    "l1_cache_get_ns",
-    "dict_lookup_ns",
-    "l2_hit_us",
-    "l2_hit_vs_floor",
-    "l2_hit_vs_floor_decoding",
-    "redis_py_vs_floor",
-    "naive_vs_floor",
-    *(
-        f"{name}{figure}"
-        for name in ("l2", "floor", "skilled")
-        for figure in ("_throughput_64_vs_redis_py", "_cpu_us_per_hit_64")
-    ),
-    "l2_throughput_64_vs_redis_py_decoding",
-    "l2_cpu_us_per_hit_64_decoding",
-    "redis_py_cpu_us_per_hit_64",
-    "db_us",
-    "db_vs_l2",
-    "db_vs_l2_decoding",
-    "db_vs_l1",
-    *(f"invalidate_user_{figure}_{size}" for figure in ("us", "vs_incr") for size in ("1k", "100k")),
-    "scan_del_vs_incr_1k",
-    "user_invalidate_us",
-    "user_invalidate_us_postgresql",
-]
+CACHE = ["l1_hit_ns", "l1_cache_get_ns", "dict_lookup_ns", *CONTEXT]
 HIT_RATES = [
     "hit_rate",
     "hit_rate_l1",

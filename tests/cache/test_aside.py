@@ -21,10 +21,11 @@ from scrubjay.cache import reads
 from scrubjay.cache.aside import SOFT_DEADLINE_S, CacheAside, Watch
 from scrubjay.cache.coherence import Coherence
 from scrubjay.cache.confirm import OutboxConfirmer
-from scrubjay.cache.flights import JITTER, NOTHING_MS, YOUNG_S, Parts
+from scrubjay.cache.flights import JITTER, NOTHING_MS, YOUNG_S
 from scrubjay.cache.floors import Floors
 from scrubjay.cache.gate import Gate
 from scrubjay.cache.l1 import L1
+from scrubjay.cache.parts import Parts
 from scrubjay.cache.source import Source
 from scrubjay.core.codec import Corrupt, Header
 from scrubjay.core.counters import CacheCounters
@@ -507,11 +508,11 @@ async def test_a_cancelled_write_goes_on_to_its_end(rig: Rig) -> None:
 
 async def test_200_readers_are_one_load(rig: Rig) -> None:
     for source, found in ((rig.hash(), {n: n for n in TEN}), (rig.value(), TEN)):
-        loads = rig.loads
+        loads, joined = rig.loads, rig.aside.flights.joined
         rig.store.hold()
         reading = [asyncio.create_task(rig.aside.get(source)) for _ in range(200)]
         await rig.store.loading.wait()
-        await asyncio.sleep(0.05)
+        await until(lambda joined=joined: rig.aside.flights.joined == joined + 199)
         rig.store.go_on.set()
         assert await asyncio.gather(*reading) == [found] * 200
         assert rig.loads == loads + 1
@@ -562,7 +563,7 @@ async def test_where_changes_are_not_heard_of_only_a_young_load_is_joined(rig: R
     rig.store.loading.clear()
     # The lease is the first one's: the third waits for it, or takes over without.
     reading.append(asyncio.create_task(rig.aside.get(rig.hash())))
-    await asyncio.sleep(0.05)
+    await until(lambda: rig.aside.flights._waiters)
     assert rig.aside.flights.joined == 1
     rig.store.go_on.set()
     assert await asyncio.gather(*reading) == [{n: n for n in TEN}] * 3
@@ -598,13 +599,13 @@ async def test_who_waits_for_a_lease_is_woken_by_the_fill(make: Make, monkeypatc
     monkeypatch.setattr("scrubjay.cache.flights.FIRST_LOOK_S", 60.0)
     one, other = await make(line=True), await make(line=True)
     for source in (one.hash(), one.value()):
-        loads = one.loads
+        loads, flights = one.loads, other.aside.flights
+        joined = flights.joined
         one.store.hold()
         leading = asyncio.create_task(one.aside.get(source))
         await one.store.loading.wait()
         waiting = [asyncio.create_task(other.aside.get(source)) for _ in range(50)]
-        await until(lambda: bool(other.aside.flights._waiters))
-        await asyncio.sleep(0.05)
+        await until(lambda flights=flights, joined=joined: flights._waiters and flights.joined == joined + 49)
         assert not any(each.done() for each in waiting)
         one.store.go_on.set()
         async with asyncio.timeout(10):
@@ -620,7 +621,8 @@ async def test_who_hears_nothing_looks_by_itself(make: Make) -> None:
     leading = asyncio.create_task(one.aside.get(one.hash()))
     await one.store.loading.wait()
     waiting = asyncio.create_task(other.aside.get(one.hash()))
-    await asyncio.sleep(0.1)
+    # The first time it missed, the second time it asked for the lease; then it has looked.
+    await until(lambda: other.tier.asked.count("read") >= 4)
     one.store.go_on.set()
     assert await leading == await waiting
     assert one.loads == 1
@@ -638,7 +640,7 @@ async def test_who_has_waited_for_as_long_as_a_lease_loads_without_one(make: Mak
     rig = await make()
     (miss,) = await rig.tier.inner.read([rig.hash().read])
     reading = asyncio.create_task(rig.aside.get(rig.hash()))
-    await asyncio.sleep(0.05)
+    await until(lambda: rig.tier.asked.count("read") >= 4)
     assert not reading.done()
     rig.clock.advance(LEASE_MS / 1000)
     assert await reading == {n: n for n in TEN}
@@ -915,9 +917,9 @@ async def test_who_misses_while_another_process_loads_anew_is_not_cancelled(make
     await asking.wait()
     await one.call("DEL", one.value().read.key.key)
     reading = asyncio.create_task(one.aside.get(one.value()))
-    await asyncio.sleep(0.05)
+    await until(lambda: one.aside.flights._waiters)
     go_on.set()
-    await asyncio.sleep(0.05)
+    await until(lambda: not one.aside.flights.refreshing)
     await other.tier.inner.release(other.value().read.key, held.lease)
     assert await reading == TEN
 

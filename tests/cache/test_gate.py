@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from itertools import accumulate
+from types import SimpleNamespace
 
 import pytest
 
-from scrubjay.cache.gate import LAST_PROBE_S, Gate
+from scrubjay.cache.gate import FIRST_PROBE_S, LAST_PROBE_S, Gate
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.testing.clock import ManualClock
 from tests.waiting import until
@@ -134,8 +135,7 @@ async def test_once_ended_it_stays_closed(server: Server) -> None:
     server.go_on.set()
     server.gate.close("lost")
     recoveries = server.recoveries
-    with suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.Event().wait(), 0.1)
+    assert not any(task.get_name() == "scrubjay-gate" for task in asyncio.all_tasks()), "nobody is left to probe"
     assert (server.gate.open, server.recoveries) == (False, recoveries)
 
 
@@ -149,16 +149,26 @@ async def test_an_end_during_the_first_recovery_leaves_it_closed(server: Server)
     assert not server.gate.open
 
 
-async def test_probes_become_rarer_and_are_not_logged(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+async def test_probes_become_rarer_and_are_not_logged(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("scrubjay.cache.gate.asyncio", SimpleNamespace(sleep=noted, create_task=asyncio.create_task))
     await server.gate.start()
     server.error = CacheUnavailable("down")
     with caplog.at_level(logging.WARNING, "scrubjay"):
         server.gate.close("lost")
-        await asyncio.sleep(1.0)
-        assert 4 <= server.recoveries <= 20
+        await until(lambda: len(pauses) >= 20)
         server.error = None
-        await asyncio.sleep(LAST_PROBE_S + 0.2)
-        assert server.gate.open
+        await until(lambda: server.gate.open)
+    assert pauses[0] <= FIRST_PROBE_S
+    assert 4 <= sum(at < 1.0 for at in accumulate(pauses)) <= 20, "in the first second"
+    assert all(LAST_PROBE_S / 2 <= pause <= LAST_PROBE_S for pause in pauses[10:])
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "the cache is not asked until it has recovered",
         "the cache has recovered; it is asked again",

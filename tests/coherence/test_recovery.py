@@ -14,15 +14,15 @@ import pytest
 import redis
 
 from scrubjay.cache.mark import MAX_AGE_MS
-from scrubjay.cache.relay import LATE_S, UNKNOWING_S
+from scrubjay.cache.relay import FORGOTTEN_MS, LATE_S, UNKNOWING_S
 from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.errors import StoreUnavailable
-from scrubjay.engine import _FORGOTTEN_MS
 from scrubjay.testing.clock import ManualClock
+from scrubjay.testing.faults import Gate
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
 from tests.coherence import asked_again, heard
-from tests.coherence.conftest import CONTEXT, THINGS, Open, Process, part_line, seen, until
+from tests.coherence.conftest import CONTEXT, THINGS, Open, Process, part_line, seen, until, warm
 from tests.coherence.test_rules import DEADLINE_S, crashed
 from tests.waiting import until_told
 
@@ -40,14 +40,10 @@ def view(server: ValkeyServer) -> Iterator[redis.Redis]:
         yield view
 
 
-async def warm(value: int, *processes: Process) -> None:
-    for thing in THINGS:
-        await thing.write(processes[0], value)
+async def confirmed(value: int, *processes: Process) -> None:
+    """Let the first process write all, and all of them read it; nothing is left to be confirmed."""
+    await warm(value, *processes)
     for process in processes:
-        for thing in THINGS:
-            await seen(thing, process, value)
-            assert await thing.read(process) == value
-        await process.quiet()
         await process.engine.confirmer.flush()
 
 
@@ -75,6 +71,15 @@ async def catch_up(process: Process, view: redis.Redis) -> None:
     assert marked(process, view) == position
 
 
+async def saved_at_1(view: redis.Redis, writer: Process, reader: Process) -> None:
+    """Let a server save itself between two writes of everything."""
+    await confirmed(1, writer, reader)
+    await catch_up(writer, view)
+    view.save()
+    await confirmed(2, writer)
+    await heard(reader.jay)
+
+
 async def restart(server: ValkeyServer) -> None:
     """Kill a server; it comes back with what it saved last."""
     await asyncio.to_thread(server.kill)
@@ -90,11 +95,7 @@ async def test_it_does_not_matter_how_old_a_snapshot_is(
 ) -> None:
     """Whether the time has passed, or a clock was set forward by as much."""
     writer, reader = await open_on(server, clock=clock), await open_on(server, clock=clock)
-    await warm(1, writer, reader)
-    await catch_up(writer, view)
-    view.save()
-    await warm(2, writer)
-    await heard(reader.jay)
+    await saved_at_1(view, writer, reader)
     # The living mark has gone on; the one in the snapshot has not.
     saved = marked(writer, view)
     await catch_up(writer, view)
@@ -114,7 +115,7 @@ async def test_what_was_told_is_told_again_only_since_the_mark(
     open_on: Open, server: ValkeyServer, view: redis.Redis
 ) -> None:
     writer = await open_on(server)
-    await warm(1, writer)
+    await confirmed(1, writer)
     await catch_up(writer, view)
     held = await open_on(server)
     told = held.faults.calls["hot.erase"]
@@ -129,11 +130,7 @@ async def test_one_that_has_recovered_earlier_moves_the_mark_past_nothing(
 ) -> None:
     """Heartbeats and looks of others go on while a process still reads what the server had been told."""
     writer, reader = await open_on(server), await open_on(server)
-    await warm(1, writer, reader)
-    await catch_up(writer, view)
-    view.save()
-    await warm(2, writer)
-    await heard(reader.jay)
+    await saved_at_1(view, writer, reader)
     await catch_up(writer, view)
     slow = writer.faults.hold("noted", "before", every=True)
     await restart(server)
@@ -154,11 +151,11 @@ async def test_a_look_during_an_outage_marks_no_server_that_has_not_been_told(
 ) -> None:
     """It has read the position before the loss: the server that is back must not be given it."""
     writer = await open_on(server)
-    await warm(1, writer)
+    await confirmed(1, writer)
     await catch_up(writer, view)
     view.save()
     saved = marked(writer, view)
-    await warm(2, writer)
+    await confirmed(2, writer)
     looking = writer.faults.hold("outbox_open", "before")
     look = asyncio.create_task(writer.engine.relay.look())
     await looking.reached()
@@ -184,11 +181,9 @@ async def test_without_a_mark_that_can_be_used_nothing_is_believed(
     open_on: Open, server: ValkeyServer, view: redis.Redis, mark: Any
 ) -> None:
     writer = await open_on(server, local_memory=0)
-    await warm(1, writer)
+    await confirmed(1, writer)
     unseen = await open_on("none:")
-    for thing in THINGS:
-        await thing.write(unseen, 2)
-    await settled(unseen)
+    await change_unseen(unseen)
     view.delete(mark_of(writer))
     if isinstance(mark, dict):
         view.hset(mark_of(writer), mapping=mark)
@@ -203,7 +198,7 @@ async def test_a_mark_beyond_what_the_store_knows_is_taken_for_what_it_knows(
     open_on: Open, server: ValkeyServer, view: redis.Redis
 ) -> None:
     writer = await open_on(server)
-    await warm(1, writer)
+    await confirmed(1, writer)
     now = time.time_ns() // 1_000_000
     view.set(mark_of(writer), f"{10**15};{now}")
     late = await open_on(server)
@@ -231,7 +226,7 @@ async def test_what_is_loaded_while_everything_is_deleted_is_not_filled(
 
 async def test_a_server_that_takes_no_mark_is_not_asked(open_on: Open, server: ValkeyServer) -> None:
     process = await open_on(server)
-    await warm(1, process)
+    await confirmed(1, process)
     process.faults.fail("note", times=1_000)
     process.engine.gate.close("a test")
     await until(lambda: process.faults.calls["hot.note"] > 3)
@@ -245,7 +240,7 @@ async def test_a_mark_that_cannot_be_moved_closes_nothing(open_on: Open, server:
     """An older mark only means a longer replay."""
     process = await open_on(server)
     process.faults.fail("note", times=1_000)
-    await warm(1, process)
+    await confirmed(1, process)
     notes = process.faults.calls["hot.note"]
     await process.engine.relay.look()
     assert process.faults.calls["hot.note"] == notes + 1
@@ -265,6 +260,23 @@ async def settled(unseen: Process) -> None:
     await unseen.engine._settle()
     del store._real.outbox_open
     assert await unseen.engine.services.store.outbox_pending() == 0
+
+
+async def change_unseen(unseen: Process) -> None:
+    """Let a process without a cache change everything, and take it that nobody has one."""
+    for thing in THINGS:
+        await thing.write(unseen, 2)
+    await settled(unseen)
+
+
+async def behind(open_on: Open, server: ValkeyServer, view: redis.Redis, clock: ManualClock) -> Process:
+    """Open a process that has looked, and does not know what another one has changed and settled since."""
+    process, unseen = await open_on(server), await open_on("none:")
+    await confirmed(1, process)
+    await catch_up(process, view)
+    await looks_by(process, clock)
+    await change_unseen(unseen)
+    return process
 
 
 @pytest.mark.parametrize("ahead_s", [0, 3_600])
@@ -292,12 +304,10 @@ async def test_what_was_settled_by_those_without_a_cache_is_told_to_a_cache_that
 ) -> None:
     """All that have a cache are down for long. The cache is not."""
     writer = await open_on(server, local_memory=local_memory)
-    await warm(1, writer)
+    await confirmed(1, writer)
     await writer.jay.close()
     unseen = await open_on("none:")
-    for thing in THINGS:
-        await thing.write(unseen, 2)
-    await settled(unseen)
+    await change_unseen(unseen)
     await all_read(2, await open_on(server, local_memory=local_memory))
 
 
@@ -305,13 +315,7 @@ async def test_a_process_that_has_slept_asks_the_store_before_it_believes_its_ca
     open_on: Open, server: ValkeyServer, view: redis.Redis, clock: ManualClock
 ) -> None:
     """It has noticed nothing, its connections stand; what others have settled meanwhile nobody has told."""
-    sleeper, unseen = await open_on(server), await open_on("none:")
-    await warm(1, sleeper)
-    await catch_up(sleeper, view)
-    await looks_by(sleeper, clock)
-    for thing in THINGS:
-        await thing.write(unseen, 2)
-    await settled(unseen)
+    sleeper = await behind(open_on, server, view, clock)
     clock.advance(sleeper.engine.relay._late_s + 1)
     closings = sleeper.engine.gate.closings
     await sleeper.engine.relay.look()
@@ -357,7 +361,7 @@ async def looks_by(process: Process, clock: Clock) -> None:
 
 def test_what_is_settled_was_looked_for_twice() -> None:
     assert LATE_S < UNKNOWING_S
-    assert 2 * UNKNOWING_S * 1000 < _FORGOTTEN_MS
+    assert 2 * UNKNOWING_S * 1000 < FORGOTTEN_MS
 
 
 async def fail_to_look(process: Process, clock: ManualClock, for_s: float) -> None:
@@ -403,13 +407,7 @@ async def test_after_a_long_outage_of_the_store_what_others_have_settled_is_told
     open_on: Open, server: ValkeyServer, view: redis.Redis, clock: ManualClock
 ) -> None:
     """The one process that has a cache cannot see the store; one without a cache can."""
-    cut_off, unseen = await open_on(server), await open_on("none:")
-    await warm(1, cut_off)
-    await catch_up(cut_off, view)
-    await looks_by(cut_off, clock)
-    for thing in THINGS:
-        await thing.write(unseen, 2)
-    await settled(unseen)
+    cut_off = await behind(open_on, server, view, clock)
     await fail_to_look(cut_off, clock, UNKNOWING_S + 1)
     cut_off.faults.heal()
     await cut_off.engine.relay.look()
@@ -442,12 +440,18 @@ async def test_a_slow_answer_does_not_put_an_epoch_back(open_on: Open, server: V
     assert [await CONTEXT.read(writer) for _ in range(2)] == [2, 2]
 
 
+async def first_learns(process: Process) -> tuple[asyncio.Task[None], Gate, int]:
+    """Let one ask the store for the epochs; return who, what holds the answer, and how often it was asked by then."""
+    slow = process.faults.hold("epochs")
+    first = asyncio.create_task(process.engine.relay.learn_epochs())
+    await slow.reached()
+    return first, slow, process.faults.calls["store.epochs"]
+
+
 async def test_many_who_learn_epochs_at_once_ask_once_more(open_on: Open, server: ValkeyServer) -> None:
     process = await open_on(server)
-    slow, learn = process.faults.hold("epochs"), process.engine.relay.learn_epochs
-    first = asyncio.create_task(learn())
-    await slow.reached()
-    asked = process.faults.calls["store.epochs"]
+    learn = process.engine.relay.learn_epochs
+    first, slow, asked = await first_learns(process)
     others = [asyncio.create_task(learn()) for _ in range(20)]
     slow.open()
     await asyncio.gather(first, *others)
@@ -458,10 +462,8 @@ async def test_many_who_learn_epochs_at_once_ask_once_more(open_on: Open, server
 
 async def test_many_who_learn_epochs_of_a_store_that_hangs_wait_once(open_on: Open, server: ValkeyServer) -> None:
     process = await open_on(server)
-    slow, learn = process.faults.hold("epochs"), process.engine.relay.learn_epochs
-    first = asyncio.create_task(learn())
-    await slow.reached()
-    asked = process.faults.calls["store.epochs"]
+    learn = process.engine.relay.learn_epochs
+    first, slow, asked = await first_learns(process)
     process.faults.fail("epochs", times=2)
     others = [asyncio.create_task(learn()) for _ in range(20)]
     slow.open()
@@ -553,11 +555,11 @@ async def test_what_is_too_much_to_tell_again_is_deleted(
 ) -> None:
     monkeypatch.setattr("scrubjay.cache.relay.BATCH", 4)
     writer = await open_on(server)
-    await warm(1, writer)
+    await confirmed(1, writer)
     await catch_up(writer, view)
     view.save()
     for value in range(2, 8):
-        await warm(value, writer)
+        await confirmed(value, writer)
     relay: Any = writer.engine.relay
     real = relay.replay
 
@@ -613,7 +615,7 @@ async def test_a_server_that_is_lost_while_it_is_told_gets_no_mark(
 ) -> None:
     """Back from the past twice: the mark of the first recovery would speak for data that nobody has told anything."""
     writer = await open_on(server, local_memory=0)
-    await warm(1, writer)
+    await confirmed(1, writer)
     await catch_up(writer, view)
     view.save()
     for thing in THINGS:
@@ -636,7 +638,7 @@ async def test_a_tenants_new_epoch_is_learnt_while_the_line_is_down(
 ) -> None:
     """What has changed nobody has written by Scrubjay, so that no outbox row says it but that of the tenant."""
     writer, reader = await open_on(server), await open_on(server, cache_deadline=0.5)
-    await warm(1, writer, reader)
+    await confirmed(1, writer, reader)
     async with TcpProxy(server.url) as line:
         await part_line(reader, line)
         line.refuse()

@@ -43,6 +43,12 @@ DEADLINE_S = 30.0
 TYPES = [f"t{n}" for n in range(20)]
 
 
+async def all_read(thing: Thing, value: int, *processes: Process) -> None:
+    """Fail unless each process reads a value, again and again."""
+    for process in processes:
+        assert [await thing.read(process) for _ in range(3)] == [value] * 3
+
+
 # --- a reader loads what is old, a writer commits and invalidates, the reader fills
 
 
@@ -64,8 +70,7 @@ async def test_what_was_loaded_before_a_write_is_not_cached_after_it(
     if processes == 2:
         await heard(reader.jay)
     await reader.quiet()
-    for process in (reader, writer, await open_each()):
-        assert [await thing.read(process) for _ in range(3)] == [2, 2, 2]
+    await all_read(thing, 2, reader, writer, await open_each())
 
 
 @every_thing
@@ -80,8 +85,7 @@ async def test_what_was_loaded_before_a_write_is_not_filled_after_it(open_each: 
     held.open()
     await reader.quiet()
     await heard(reader.jay)
-    for process in (reader, writer, await open_each()):
-        assert [await thing.read(process) for _ in range(3)] == [2, 2, 2]
+    await all_read(thing, 2, reader, writer, await open_each())
 
 
 class Rows:
@@ -232,14 +236,25 @@ async def held_by(process: Process, value: int) -> None:
     assert process.engine.recorder.local_hits == hits + len(TYPES)
 
 
-async def test_what_changed_while_the_line_was_down_is_not_read_after_it_returned(
-    open_each: Open, line: TcpProxy
-) -> None:
-    reader = await open_each()
-    await part_line(reader, line)
+async def holding(open_each: Open, reader: Process) -> Process:
+    """Open a writer, whose values a reader holds."""
     writer = await open_each()
     await fill(writer, 1)
     await held_by(reader, 1)
+    return writer
+
+
+async def apart(open_each: Open, line: TcpProxy, **settings: Any) -> tuple[Process, Process]:
+    """Open a reader that hears by a line of its own, and a writer, whose values it holds."""
+    reader = await open_each(**settings)
+    await part_line(reader, line)
+    return reader, await holding(open_each, reader)
+
+
+async def test_what_changed_while_the_line_was_down_is_not_read_after_it_returned(
+    open_each: Open, line: TcpProxy
+) -> None:
+    reader, writer = await apart(open_each, line)
     line.refuse()
     line.cut()
     await until(lambda: not reader.coherence.alive)
@@ -255,11 +270,7 @@ async def test_what_changed_while_the_line_was_cut_and_back_at_once_is_not_read(
     open_each: Open, line: TcpProxy
 ) -> None:
     """All writes fall between the loss of the line and its return: no message of them is ever heard."""
-    reader = await open_each()
-    await part_line(reader, line)
-    writer = await open_each()
-    await fill(writer, 1)
-    await held_by(reader, 1)
+    reader, writer = await apart(open_each, line)
     health = reader.coherence.health
     changes, lost = health.changes, health.lost
     line.black_hole(to="client")
@@ -274,11 +285,7 @@ async def test_a_line_on_which_nothing_comes_silences_memory_at_the_deadline(
     open_each: Open, line: TcpProxy, clock: ManualClock
 ) -> None:
     """No reset, no end: only the heartbeats stay away. The commands go as ever."""
-    reader = await open_each(clock=clock, cache_deadline=DEADLINE_S)
-    await part_line(reader, line)
-    writer = await open_each()
-    await fill(writer, 1)
-    await held_by(reader, 1)
+    reader, writer = await apart(open_each, line, clock=clock, cache_deadline=DEADLINE_S)
     line.black_hole()
     closings = reader.engine.gate.closings
     await fill(writer, 2)
@@ -298,9 +305,7 @@ async def test_a_server_that_is_black_holed_silences_memory_at_the_deadline(
     open_each: Open, line: TcpProxy, clock: ManualClock
 ) -> None:
     reader = await open_each(server=line.url, clock=clock, cache_deadline=DEADLINE_S, cache_timeout=0.2)
-    writer = await open_each()
-    await fill(writer, 1)
-    await held_by(reader, 1)
+    writer = await holding(open_each, reader)
     line.black_hole()
     await fill(writer, 2)
     clock.advance(DEADLINE_S)
@@ -316,11 +321,7 @@ async def test_heartbeats_that_come_late_prove_nothing_for_later(
     open_each: Open, line: TcpProxy, clock: ManualClock
 ) -> None:
     """A heartbeat counts from when it was sent: one that was held back for a deadline gives no time at all."""
-    reader = await open_each(clock=clock, cache_deadline=DEADLINE_S)
-    await part_line(reader, line)
-    writer = await open_each()
-    await fill(writer, 1)
-    await held_by(reader, 1)
+    reader, _ = await apart(open_each, line, clock=clock, cache_deadline=DEADLINE_S)
     line.black_hole(to="client")
     await reader.coherence.beat_once()
     beats = reader.coherence.health.beats
@@ -334,11 +335,7 @@ async def test_a_line_that_swallows_everything_is_given_up_for_another_one(
     open_each: Open, line: TcpProxy, cache_server: ValkeyServer, clock: ManualClock
 ) -> None:
     """Nothing is reset, and it never heals: what stood in between has forgotten the connection. New ones work."""
-    reader = await open_each(clock=clock, cache_deadline=QUIET_S)
-    await part_line(reader, line)
-    writer = await open_each()
-    await fill(writer, 1)
-    await held_by(reader, 1)
+    reader, writer = await apart(open_each, line, clock=clock, cache_deadline=QUIET_S)
     coherence = reader.coherence
     cast("Any", coherence._link)._listening._client.retarget(parse_cache_url(cache_server.url))
     line.black_hole()
@@ -383,8 +380,7 @@ async def test_a_foreign_change_between_an_own_commit_and_its_telling_is_heard(o
         assert await thing.read(own) == 3
         held.open()
         await late
-        for process in (own, other, await open_each()):
-            assert [await thing.read(process) for _ in range(3)] == [3, 3, 3]
+        await all_read(thing, 3, own, other, await open_each())
 
 
 async def test_other_software_that_says_what_changed_is_heard(open_each: Open, cache_server: ValkeyServer) -> None:
@@ -403,8 +399,7 @@ async def test_other_software_that_says_what_changed_is_heard(open_each: Open, c
     # Each of them drops it in the shared cache by itself; until the first has, nothing is told.
     await seen(CONTEXT, own, 3)
     await seen(CONTEXT, other, 3)
-    for process in (own, other, await open_each()):
-        assert [await CONTEXT.read(process) for _ in range(3)] == [3, 3, 3]
+    await all_read(CONTEXT, 3, own, other, await open_each())
 
 
 async def test_what_other_software_says_is_told_once_and_not_by_each_of_all(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from scrubjay import AsyncScrubjay
-from scrubjay.cache.flights import MAX_LOADERS
+from scrubjay.cache.parts import MAX_LOADERS
 from scrubjay.core.errors import Closed, ConfigurationError, LoaderTimeout, NotFound
 from scrubjay.core.keys import Kind
 from scrubjay.handles import User
 from scrubjay.testing.servers import ValkeyServer
+from scrubjay.within import Within
 from tests.cache.test_untold import Deaf
 from tests.coherence.conftest import QUIET_S
 from tests.store.applications import Application, Psycopg, Sqlite
@@ -60,6 +61,23 @@ class World:
             for _ in range(2):
                 assert await jay.user("alice").contexts.latest(TYPE) == value
             await jay._open.aside.drain()
+
+    @asynccontextmanager
+    async def inside(self) -> AsyncIterator[Within]:
+        """Begin a transaction of the application, and join it; how it ends is for the test to say."""
+        await self.application.begin()
+        async with self.jay.within(self.application.connection) as inside:
+            yield inside
+
+    async def ended(self) -> None:
+        """Wait until the end of every transaction is known, and has been told."""
+        await until(lambda: not self.distrusts and not self.watched)
+
+    async def told(self, value: object) -> None:
+        """Read a new value, wait until the other process reads it as well, and a cache answers again."""
+        assert await self.own.contexts.latest(TYPE) == value
+        await until_told(lambda: _is(self.other, value))
+        await self.served()
 
     async def served(self, jay: AsyncScrubjay | None = None) -> None:
         """Read until a cache answers, and fail if that never is."""
@@ -128,8 +146,7 @@ async def world(make: Make) -> World:
 async def test_own_reads_after_the_commit_are_new_whatever_is_told_meanwhile(world: World, meanwhile: str) -> None:
     await world.cached(1)
     engine = world.jay._open
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
         assert await inside.user("alice").contexts.latest(TYPE) == 2
         if meanwhile == "what was untold is told":
@@ -145,9 +162,7 @@ async def test_own_reads_after_the_commit_are_new_whatever_is_told_meanwhile(wor
         assert await world.own.contexts.latest(TYPE) == 2
         await inside.committed()
         assert not world.distrusts
-        assert await world.own.contexts.latest(TYPE) == 2
-    await until_told(lambda: _is(world.other, 2))
-    await world.served()
+        await world.told(2)
     assert not world.watched
 
 
@@ -174,8 +189,7 @@ async def test_a_commit_that_comes_late_is_found(make: Make) -> None:
     world = await make(cache_deadline=0.2)
     await world.cached(1)
     world.count_looks()
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
     # All the quick looks, and some more.
     await until(lambda: world.looks >= 8)
@@ -184,9 +198,7 @@ async def test_a_commit_that_comes_late_is_found(make: Make) -> None:
     await world.application.commit()
     assert await world.own.contexts.latest(TYPE) == 2
     await until(lambda: not world.distrusts)
-    assert await world.own.contexts.latest(TYPE) == 2
-    await until_told(lambda: _is(world.other, 2))
-    await world.served()
+    await world.told(2)
     await until(lambda: not world.watched)
 
 
@@ -200,13 +212,12 @@ async def _is(jay: AsyncScrubjay, value: object) -> bool:
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 async def test_a_write_that_fails_inside_leaves_nothing(world: World, end: str) -> None:
     await world.cached(1)
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         with pytest.raises(NotFound):
             await inside.user("alice").contexts.update(TYPE, "nothing", 2)
         assert world.distrusts, "what it has locked, or done, is not known to all"
     await getattr(world.application, end)()
-    await until(lambda: not world.distrusts and not world.watched)
+    await world.ended()
     assert await world.own.contexts.latest(TYPE) == 1
     await world.served()
 
@@ -214,14 +225,13 @@ async def test_a_write_that_fails_inside_leaves_nothing(world: World, end: str) 
 @pytest.mark.parametrize("said", [True, False])
 async def test_an_invalidation_of_a_user_alone_is_told_and_forgotten(world: World, said: bool) -> None:
     await world.cached(1)
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         assert not await inside.user("alice").invalidate()
     await world.application.commit()
     if said:
         await inside.committed()
         assert not world.distrusts
-    await until(lambda: not world.distrusts and not world.watched)
+    await world.ended()
     loads = world.other.recorder.misses
     assert await world.other.user("alice").contexts.latest(TYPE) == 1
     assert world.other.recorder.misses == loads + 1, "every process reads it anew"
@@ -230,8 +240,7 @@ async def test_an_invalidation_of_a_user_alone_is_told_and_forgotten(world: Worl
 
 async def test_an_invalidation_of_a_type_waits_for_the_commit(world: World) -> None:
     await world.cached(1)
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         where = "contexts" if isinstance(world.application, Sqlite) else "scrubjay.contexts"
         await world.application.execute(f"UPDATE {where} SET content = '2'")
         assert not await inside.user("alice").contexts.invalidate(TYPE)
@@ -248,8 +257,7 @@ async def test_an_invalidation_of_a_type_waits_for_the_commit(world: World) -> N
 async def test_an_invalidation_of_a_type_is_durable(make: Make) -> None:
     world = await make()
     await world.cached(1)
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.invalidate(TYPE)
         await world.application.commit()
         # Before anybody is told the process would have died: the row says it.
@@ -259,13 +267,12 @@ async def test_an_invalidation_of_a_type_is_durable(make: Make) -> None:
 
 async def test_what_was_rolled_back_is_trusted_again(world: World) -> None:
     await world.cached(1)
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
         await inside.user("alice").forget()
     assert world.distrusts
     await world.application.rollback()
-    await until(lambda: not world.distrusts and not world.watched)
+    await world.ended()
     assert await world.own.contexts.latest(TYPE) == 1
     await world.served()
 
@@ -282,14 +289,13 @@ async def test_an_error_inside_the_block_leaves_nothing(world: World) -> None:
     with pytest.raises(ZeroDivisionError):
         await order()
     await world.application.rollback()
-    await until(lambda: not world.distrusts and not world.watched)
+    await world.ended()
     assert await world.own.contexts.latest(TYPE) == 1
 
 
 async def test_what_only_read_holds_nothing(world: World) -> None:
     await world.cached(1)
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         assert await inside.user("alice").contexts.latest(TYPE) == 1
         assert not world.distrusts
     assert not world.watched
@@ -303,15 +309,14 @@ async def test_what_may_have_been_written_is_told_however_it_ends(world: World) 
     async def cancelled() -> None:
         raise asyncio.CancelledError
 
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         with pytest.raises(NotFound):
             await inside.user("alice").contexts.update("preference", "nothing", 2)
         assert inside._inside is not None
         with pytest.raises(asyncio.CancelledError):
             await inside._inside.write("default", Kind.CONTEXT, [key], cancelled(), lambda _: None)
     await world.application.commit()
-    await until(lambda: not world.distrusts and not world.watched)
+    await world.ended()
     loads = world.other.recorder.misses
     assert await world.other.user("alice").contexts.latest(TYPE) == 1
     assert world.other.recorder.misses == loads + 1, "it was dropped"
@@ -323,8 +328,7 @@ async def test_what_cannot_be_told_after_the_commit_is_told_later(world: World) 
     deaf = Deaf(engine.aside.writes._hot)
     engine.aside.writes._hot = deaf  # type: ignore[assignment]
     deaf.deaf = True
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
         await world.application.commit()
         await inside.committed()
@@ -332,9 +336,7 @@ async def test_what_cannot_be_told_after_the_commit_is_told_later(world: World) 
     assert await world.own.contexts.latest(TYPE) == 2
     deaf.deaf = False
     await until(lambda: engine.gate.open and not engine.aside.untold)
-    assert await world.own.contexts.latest(TYPE) == 2
-    await until_told(lambda: _is(world.other, 2))
-    await world.served()
+    await world.told(2)
 
 
 # --- the end of things
@@ -344,8 +346,7 @@ async def test_a_transaction_that_never_ends_keeps_nobody_from_closing(make: Mak
     world = await make(store_timeout=1.0)
     await world.cached(1)
     world.count_looks()
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
     await until(lambda: world.looks >= 2)
     engine = world.jay._open
@@ -373,8 +374,7 @@ async def test_a_block_that_ends_after_everything_is_closed(make: Make) -> None:
 
 
 async def test_after_the_block_nothing_can_be_done_inside(world: World) -> None:
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         user = inside.user("alice")
         await user.contexts.set(TYPE, 1)
     with pytest.raises(ConfigurationError, match="inside its"):
@@ -391,8 +391,7 @@ async def test_after_the_block_nothing_can_be_done_inside(world: World) -> None:
 
 async def test_committed_said_too_early_tells_nobody(world: World) -> None:
     await world.cached(1)
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
     await inside.committed()
     await world.read_by_all(1)
@@ -404,7 +403,7 @@ async def test_a_loader_inside_has_its_deadline_and_waits_for_its_turn(make: Mak
     """It keeps the transaction open; and without a cache only so many run, wherever they are asked from."""
     world = await make(loader_timeout=0.05)
     engine = world.jay._open
-    room = engine.aside.flights._room_of_loaders
+    room = engine.aside.flights.origin._room_of_loaders
     go_on, calls = asyncio.Event(), 0
 
     async def loader() -> int:
@@ -413,8 +412,7 @@ async def test_a_loader_inside_has_its_deadline_and_waits_for_its_turn(make: Mak
         await go_on.wait()
         return calls
 
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         contexts = inside.user("alice").contexts
         contexts.compute("preference", loader)
         with pytest.raises(LoaderTimeout, match=r"'preference' took longer than 0\.05 s"):
@@ -435,8 +433,7 @@ async def test_a_loader_inside_has_its_deadline_and_waits_for_its_turn(make: Mak
 async def test_process_memory_still_drops_what_is_older_than_what_was_seen(world: World) -> None:
     """The memory of the process is what floors belong to, not that of a transaction."""
     await world.cached(1)
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.latest(TYPE)
     aside = world.jay._open.aside
     key = world.jay._services.keys.context(world.own._scope, TYPE).key
@@ -453,8 +450,7 @@ async def test_what_concerns_a_whole_tenant_is_refused_before_anything_is_done(w
     await world.cached(1)
     store = world.jay._open.services.store
     counts, epochs = await store.counts(), await store.epochs()
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         with pytest.raises(ConfigurationError, match="only outside `within`"):
             await getattr(inside.tenant("default"), call)()
         assert not world.distrusts
@@ -471,8 +467,7 @@ async def test_metrics_are_recorded_in_the_transaction(world: World, end: str) -
     await own.record(n=1)
     for metrics in (own, other):
         assert [(await metrics.get())["n"] for _ in range(2)] == [1, 1]
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         metrics = inside.user("alice").session("s").metrics
         async with asyncio.timeout(2):
             await metrics.record(n=2)
@@ -497,8 +492,7 @@ async def test_nothing_is_flushed_inside_a_block(world: World) -> None:
     metrics = world.own.session("s").metrics
     await metrics.record(n=1)
     metrics.note({"n": 2})
-    await world.application.begin()
-    async with world.jay.within(world.application.connection) as inside:
+    async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
         async with asyncio.timeout(2):
             exported = await inside.user("alice").export()

@@ -34,7 +34,7 @@ async def test_counts_are_added_up_and_of_times_the_longest_counts(valkey9: Valk
             engine.services.aside.writes._distrust.untold.add(
                 [engine.services.keys.context(jay.user(f"u{n}")._scope, "profile") for n in range(number)]
             )
-            await engine.publish()
+            await engine.status.publish()
         cache = (await one.stats())["cache"]
         assert cache["coherence"]["beat_us"] == 1_000_000
         assert cache["coherence"]["beats"] == 3

@@ -61,10 +61,16 @@ def test_a_process_ends_while_they_hang() -> None:
 import asyncio, threading
 from scrubjay.memory.threads import Threads
 
+def hang():
+    begun.set()
+    threading.Event().wait()
+
 async def main():
-    task = asyncio.create_task(Threads(1).run(threading.Event().wait))
-    await asyncio.sleep(0.05)
+    task = asyncio.create_task(Threads(1).run(hang))
+    await asyncio.to_thread(begun.wait)
     task.cancel()
+
+begun = threading.Event()
 
 asyncio.run(main())
 """

@@ -344,7 +344,7 @@ async def test_one_load_for_all_readers(cache_server: ValkeyServer, prefix: str)
         store.before_return.clear()
         readers = [asyncio.create_task(each.get_by_user("alice", "profile")) for each in stores for _ in range(50)]
         await store.loaded.wait()
-        await asyncio.sleep(0.05)
+        await until(lambda: sum(cache._engine.aside.flights.joined for cache in caches) == 4 * 49)
         store.before_return.set()
         assert all(found == [{"content": 1}] for found in await asyncio.gather(*readers))
     assert store.reads == 1

@@ -27,6 +27,7 @@ from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import PostgresServer
 from scrubjay.testing.store import ALICE, TENANT, everything_of, fill_user, new_message, put, say, texts_of
+from tests.store import recovered, sleeping
 
 _INSERT = Statement("INSERT INTO memories VALUES ('acme', 'alice', 'fact', :id, '1', 1)")
 _COUNT = Statement("SELECT count(*) FROM memories")
@@ -198,18 +199,6 @@ async def test_a_server_that_hangs(postgres: PostgresServer) -> None:
         await store.close()
 
 
-async def recovered(store: SqlStore, within: float = 30.0) -> None:
-    """Wait until the store answers again."""
-    async with asyncio.timeout(within):
-        while True:
-            try:
-                await store.ping()
-            except StoreUnavailable:
-                await asyncio.sleep(0.02)
-            else:
-                return
-
-
 async def test_a_file_that_is_locked(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/x.db?synchronous=off"
     store = await opened(url, timeout_s=0.3)
@@ -242,7 +231,7 @@ async def test_a_server_that_is_killed_and_comes_back(own_postgres: PostgresServ
     store = await opened(url, timeout_s=1.0)
     await asyncio.gather(*(say(store, f"{n}") for n in range(8)))
     busy = asyncio.create_task(store._driver.run(lambda: one(Statement("SELECT pg_sleep(30)")), Access(ALICE)))
-    await asyncio.sleep(0.05)
+    await sleeping(url)
     await asyncio.to_thread(own_postgres.kill)
     with pytest.raises(StoreUnavailable):
         await busy

@@ -24,6 +24,7 @@ from scrubjay.store.sqlstore import SqlStore
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer
 from scrubjay.testing.store import ALICE, BOB, STRANGER, TENANT, fill_user, put, say, texts_of
+from tests.store import sleeping
 from tests.store.applications import POSTGRES, SQLITE, Aiosqlite, Application, Asyncpg, Psycopg, Sqlite
 from tests.waiting import until_told
 
@@ -373,7 +374,7 @@ async def test_settings_are_as_they_were_after_a_cancellation(world: World) -> N
         await asyncio.gather(task, return_exceptions=True)
         assert await world.application.execute(_WHERE) == before, turns
     task = asyncio.create_task(store._driver.run(lambda: asking(_SLEEP), Access(ALICE)))
-    await asyncio.sleep(0.3)
+    await sleeping(world.application.url)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -26,6 +26,7 @@ from scrubjay.store.sqlstore import SqlStore
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer
 from scrubjay.testing.store import ALICE, BOB, TENANT, fill_user, put, say, texts_of
+from tests.store import recovered
 
 
 @pytest.fixture(scope="module")
@@ -167,17 +168,6 @@ class stopped:
     def __exit__(self, *exc_info: object) -> None:
         for pid in reversed(self._pids):
             os.kill(pid, signal.SIGCONT)
-
-
-async def recovered(store: SqlStore) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await store.ping()
-            except StoreUnavailable:
-                await asyncio.sleep(0.02)
-            else:
-                return
 
 
 # --- prepared statements

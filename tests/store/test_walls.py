@@ -21,6 +21,7 @@ from scrubjay.store.tables import WALLS, metadata
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer
 from scrubjay.testing.store import ALICE, BOB, STRANGER, TENANT, fill_user, put
+from tests.store import sleeping
 
 TABLES = [wall.table.name for wall in WALLS]
 USER_TABLES = [wall.table.name for wall in WALLS if wall.by_user]
@@ -280,7 +281,7 @@ async def test_settings_end_with_the_transaction(driver: PostgresDriver) -> None
     assert await raw(driver) == CLEAN, "after an error of our own"
     for last in (True, False):
         task = asyncio.create_task(driver.run(lambda last=last: asking(_SLEEP, last=last), Access(ALICE)))
-        await sleeping(driver)
+        await sleeping(driver._pool.conninfo)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -289,20 +290,6 @@ async def test_settings_end_with_the_transaction(driver: PostgresDriver) -> None
     assert rows == [(2,)]
     rows = await driver.run(lambda: asking(_COUNT, last=True), Access(None, read_only=True))
     assert rows == [(0,)], "nothing is carried over to a transaction without a scope"
-
-
-async def sleeping(driver: PostgresDriver) -> None:
-    """Wait until the server runs `pg_sleep`."""
-    async with await psycopg.AsyncConnection.connect(driver._pool.conninfo, autocommit=True) as other:
-        for _ in range(1_000):
-            cursor = await other.execute(
-                "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%%pg_sleep(30)%%' AND state = 'active'"
-                " AND pid <> pg_backend_pid() AND datname = current_database()"
-            )
-            if await cursor.fetchone():
-                return
-            await asyncio.sleep(0.005)
-    raise AssertionError("nothing sleeps")
 
 
 async def test_a_read_cannot_write(driver: PostgresDriver) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from tests.waiting import wait_until
 
 import scrubjay
 from scrubjay.core.errors import Closed, ConfigurationError, MissingDependency, Unavailable
@@ -46,15 +46,6 @@ def alive(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 15) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
 
 
 def client(server: ValkeyServer, **options: object) -> redis.Redis:
@@ -144,7 +135,7 @@ def test_a_killed_postgres_leaves_no_backend(postgres: PostgresServer) -> None:
     with PostgresServer() as server, psycopg.connect(server.url()) as connection:
         backend = connection.info.backend_pid
         server.kill()
-        assert eventually(lambda: not alive(backend))
+        wait_until(lambda: not alive(backend), "the backend ends")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -329,8 +320,8 @@ def test_a_killed_parent_leaves_neither_servers_nor_data() -> None:
         assert all(alive(int(pid)) for pid, _ in rows)
         process.kill()
     for pid, path in rows:
-        assert eventually(lambda pid=pid: not alive(int(pid))), f"{pid} is still there"
-        assert eventually(lambda path=path: not Path(path).exists()), f"{path} is still there"
+        wait_until(lambda pid=pid: not alive(int(pid)), f"{pid} is gone")
+        wait_until(lambda path=path: not Path(path).exists(), f"{path} is gone")
 
 
 @needs_root

@@ -13,11 +13,13 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from tests.waiting import wait_until
 
 from scrubjay.core.errors import CacheUnavailable, Closed, ConfigurationError, MissingDependency
 from scrubjay.valkey import embedded
@@ -32,6 +34,7 @@ NOBODY = 65534
 USER = """
 import json, os, signal, sys
 from pathlib import Path
+from scrubjay import ScrubjayError
 from scrubjay.valkey.embedded import EmbeddedValkey
 options = json.loads(sys.argv[2])
 if uid := options.pop("uid", None):
@@ -51,7 +54,7 @@ for word in map(str.strip, sys.stdin):
                 signal.pause()
         elif word == "exit":
             break
-    except Exception as error:
+    except ScrubjayError as error:
         answer = f"{type(error).__name__}: {error}"
     print(answer, flush=True)
 """
@@ -140,10 +143,7 @@ def alive(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
-        time.sleep(0.005)
+    wait_until(condition, what, patience_s=seconds)
 
 
 def ask(socket: str | Path, *command: str) -> Any:
@@ -342,22 +342,14 @@ def test_concurrent_starts_make_one_server(user: Callable[..., User], tmp_path: 
 
 
 def test_threads_that_come_and_go_always_find_a_server(tmp_path: Path) -> None:
-    failures: list[BaseException] = []
-
     def come_and_go() -> None:
-        try:
-            for _ in range(15):
-                with EmbeddedValkey(tmp_path) as server:
-                    assert ask(server.socket_path, "PING") is True
-        except BaseException as failure:  # noqa: BLE001  raised in the test's own thread
-            failures.append(failure)
+        for _ in range(15):
+            with EmbeddedValkey(tmp_path) as server:
+                assert ask(server.socket_path, "PING") is True
 
-    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(come_and_go) for _ in range(4)]:
+            done.result()
     assert files(tmp_path) == REST
 
 

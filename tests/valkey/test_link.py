@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 import redis
 from tests.coherence import heard
+from tests.waiting import until_told
 
 from scrubjay import AsyncScrubjay
 from scrubjay.core import notices
@@ -450,8 +451,11 @@ async def test_an_expired_entry(process: Process, other: Process, keys: KeySpace
     await put(other, key)
     await process.news()
     await other.raw("PEXPIRE", key.key, 1)
-    await asyncio.sleep(0.01)
-    assert await other.raw("EXISTS", key.key) == 0
+
+    async def expired() -> bool:
+        return await other.raw("EXISTS", key.key) == 0
+
+    await until_told(expired)
     changes = set(await process.news())
     assert changes == ({("change", key.key, 0)} if link is TrackingLink else set())
 
@@ -513,8 +517,10 @@ async def test_a_line_into_a_black_hole_brings_no_heartbeats(
         beats = start(server.url, "p1")
         proxy.black_hole(to="client")
         await other.tier.rotate(keys.generation(ALICE))
+        await beats.listen()
         await beats.link.beat(7)
-        await asyncio.sleep(0.1)
+        # What one of the two hears was sent to both.
+        await beats.ears.until("beat", 7)
         assert process.ears.heard == []
         assert process.listening is not None
         assert not process.listening.done()

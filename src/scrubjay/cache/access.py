@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from scrubjay.cache.l1 import L1, Entry
 from scrubjay.cache.source import Source
@@ -11,6 +11,8 @@ from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.ports import Mutation, Written
 
 T = TypeVar("T")
+Plan: TypeAlias = Callable[[T], tuple[Written, Sequence[Mutation]] | None]
+"""From a commit's result: the write, and how it changes what is cached; None if nothing was written."""
 
 
 class CacheAccess(Protocol):
@@ -45,12 +47,7 @@ class CacheAccess(Protocol):
         ...
 
     def write(
-        self,
-        tenant: str,
-        kind: Kind,
-        keys: Sequence[HotKey],
-        commit: Awaitable[T],
-        plan: Callable[[T], tuple[Written, Sequence[Mutation]] | None],
+        self, tenant: str, kind: Kind, keys: Sequence[HotKey], commit: Awaitable[T], plan: Plan[T]
     ) -> Coroutine[Any, Any, T]:
         """Commit a write, tell the caches, and note its outbox row as done if the shared cache took it.
 
@@ -59,7 +56,7 @@ class CacheAccess(Protocol):
             kind: What is written.
             keys: What is dropped where it is not known whether the store committed.
             commit: The write in the store.
-            plan: From the commit's result: the write, and how it changes what is cached; None if nothing was written.
+            plan: What was written, and how that changes what is cached.
 
         Returns:
             The commit's result.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from scrubjay.cache.decoded import MAX_BYTES, SHARE, Decoded
 from scrubjay.cache.distrust import Distrust, Hold
-from scrubjay.cache.flights import Parts
 from scrubjay.cache.l1 import L1
 from scrubjay.cache.local import Local
+from scrubjay.cache.parts import Parts
 from scrubjay.cache.reads import SOFT_DEADLINE_S, Reads
 from scrubjay.cache.watch import Watch
 from scrubjay.cache.writes import Writes

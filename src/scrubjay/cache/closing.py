@@ -38,8 +38,13 @@ async def ended(tasks: Iterable[asyncio.Future[Any]], patience_s: float = PATIEN
             task.cancel()
         done, left = await asyncio.wait(left, timeout=AGAIN_S)
         for task in done:
-            if not task.cancelled():
-                task.exception()
+            seen(task)
     if left:
         log.error("something does not let itself be cancelled, and is left alone: %s", sorted(map(repr, left)))
     return not left
+
+
+def seen(future: asyncio.Future[Any]) -> None:
+    """Take the error of what has ended, if there is one: where those who waited have gone, nobody else asks for it."""
+    if not future.cancelled():
+        future.exception()

@@ -8,6 +8,10 @@ MAX_PENDING = 10_000
 BATCH = 500
 
 
+async def _nowhere(rows: Sequence[tuple[str, str]]) -> None:
+    """Mark nothing."""
+
+
 class OutboxConfirmer:
     """Collects outbox rows whose caches have been told, until they are marked in the store.
 
@@ -15,10 +19,10 @@ class OutboxConfirmer:
     full, and a crash loses nothing.
 
     Args:
-        mark: Marks rows `(tenant, id)` as done in the store.
+        mark: Marks rows `(tenant, id)` as done in the store; nothing is marked by who tells nobody, or has no store.
     """
 
-    def __init__(self, mark: Callable[[Sequence[tuple[str, str]]], Awaitable[None]]) -> None:
+    def __init__(self, mark: Callable[[Sequence[tuple[str, str]]], Awaitable[None]] = _nowhere) -> None:
         self._mark = mark
         self._pending: list[tuple[str, str]] = []
 

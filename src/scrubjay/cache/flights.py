@@ -2,7 +2,7 @@
 
 A reader that misses joins the load that is under way here, or leads one. A leader asks the shared cache for the
 lease; where another process holds it, the leader waits to be woken, and looks again by itself now and then: the holder
-may have died. With the lease it loads from the store and fills; without a cache it only loads.
+may have died. With the lease it loads and fills; without a cache it only loads.
 
 A load serves whoever came while it was valid. A change that is heard of detaches it: those who have joined get its
 value (they began before the change was known here), those who come later lead another one.
@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from scrubjay.cache.floors import Floors
-from scrubjay.cache.gate import Gate
-from scrubjay.cache.room import Room
+from scrubjay.cache.closing import seen
+from scrubjay.cache.origin import Origin
+from scrubjay.cache.parts import Parts
 from scrubjay.cache.source import Source, kept
-from scrubjay.core.clock import Clock
-from scrubjay.core.errors import Closed, LoaderTimeout, StoreUnavailable, Unavailable
-from scrubjay.core.lives import Lives
+from scrubjay.core.errors import Closed
 from scrubjay.core.policy import MINUTE, SECOND
-from scrubjay.core.ports import Fill, Hit, HotTier, Load, Loaded, Miss, MissReason, Shape, Store
+from scrubjay.core.ports import Fill, Hit, Loaded, Miss, MissReason, Shape
 
 NOTHING_MS = 30 * MINUTE
 """How long it is cached that there is nothing, where what there is has no time to live, in milliseconds."""
@@ -34,12 +30,6 @@ JITTER = 0.03
 FIRST_LOOK_S = 0.02
 LAST_LOOK_S = 0.1
 """How long those who wait for another process's load wait before they look by themselves."""
-MAX_LOADERS = 32
-"""How many loaders may run at once while the shared cache cannot be asked.
-
-What they ask is not known here: a service, or a database by a pool of the application's. So many connections most of
-these bear from one process; without a cache, every read of every process comes to them.
-"""
 GRACE_S = 1.0
 """How long loads that are cancelled may take to end, in seconds."""
 YOUNG_S = 0.25
@@ -63,39 +53,6 @@ class Flight:
         self.future: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What loads work with.
-
-    Attributes:
-        store: The system of record.
-        hot: The shared cache.
-        gate: Whether that may be asked.
-        floors: The least versions that may be read from it.
-        clock: The time.
-        lives: The epochs of tenants.
-        lease_s: How long another process may take to load, in seconds.
-        fallback: How many loads of the store may run at once while the shared cache cannot be asked.
-        chance: Random numbers from 0 to 1.
-        timeout_s: How long such a load may take, its wait for a turn included, in seconds. A loader has a deadline of
-            its own, and this, or its deadline if that is longer, to wait for its turn.
-        loaders: How many loaders may run at once while the shared cache cannot be asked; apart from the loads of the
-            store, so that what hangs elsewhere takes no turn from them.
-    """
-
-    store: Store
-    hot: HotTier
-    gate: Gate
-    floors: Floors
-    lives: Lives
-    clock: Clock
-    lease_s: float
-    fallback: asyncio.Semaphore
-    chance: Callable[[], float] = random.random
-    timeout_s: float = 5.0
-    loaders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_LOADERS))
-
-
 class Flights:
     """The loads under way in this process.
 
@@ -103,14 +60,16 @@ class Flights:
         parts: What they work with.
         heard: Whether changes by other processes are heard of now.
         asks: Whether the shared cache may be asked for something now.
+
+    Attributes:
+        origin: Where they load from.
     """
 
     def __init__(self, parts: Parts, heard: Callable[[], bool], asks: Callable[[Source[Any]], bool]) -> None:
+        self.origin = Origin(parts)
         self._parts = parts
         self._heard = heard
         self._asks = asks
-        self._room = Room(parts.fallback)
-        self._room_of_loaders = Room(parts.loaders, what="loaders wait for their turn", error=Unavailable)
         self._flights: dict[str, Flight] = {}
         self._refreshing: set[str] = set()
         self._refreshes: set[asyncio.Task[None]] = set()
@@ -185,7 +144,7 @@ class Flights:
         task = self._spawn(self._refresh(flight), "scrubjay-refresh")
         self._refreshes.add(task)
         task.add_done_callback(self._refreshes.discard)
-        flight.future.add_done_callback(_seen)
+        flight.future.add_done_callback(seen)
         return flight
 
     @property
@@ -342,13 +301,13 @@ class Flights:
             del self._waiters[lease_key]
 
     async def _load(self, flights: Sequence[tuple[Flight, Miss]]) -> None:
-        """Load from the store, serve those who wait, and fill what there is a lease for."""
+        """Load, serve those who wait, and fill what there is a lease for."""
         if not flights:
             return
         parts = self._parts
         since, began = parts.floors.moment(), parts.clock.monotonic()
         try:
-            found = await self._fetched([flight.source for flight, _ in flights])
+            found = await self.origin.loaded([flight.source for flight, _ in flights])
         except BaseException:
             await self._give_back(flights)
             raise
@@ -366,66 +325,6 @@ class Flights:
         if fills:
             await parts.hot.fill(fills)
         await self._give_back(unfilled)
-
-    async def _fetched(self, sources: Sequence[Source[Any]]) -> list[Loaded]:
-        """Return what the store has of some things, or what the loader of one gives."""
-        if sources[0].loader is None:
-            return await self._stored([source.store_load() for source in sources])
-        assert len(sources) == 1, "a loader has a flight of its own"
-        return [await self.made(sources[0])]
-
-    async def _stored(self, loads: Sequence[Load]) -> list[Loaded]:
-        parts = self._parts
-        if parts.gate.open:
-            return await parts.store.load(loads)
-        # Everybody comes to the store now: it must have room for writes, too.
-        try:
-            async with asyncio.timeout(parts.timeout_s), self._room:
-                return await parts.store.load(loads)
-        except TimeoutError as error:
-            raise StoreUnavailable(
-                f"the store did not answer within {parts.timeout_s:g} s, the wait for other loads included"
-            ) from error
-
-    async def made(self, source: Source[Any]) -> Loaded:
-        """Return what a source's loader gives, within its deadline.
-
-        Raises:
-            LoaderTimeout: It took longer.
-            Unavailable: It was cancelled; or its turn did not come.
-        """
-        assert source.loader is not None, "it is the store that has it"
-        name = f"the loader of {source.load.name!r:.80}"
-        room = None if self._parts.gate.open else self._room_of_loaders
-        if room is not None:
-            await self._turn(room, name, source.deadline_s)
-        # In a task of its own, so that it is waited for no longer, also where it does not let itself be cancelled.
-        task = asyncio.create_task(_called(source.loader), name="scrubjay-loader")
-        task.add_done_callback(_seen)
-        if room is not None:
-            # Not before it has ended: one that goes on past its deadline takes up what the places are there to spare.
-            task.add_done_callback(lambda _: room.leave())
-        try:
-            await asyncio.wait([task], timeout=source.deadline_s or None)
-        finally:
-            if not task.done():
-                task.cancel()
-        if not task.done():
-            raise LoaderTimeout(f"{name} took longer than {source.deadline_s:g} s")
-        if task.cancelled():
-            raise Unavailable(f"{name} was cancelled")
-        return task.result()
-
-    async def _turn(self, room: Room, name: str, deadline_s: float) -> None:
-        """Wait for a loader's place; as long as those before it may take, or else they would never make room for it."""
-        patience_s = max(deadline_s, self._parts.timeout_s)
-        try:
-            async with asyncio.timeout(patience_s):
-                await room.enter()
-        except TimeoutError as error:
-            raise Unavailable(
-                f"{name} was not begun: the cache cannot be asked, and its turn did not come within {patience_s:g} s"
-            ) from error
 
     async def _give_back(self, flights: Sequence[tuple[Flight, Miss]]) -> None:
         for flight, miss in flights:
@@ -476,13 +375,3 @@ class Flights:
 _ALONE = frozenset({MissReason.UNAVAILABLE, MissReason.NOT_CACHED})
 """Misses for which nobody else loads."""
 _NO_LEASE = Miss(MissReason.NOT_CACHED)
-
-
-async def _called(loader: Callable[[], Awaitable[Loaded]]) -> Loaded:
-    return await loader()
-
-
-def _seen(future: asyncio.Future[Loaded]) -> None:
-    """Take the error, if there is one: nobody else may ask for it."""
-    if not future.cancelled():
-        future.exception()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
+from scrubjay.cache.access import Plan
 from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.l1 import L1, Entry
 from scrubjay.cache.source import Source
 from scrubjay.core.errors import ConfigurationError, StoreUnavailable
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.outcome import Outcome, Tier
-from scrubjay.core.ports import Mutation, Store, Written
+from scrubjay.core.ports import Store
 
 T = TypeVar("T")
 
@@ -75,21 +76,14 @@ class Inside:
             # While a loader runs, the transaction keeps its locks: its deadline counts here above all.
             (await self._store.load([source.store_load()]))[0]
             if source.loader is None
-            else await self._outer.flights.made(source)
+            else await self._outer.flights.origin.made(source)
             for source in sources
         ]
         return [source.decode(loaded) for source, loaded in zip(sources, found, strict=True)]
 
     # --- writing
 
-    async def write(
-        self,
-        tenant: str,
-        kind: Kind,
-        keys: Sequence[HotKey],
-        commit: Awaitable[T],
-        plan: Callable[[T], tuple[Written, Sequence[Mutation]] | None],
-    ) -> T:
+    async def write(self, tenant: str, kind: Kind, keys: Sequence[HotKey], commit: Awaitable[T], plan: Plan[T]) -> T:
         """Write, and hold what was touched."""
         clock = self._outer.parts.clock
         started = clock.monotonic()

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from scrubjay.cache.decoded import Decoded
 from scrubjay.cache.distrust import Distrust
-from scrubjay.cache.flights import Flights, Parts
+from scrubjay.cache.flights import Flights
 from scrubjay.cache.l1 import L1, Entry, Ticket
+from scrubjay.cache.parts import Parts
 from scrubjay.cache.source import Source
 from scrubjay.cache.watch import Watch
 from scrubjay.core.codec import Corrupt

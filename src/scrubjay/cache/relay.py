@@ -13,7 +13,7 @@ from scrubjay.core.clock import Clock
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.core.keys import HotKey, KeySpace, Kind
 from scrubjay.core.lives import Lives
-from scrubjay.core.policy import SECOND
+from scrubjay.core.policy import MINUTE, SECOND
 from scrubjay.core.ports import HotTier, OutboxRow, Store
 from scrubjay.core.scope import Scope
 
@@ -32,6 +32,12 @@ UNKNOWING_S = 240.0
 """A process whose looks have failed for so long takes what it has not seen for settled, and is told all since the mark.
 Processes without a cache settle rows after ten minutes, and it takes two looks to find one: so less than half of that.
 """
+LOOKS_PER_DEADLINE = 4
+"""How often is looked: a row is forgotten that is open, no longer young, in two looks."""
+FORGOTTEN_MS = 10 * MINUTE
+"""After how long a process without a cache takes it that no process has one: their relays are done within a second."""
+SETTLE_EVERY_S = 60.0
+"""How often such a process looks for old rows."""
 _Id = tuple[str, str]
 
 

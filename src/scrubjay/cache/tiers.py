@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from scrubjay.cache.aside import CacheAside, Watch
 from scrubjay.cache.coherence import Coherence
-from scrubjay.cache.flights import Parts
 from scrubjay.cache.gate import Gate
 from scrubjay.cache.l1 import L1
+from scrubjay.cache.parts import Parts
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.ports import Link
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
-from scrubjay.cache.closing import ended
+from scrubjay.cache.access import Plan
+from scrubjay.cache.closing import ended, seen
 from scrubjay.cache.distrust import Distrust
-from scrubjay.cache.flights import Parts
 from scrubjay.cache.local import Local
+from scrubjay.cache.parts import Parts
 from scrubjay.cache.watch import Watch
 from scrubjay.core.errors import StoreUnavailable
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.outcome import Outcome, Tier
-from scrubjay.core.ports import Loaded, Mutation, Op, Written
+from scrubjay.core.ports import Loaded, Mutation, Op
 
 T = TypeVar("T")
 
@@ -47,14 +48,7 @@ class Writes:
         self._lives = parts.lives
         self._clock = parts.clock
 
-    async def write(
-        self,
-        tenant: str,
-        kind: Kind,
-        keys: Sequence[HotKey],
-        commit: Awaitable[T],
-        plan: Callable[[T], tuple[Written, Sequence[Mutation]] | None],
-    ) -> T:
+    async def write(self, tenant: str, kind: Kind, keys: Sequence[HotKey], commit: Awaitable[T], plan: Plan[T]) -> T:
         """Commit a write and tell the caches; see `CacheAccess.write`.
 
         Once begun it goes on to its end, also when the caller is cancelled: a write that was committed and not told of
@@ -152,18 +146,9 @@ class Writes:
 
     def _ended(self, task: asyncio.Future[Any]) -> None:
         self.under_way.discard(task)
-        # Where the caller was cancelled, nobody else asks for the error.
-        if not task.cancelled():
-            task.exception()
+        seen(task)
 
-    async def _write(
-        self,
-        tenant: str,
-        kind: Kind,
-        keys: Sequence[HotKey],
-        commit: Awaitable[T],
-        plan: Callable[[T], tuple[Written, Sequence[Mutation]] | None],
-    ) -> T:
+    async def _write(self, tenant: str, kind: Kind, keys: Sequence[HotKey], commit: Awaitable[T], plan: Plan[T]) -> T:
         started = self._clock.monotonic()
         try:
             result = await commit

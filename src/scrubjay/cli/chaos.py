@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from scrubjay.cli.directory import working_directory
 from scrubjay.cli.options import json_option
 from scrubjay.cli.report import number, percent, plain_table
 from scrubjay.cli.shell import Failure, open_console, print_json, run
@@ -96,7 +95,8 @@ def chaos(
         # A shorter one tells sooner.
         deadline_s=DEADLINE_S if without is None else DEADLINE_S / 2,
     )
-    with _directory(keep) as directory, _progress(plan, show=sys.stderr.isatty() and not as_json) as tell:
+    shown = sys.stderr.isatty() and not as_json
+    with working_directory("chaos", keep, say=True) as directory, _progress(plan, show=shown) as tell:
         outcome = run(lambda: conduct(plan, directory, tell))
     if as_json:
         print_json(outcome.to_dict())
@@ -104,20 +104,6 @@ def chaos(
         show_outcome(outcome, open_console())
     if not outcome.ok:
         raise Failure(_what_is_wrong(outcome), "chaos", 1)
-
-
-@contextmanager
-def _directory(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="scrubjay-chaos-", dir=keep))
-    try:
-        yield directory
-    finally:
-        if keep is None:
-            shutil.rmtree(directory, ignore_errors=True)
-        else:
-            click.echo(f"kept {directory}", err=True)
 
 
 @contextmanager

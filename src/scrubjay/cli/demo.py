@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from scrubjay.assembly import Window, validate_window
 from scrubjay.cli import demo_story as story
 from scrubjay.cli.demo_play import DemoClock, Played, Player, alices_window, as_result, words_in
 from scrubjay.cli.demo_view import show_demo
+from scrubjay.cli.directory import working_directory
 from scrubjay.cli.options import json_option
 from scrubjay.cli.report import found_by, found_text
 from scrubjay.cli.shell import Failure, open_console, print_json, run
@@ -61,7 +60,7 @@ def demo(keep: Path | None, as_json: bool) -> None:
       scrubjay demo
       scrubjay demo --json | jq .checks
     """
-    with _directory(keep) as directory:
+    with working_directory("demo", keep) as directory:
         report, window = run(lambda: _demo(directory))
     if as_json:
         print_json(report)
@@ -72,19 +71,6 @@ def demo(keep: Path | None, as_json: bool) -> None:
     failed = [check["name"] for check in report["checks"] if not check["ok"]]
     if failed:
         raise Failure(f"not as claimed: {'; '.join(failed)}", "check_failed", 1)
-
-
-@contextmanager
-def _directory(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-    # A directory of its own in any case: what an earlier run left would change the story.
-    directory = Path(tempfile.mkdtemp(prefix="scrubjay-demo-", dir=keep))
-    try:
-        yield directory
-    finally:
-        if keep is None:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _demo(directory: Path) -> tuple[dict[str, Any], Window]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, TypeVar, cast
 
+from scrubjay.cache.closing import ended
 from scrubjay.cache.confirm import OutboxConfirmer
-from scrubjay.cache.flights import Parts
 from scrubjay.cache.floors import Floors
 from scrubjay.cache.gate import Gate
+from scrubjay.cache.parts import Parts
+from scrubjay.cache.relay import LOOKS_PER_DEADLINE, SETTLE_EVERY_S
 from scrubjay.cache.repeat import repeat
 from scrubjay.cache.tiers import Wiring, assembled
 from scrubjay.cache.watch import Watch
@@ -39,9 +41,6 @@ _FALLBACK_LOADS = 32
 """How many loads of a foreign store may run at once while the server cannot be asked."""
 _RENEW_S = 60.0
 """How often the mark beside the data is written again."""
-_SETTLE_S = 60.0
-"""How often a process without a cache looks for old rows in the outbox."""
-_LOOKS_PER_DEADLINE = 4
 _CLOSE_S = 2.0
 """How long closing waits for what is under way, in seconds."""
 
@@ -104,7 +103,7 @@ class Engine:
         parts = Parts(
             store, self.hot, self.gate, Floors(), lives, setting.clock, _LEASE_MS / SECOND, places, loaders=places
         )
-        watch = Watch(OutboxConfirmer(_no_rows), counters, _NoRecorder())
+        watch = Watch(OutboxConfirmer(), counters, _NoRecorder())
         tiers = assembled(parts, watch, Wiring(link, _nothing, self.keys, setting.deadline, setting.local_memory))
         self.aside, self._coherence = tiers.aside, tiers.coherence
         if self.client is not None:
@@ -142,9 +141,9 @@ class Engine:
                 self._spawn("beat", self._coherence.beat())
         if self.outbox is not None:
             if self.client is None:
-                self._repeat("outbox", _SETTLE_S, self.outbox.settle)
+                self._repeat("outbox", SETTLE_EVERY_S, self.outbox.settle)
             else:
-                self._repeat("outbox", self.setting.deadline / _LOOKS_PER_DEADLINE, self._look)
+                self._repeat("outbox", self.setting.deadline / LOOKS_PER_DEADLINE, self._look)
 
     async def open(self) -> None:
         """Open the outbox if there is one, and find out whether the server can be used.
@@ -195,25 +194,26 @@ class Engine:
             # Never used, or its loop has ended, and everything with it.
             return
         until = loop.time() + _CLOSE_S
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                if self._changes:
-                    await asyncio.wait(set(self._changes))
-                await self.aside.writes.drain()
-        await self.aside.flights.drain(max(0.0, until - loop.time()))
-        tasks = [*self._tasks, *self._changes, *self._watchers]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._coherence is not None:
-            await self._coherence.end()
-        await self.gate.end()
-        if self._contact is not None:
-            self._contact.cancel()
-            await asyncio.gather(self._contact, return_exceptions=True)
-        if self.outbox is not None:
-            await self.outbox.close()
-        await self.hot.close()
+        async with AsyncExitStack() as stack:
+            # In the reverse order, each whatever becomes of the others, and of this task.
+            stack.push_async_callback(self.hot.close)
+            if self.outbox is not None:
+                stack.push_async_callback(self.outbox.close)
+            # What was begun by what has ended by then.
+            stack.push_async_callback(self.aside.writes.drain, self.setting.timeout)
+            if self._coherence is not None:
+                stack.push_async_callback(self._coherence.end)
+            # Before the line's tasks end: a gate that opened behind them would start others.
+            stack.push_async_callback(self.gate.end)
+            stack.push_async_callback(self._end_tasks)
+            if self._changes:
+                await asyncio.wait(set(self._changes), timeout=_CLOSE_S)
+            await self.aside.writes.drain(max(0.0, until - loop.time()))
+            await self.aside.flights.drain(max(0.0, until - loop.time()))
+
+    async def _end_tasks(self) -> None:
+        contact = [] if self._contact is None else [self._contact]
+        await ended([*self._tasks, *self._changes, *self._watchers, *contact])
 
     # --- in the background
 
@@ -267,7 +267,3 @@ class _NoRecorder:
 
 async def _nothing() -> None:
     """There are no epochs to learn."""
-
-
-async def _no_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """What is told here stands in no outbox of a store's."""

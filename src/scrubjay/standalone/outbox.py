@@ -15,20 +15,18 @@ import asyncio
 from collections.abc import Sequence
 
 from scrubjay.cache.aside import CacheAside
+from scrubjay.cache.closing import ended, seen
 from scrubjay.cache.mark import Mark
+from scrubjay.cache.relay import BATCH, FORGOTTEN_MS
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import CacheUnavailable
 from scrubjay.core.keys import HotKey, KeySpace, Kind
-from scrubjay.core.policy import MINUTE, Policies
+from scrubjay.core.policy import Policies
 from scrubjay.core.ports import HotTier, OutboxRow
 from scrubjay.core.scope import Scope
 from scrubjay.store.open import open_store
 from scrubjay.store.sqlstore import SqlStore
 
-BATCH = 500
-"""How many rows are read at once."""
-FORGOTTEN_MS = 10 * MINUTE
-"""After how long a process without a cache takes it that no process has one."""
 _ROUNDS = 3
 """How often one look goes on where there was something new."""
 _TIMEOUT_S = 5.0
@@ -85,10 +83,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Stop looking, and release all connections."""
-        for task in (self._next, self._look):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await ended([task for task in (self._next, self._look) if task is not None])
         async with self._opening:
             if self._store is not None:
                 await self._store.close()
@@ -112,7 +107,7 @@ class Outbox:
         """
         if self._next is None:
             self._next = asyncio.create_task(self._looking(self._look), name="scrubjay-outbox")
-            self._next.add_done_callback(_seen)
+            self._next.add_done_callback(seen)
         await asyncio.shield(self._next)
 
     async def begin(self) -> bool:
@@ -204,9 +199,3 @@ class Outbox:
         """Return the type that a row is about, empty for all of a user; None if the row is of another cache."""
         prefix, separator, type_ = row.name.partition(_SEPARATOR)
         return type_ if row.kind == Kind.CONTEXT and separator and prefix == self._keys.prefix else None
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    # Where every caller has gone away, nobody else asks for the error.
-    if not task.cancelled():
-        task.exception()

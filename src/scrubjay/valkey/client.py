@@ -77,7 +77,6 @@ class ValkeyClient:
     def retarget(self, url: CacheUrl) -> None:
         """Use another server from the next connection on; the one to the old server drops out when that is gone."""
         self.dialler = Dialler(url)
-        """Makes connections to the server."""
 
     async def check(self, deadline: float = CONNECT_DEADLINE_S) -> None:
         """Raise unless the server answers and accepts the credentials.
@@ -161,7 +160,8 @@ class ValkeyClient:
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+            # Not for ever: what it awaits may swallow that. Then it has its own deadline, and is of no more use after.
+            await asyncio.wait([self._connecting], timeout=CONNECT_DEADLINE_S)
         wire = self.wire
         if wire is not None and wire.lost is None:
             if wire.under_way:
@@ -236,6 +236,10 @@ class ValkeyClient:
             raise CacheUnavailable(f"{dialler.url} did not answer within {CONNECT_DEADLINE_S:g} s") from None
         except OSError as error:
             raise CacheUnavailable(f"{dialler.url}: {error}") from error
+        if self._closed:
+            # Its cancellation was swallowed on the way.
+            wire.abort()
+            raise Closed("the cache client is closed")
         wire.set_deadline(self._deadline)
         self.connects += 1
         self.wire = wire
