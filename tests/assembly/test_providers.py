@@ -26,7 +26,7 @@ from scrubjay.core.errors import ConfigurationError
 DATA: dict[str, dict[str, Any]] = tomllib.loads(
     importlib.resources.files("scrubjay.assembly").joinpath("providers.toml").read_text()
 )
-TABLES = [(name, table) for name, table in DATA.items()]
+TABLES = list(DATA.items())
 MODELS = [(name, model) for name, table in DATA.items() for model in table.get("model", ())]
 
 
@@ -103,7 +103,7 @@ def test_names_and_models(asked: str, name: str, minimum: int, breakpoints: int,
     assert rules.overridden is False
 
 
-def test_what_the_issue_of_the_day_says_of_openai() -> None:
+def test_openai_changed_its_rules_with_gpt_5_6() -> None:
     old, new, newest = rules_for("gpt-5.5"), rules_for("gpt-5.6"), rules_for("gpt-6.1-terra")
     assert (old.matching, old.step_tokens, old.write_factor, old.ttl_s) == ("prefix", 128, 1.0, 300)
     assert (new.matching, new.step_tokens, new.write_factor, new.ttl_s) == ("breakpoint", 1, 1.25, 1800)
@@ -117,8 +117,9 @@ def test_the_providers_are_listed() -> None:
     assert DEFAULT_PROVIDER not in providers()
 
 
-def test_the_overhead_of_openai_is_that_of_the_counts() -> None:
-    assert rules_for("openai").overhead == OPENAI_OVERHEAD
+@pytest.mark.parametrize("name", ["openai", "default"])
+def test_the_overhead_of_openai_is_that_of_the_counts(name: str) -> None:
+    assert rules_for(name).overhead == OPENAI_OVERHEAD
 
 
 class TestUse:

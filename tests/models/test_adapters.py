@@ -23,7 +23,7 @@ ENCODING = tiktoken.Encoding(
 
 
 class Transformers:
-    """Has the methods of a tokenizer of `transformers`: it can be called, and adds special tokens unless told not to."""
+    """Has the methods of a tokenizer of `transformers`: it can be called, and adds special tokens if not told."""
 
     name_or_path = "acme/llama"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from scrubjay.core.errors import InvalidLimit
 from scrubjay.models.extractive import MAX_SENTENCES, ExtractiveSummarizer
-from scrubjay.models.reading import MAX_CHARS, MAX_MESSAGES, read
+from scrubjay.models.reading import MAX_CHARS, MAX_MESSAGES, read, read_summary
 from scrubjay.models.tokenizers import BytePairTokenizer, CallableTokenizer, HeuristicTokenizer
 
 Message = dict[str, Any]
@@ -172,21 +172,21 @@ class TestReading:
 
 
 class TestTheSummarySoFar:
-    LATER = [
+    LATER = (
         user("Please send the replacement to Rua Nova 7 in Porto instead."),
         assistant("Done: ORD-48213 goes to Rua Nova 7 in Porto, tracking PT-5531."),
-    ]
+    )
 
     def test_it_comes_first_and_keeps_its_speakers(self) -> None:
         before = summary_of(SUPPORT, 60)
-        assert summary_of(self.LATER, 1_000, previous=before).splitlines() == [
+        assert summary_of([*self.LATER], 1_000, previous=before).splitlines() == [
             *before.splitlines(),
             "User: Please send the replacement to Rua Nova 7 in Porto instead.",
             "Assistant: Done: ORD-48213 goes to Rua Nova 7 in Porto, tracking PT-5531.",
         ]
 
     def test_without_room_for_all_both_are_covered(self) -> None:
-        summary = summary_of(self.LATER, 60, previous=summary_of(SUPPORT, 200))
+        summary = summary_of([*self.LATER], 60, previous=summary_of(SUPPORT, 200))
         assert "glass shade of the floor lamp is cracked" in summary
         assert "PT-5531" in summary
         assert BytePairTokenizer().count(summary) <= 60

@@ -98,9 +98,7 @@ class Fitting:
                         return kept, tokens, dropped
         return [() for _ in draft.listings], 0, dropped
 
-    def _receipts(
-        self, kept: Kept, tokens: int, dropped: Sequence[tuple[int, int, int]]
-    ) -> tuple[SectionReceipt, ...]:
+    def _receipts(self, kept: Kept, tokens: int, dropped: Sequence[tuple[int, int, int]]) -> tuple[SectionReceipt, ...]:
         """Divide a section's tokens among its listings: each has what the text grows by when it is added."""
         draft = self._draft
         receipts = []

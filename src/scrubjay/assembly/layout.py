@@ -154,6 +154,4 @@ def _decoded(found: Mapping[str, Any]) -> Pinned:
     text, digests = found["text"], found["digests"]
     if not isinstance(text, str) or not isinstance(digests, dict):
         raise TypeError("not a pinned section")
-    return Pinned(
-        text, int(found["tokens"]), sections, FrozenDict(digests), bool(found["whole"]), digest_of(text)
-    )
+    return Pinned(text, int(found["tokens"]), sections, FrozenDict(digests), bool(found["whole"]), digest_of(text))

@@ -32,11 +32,13 @@ class Moment(NamedTuple):
         now_ms: The time, in milliseconds since the Unix epoch.
         before_ms: When the session's window before was; None if that is not known.
         ttl_s: How long the provider keeps a prompt, in seconds.
+        breaks: How many layouts the session has had, should it have none now.
     """
 
     now_ms: int = 0
     before_ms: int | None = None
     ttl_s: float = 300.0
+    breaks: int = 0
 
 
 class Plan(NamedTuple):
@@ -86,7 +88,7 @@ def plan(scene: Scene, layout: Layout | None, moment: Moment, tokenizer: str) ->
 # --- going on as before ----------------------------------------------------------------------------------------------
 
 
-def _reason(scene: Scene, layout: Layout, change: Change, moment: Moment, tokenizer: str) -> Break | None:  # noqa: PLR0911
+def _reason(scene: Scene, layout: Layout, change: Change, moment: Moment, tokenizer: str) -> Break | None:
     """Return why the layout must or may go."""
     sources = scene.sources
     if layout.tokenizer != tokenizer:
@@ -156,7 +158,7 @@ def _begin_anew(scene: Scene, old: Layout | None, moment: Moment, reason: Break,
     )
     from_seq = _beginning(scene, short, least, min(rooms[0], _token_mark(scene)), reason)
     layout = Layout(
-        number=(old.number if old else 0) + 1,
+        number=(old.number if old else moment.breaks) + 1,
         reason=reason,
         at_ms=moment.now_ms,
         from_seq=from_seq,

@@ -1,4 +1,4 @@
-"""How a window is divided and pruned: one policy object with defaults, overridable per agent and per call. Pure data."""
+"""How a window is divided and pruned: one policy object, overridable per agent and per call. Pure data."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """When a chat is pruned. Over any of its high-water marks it is cut to `low_water` of that mark, at a turn boundary.
+    """When a chat is pruned: over any high-water mark it is cut to `low_water` of that mark, at a turn boundary.
 
     So the beginning of the prompt stays the same from one cut to the next, and the provider's cache keeps hitting.
 

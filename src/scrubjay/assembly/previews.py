@@ -13,7 +13,7 @@ _CHARS_PER_TOKEN = 4
 
 
 def handle_of(message: Message) -> str:
-    """Return the name under which `session.tools.get` finds the whole of a tool message: it is unique in its session."""
+    """Return the name, unique in its session, under which `session.tools.get` finds the whole of a tool message."""
     step = message.get("step")
     return f"step_{step}" if type(step) is int else f"message_{message.seq}"
 

@@ -11,7 +11,7 @@ import importlib.resources
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import date, datetime
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, cast
@@ -26,6 +26,7 @@ Matching = Literal["prefix", "breakpoint"]
 """How a provider finds what it has: the longest common beginning, or only beginnings that end at a breakpoint."""
 
 _ALIASES: Final = {"google": "gemini", "claude": "anthropic", "azure": "openai", "vertex": "gemini"}
+_FACTORS: Final = ("write_factor", "read_factor", "input_price", "output_price")
 # What gateways put in front of a model: "openai/gpt-4o", "ft:gpt-4o:acme", "us.anthropic.claude-sonnet-4".
 _VENDOR: Final = re.compile(r"^(?:.*/)?(?:ft:)?(?:(?:[a-z]+\.)?anthropic\.)?")
 
@@ -153,8 +154,25 @@ def rules_for(name_or_model: str, overrides: Mapping[str, Mapping[str, Any]] | N
     Raises:
         ConfigurationError: A field of an override is unknown, or its value cannot be; also of one that does not fit.
     """
-    for key, changes in (overrides or {}).items():
+    if not overrides:
+        return _known(name_or_model)
+    for key, changes in overrides.items():
         _checked(f"override {key!r:.80}", changes)
+    return _found(name_or_model, overrides)
+
+
+def providers() -> tuple[str, ...]:
+    """Return the names of the providers whose rules are known."""
+    return tuple(name for name in _data() if name != DEFAULT_PROVIDER)
+
+
+@functools.lru_cache(256)
+def _known(name_or_model: str) -> ProviderRules:
+    # Asked for at each assembly of a window: without this that takes longer than everything else about the rules.
+    return _found(name_or_model, {})
+
+
+def _found(name_or_model: str, overrides: Mapping[str, Mapping[str, Any]]) -> ProviderRules:
     asked = name_or_model.strip().lower()
     provider = _ALIASES.get(asked, asked)
     model = _VENDOR.sub("", asked)
@@ -170,18 +188,13 @@ def rules_for(name_or_model: str, overrides: Mapping[str, Mapping[str, Any]] | N
             _apply(found, {**special, "pattern": pattern})
     own = [
         changes
-        for key, changes in sorted((overrides or {}).items(), key=lambda one: one[0].lower() != provider)
+        for key, changes in sorted(overrides.items(), key=lambda one: one[0].lower() != provider)
         if key.lower() == provider or (model and fnmatchcase(model, key.lower()))
     ]
     for changes in own:
         _apply(found, changes)
     found.pop("match")
     return _rules({**found, "name": provider, "model": name_or_model, "overridden": bool(own)})
-
-
-def providers() -> tuple[str, ...]:
-    """Return the names of the providers whose rules are known."""
-    return tuple(name for name in _data() if name != DEFAULT_PROVIDER)
 
 
 @functools.cache
@@ -201,21 +214,18 @@ def _apply(found: dict[str, Any], changes: Mapping[str, Any]) -> None:
         found[field] = {**found[field], **value} if nested else value
 
 
-def _rules(found: Mapping[str, Any]) -> ProviderRules:
-    lifetimes = tuple(
-        Lifetime(name, one["ttl_s"], float(one["write_factor"])) for name, one in found["lifetimes"].items()
-    )
+def _rules(found: dict[str, Any]) -> ProviderRules:
+    lifetimes = found["lifetimes"].items()
     as_of = found["as_of"]
-    rules = ProviderRules(
+    return ProviderRules(
         **{
             **found,
             "as_of": date.fromisoformat(as_of) if isinstance(as_of, str) else as_of,
             "overhead": Overhead(**found["overhead"]),
-            "lifetimes": lifetimes,
+            "lifetimes": tuple(Lifetime(name, one["ttl_s"], float(one["write_factor"])) for name, one in lifetimes),
+            **{field: float(found[field]) for field in _FACTORS},
         }
     )
-    floats = ("write_factor", "read_factor", "input_price", "output_price")
-    return replace(rules, **{field: float(getattr(rules, field)) for field in floats})
 
 
 # --- what an override may say --------------------------------------------------------------------------------------

@@ -232,9 +232,7 @@ _PLAIN_FIELDS: Final = (
 def _section_of(found: Mapping[str, Any]) -> SectionReceipt:
     misses = tuple(NearMiss(found["name"], each["name"], each["tokens"]) for each in found.get("near_misses", ()))
     out = FrozenDict(found["items_out"])
-    return SectionReceipt(
-        found["name"], found["tokens"], found["items_in"], out, misses, found.get("shortened", 0)
-    )
+    return SectionReceipt(found["name"], found["tokens"], found["items_in"], out, misses, found.get("shortened", 0))
 
 
 def _left_out(each: SectionReceipt) -> str:
@@ -250,7 +248,8 @@ def _prefix_line(receipt: Receipt) -> str:
     prefix = receipt.prefix
     shared = "unknown" if prefix.shared_tokens is None else f"{prefix.shared_tokens:,}"
     why = f", begun anew: {prefix.break_reason}" if prefix.break_reason else ""
-    return f"shared with the window before: {shared} tokens (stable: {prefix.stable_tokens:,}; layout {prefix.layout}{why})"
+    stable = f"stable: {prefix.stable_tokens:,}; layout {prefix.layout}{why}"
+    return f"shared with the window before: {shared} tokens ({stable})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ PROMPT_FIELDS: Final = ("system_prompt", "instructions", "prompt")
 """Settings of an agent that are text for the model, in the order in which they are shown."""
 
 _CALLER_FIELDS: Final = """
-    api_base api_key assembly base_url extra_body extra_headers extra_query frequency_penalty function_call functions headers
-    logit_bias logprobs max_completion_tokens max_output_tokens max_retries max_tokens metadata min_p modalities
+    api_base api_key assembly base_url extra_body extra_headers extra_query frequency_penalty function_call functions
+    headers logit_bias logprobs max_completion_tokens max_output_tokens max_retries max_tokens metadata min_p modalities
     model model_kwargs model_name model_provider model_settings n parallel_tool_calls prediction presence_penalty
     prompt_cache_key prompt_cache_retention provider reasoning reasoning_effort repetition_penalty response_format
     safety_identifier seed service_tier stop stop_sequences store stream stream_options temperature thinking timeout

@@ -45,8 +45,9 @@ class Scene:
     """
 
     __slots__ = (
-        "_around", "_tokenizer", "agent_digest", "agent_text", "agent_tokens", "anchor_tokens", "budget", "chat", "cost", "count", "count_name", "fixed", "history",
-        "lead_tokens", "overhead", "pinned", "pinned_tokens", "policy", "shortened", "sources", "spare", "turn", "turn_tokens",
+        "_around", "_tokenizer", "agent_digest", "agent_text", "agent_tokens", "anchor_tokens", "budget", "chat",
+        "cost", "count", "count_name", "fixed", "history", "lead_tokens", "overhead", "pinned", "pinned_tokens",
+        "policy", "shortened", "sources", "spare", "turn", "turn_tokens",
     )  # fmt: skip
 
     def __init__(self, sources: Sources, policy: AssemblyPolicy, counter: Tokenizer, overhead: Overhead) -> None:
@@ -196,7 +197,7 @@ def _cost_of(tokenizer: CachedTokenizer, overhead: Overhead) -> Cost:
 
 
 def _around(chat: Sequence[Message], name: str, overhead: Overhead) -> int | None:
-    """Return the overhead of each message if it is the same for all, and all have been counted by the same tokenizer."""
+    """Return the overhead of each message, if it is the same for all and the same tokenizer has counted all."""
     if (overhead.name, overhead.call) != (OPENAI_OVERHEAD.name, OPENAI_OVERHEAD.call):
         return None
     for message in chat:
@@ -210,8 +211,8 @@ def _too_small(scene: Scene) -> BudgetTooSmall:
     needed = scene.fixed + reserve
     kept = f", and {reserve:,} are kept for the reply" if reserve else ""
     return BudgetTooSmall(
-        f"the agent's configuration, system and pinned messages and the last user message take {scene.fixed:,} tokens{kept}; the "
-        f"budget is {scene.policy.budget:,}: raise it to at least {needed:,}, or shorten them",
+        f"the agent's configuration, system and pinned messages and the last user message take {scene.fixed:,} tokens"
+        f"{kept}; the budget is {scene.policy.budget:,}: raise it to at least {needed:,}, or shorten them",
         budget=scene.policy.budget,
         needed=needed,
     )

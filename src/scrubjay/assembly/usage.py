@@ -42,12 +42,12 @@ def read_usage(usage: object) -> Usage:
         read, written = _count(anthropic[0]), _count(anthropic[1])
         total = _count(_get(usage, "input_tokens")) + read + written
         return Usage(total, read, written, _count(_get(usage, "output_tokens")))
-    for total, details, cached, output in _FORMS:
-        if _has(usage, total):
+    for counted, details, cached, output in _FORMS:
+        if _has(usage, counted):
             where = _get(usage, details) if details else usage
             written = _count(_get(where, "cache_write_tokens"))
             return Usage(
-                _count(_get(usage, total)), _count(_get(where, cached)), written, _count(_get(usage, output))
+                _count(_get(usage, counted)), _count(_get(where, cached)), written, _count(_get(usage, output))
             )
     raise InvalidContent(
         f"no count of input tokens in a {type(usage).__name__}; give `response.usage` of the provider's SDK"

@@ -86,9 +86,13 @@ class Window:
             self._receipt = self._receipt()
         return self._receipt
 
-    def in_session(
-        self, receipt: Callable[[], Receipt], prompt_cache_key: str, usage: Callable[[Usage], None]
-    ) -> None:
+    @property
+    def make_receipt(self) -> Callable[[], Receipt]:
+        """What makes the receipt: that is not done before it is asked for, or written."""
+        made = self._receipt
+        return (lambda: made) if isinstance(made, Receipt) else made
+
+    def in_session(self, receipt: Callable[[], Receipt], prompt_cache_key: str, usage: Callable[[Usage], None]) -> None:
         """Make it the window of a session.
 
         Args:
@@ -175,7 +179,9 @@ def lay_out(
     rules: ProviderRules | None = None,
     layout: Layout | None = None,
     before: Trace | None = None,
+    before_ms: int | None = None,
     now_ms: int = 0,
+    breaks: int = 0,
 ) -> Assembled:
     """Assemble a window.
 
@@ -189,7 +195,9 @@ def lay_out(
         rules: What is known of the model's provider; None for what is known of the policy's model.
         layout: The session's layout; None if it has none.
         before: The trace of the session's window before; None if it is not known.
+        before_ms: When the model was called last, in milliseconds since the Unix epoch; None if that is not known.
         now_ms: The time, in milliseconds since the Unix epoch.
+        breaks: How many layouts the session has had, should it have none now.
 
     Raises:
         BudgetTooSmall: The fixed sections alone exceed the budget; `needed` is the smallest budget that works.
@@ -198,7 +206,7 @@ def lay_out(
     known = rules if rules is not None else rules_for(policy.model)
     scene = Scene(sources, policy, counter, known.overhead)
     ttl_s = known.ttl_s if policy.cache_ttl_s is None else policy.cache_ttl_s
-    found = plan(scene, layout, Moment(now_ms, before.at_ms if before else None, ttl_s), counter.name)
+    found = plan(scene, layout, Moment(now_ms, before_ms, ttl_s, breaks), counter.name)
     trace = trace_of(scene, found, now_ms)
     messages, stable = _messages(scene, found)
     total = _stable_tokens(scene, found) + found.tail.tokens + _turn_tokens(scene)
@@ -216,9 +224,7 @@ def lay_out(
     return Assembled(window, found.layout, found.reason is not None, trace)
 
 
-def _receipt(
-    scene: Scene, found: Plan, trace: Trace, before: Trace | None, counter: Tokenizer, total: int
-) -> Receipt:
+def _receipt(scene: Scene, found: Plan, trace: Trace, before: Trace | None, counter: Tokenizer, total: int) -> Receipt:
     """Return the receipt of a window. It is made when it is asked for: the caller's model need not wait for it."""
     sources, policy = scene.sources, scene.policy
     sections = _sections(scene, found)
@@ -230,7 +236,7 @@ def _receipt(
         older_messages=sources.messages_before,
         budget=policy.budget,
         tokenizer=counter.name,
-        exact=counter.exact and not any([seen(message).estimated for message in shown]),
+        exact=counter.exact and not any(seen(message).estimated for message in shown),
         sections=sections,
         agent=sources.agent_id,
         reserve=policy.reserve,

@@ -18,6 +18,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from scrubjay.app import AsyncScrubjay
+from scrubjay.assembly import DEFAULT_POLICY
 from scrubjay.cli.options import connection_options, json_option
 from scrubjay.cli.read_ahead import read_ahead
 from scrubjay.cli.replay_input import STDIN, BadLine, Conversation, ConversationFile, total_bytes
@@ -25,7 +26,6 @@ from scrubjay.cli.replay_report import build_report, show_report
 from scrubjay.cli.replay_run import Replayer, Tally
 from scrubjay.cli.shell import Failure, open_console, print_json, run
 from scrubjay.core.errors import InvalidInput
-from scrubjay.handles import DEFAULT_BUDGET, DEFAULT_HISTORY
 
 READ_AHEAD = 8
 """Conversations that are read before they are wanted."""
@@ -53,7 +53,7 @@ class _Options:
 @click.option(
     "--budget",
     type=click.IntRange(min=0),
-    default=DEFAULT_BUDGET,
+    default=DEFAULT_POLICY.budget,
     show_default=True,
     metavar="N",
     help="Tokens of a window.",
@@ -61,7 +61,7 @@ class _Options:
 @click.option(
     "--history",
     type=click.IntRange(0, 10_000),
-    default=DEFAULT_HISTORY,
+    default=DEFAULT_POLICY.history.messages,
     show_default=True,
     metavar="N",
     help="The most chat messages of a window.",

@@ -57,14 +57,14 @@ class SqlJobs:
 
     # --- jobs
 
-    async def jobs_add(self, jobs: Sequence[NewJob]) -> None:
+    async def jobs_add(self, jobs: Sequence[NewJob], *, keep: bool = False) -> None:
         """Add jobs, owner by owner: as a write of the owner's, for which an erasure waits."""
         now = self._clock.now_ms()
         by_owner: dict[Scope, list[NewJob]] = {}
         for job in jobs:
             by_owner.setdefault(job.scope, []).append(job)
         for scope, own in by_owner.items():
-            await self._write(scope, lambda scope=scope, own=own: jobs_.add(scope, own, now))  # type: ignore[misc]
+            await self._write(scope, lambda scope=scope, own=own: jobs_.add(scope, own, now, keep=keep))  # type: ignore[misc]
 
     async def jobs_claim(self, kinds: Sequence[str], who: str, lease_ms: int, limit: int) -> list[Job]:
         """Claim jobs that are due, or whose claims have run out."""

@@ -54,11 +54,15 @@ class Job:
 class JobStore(Protocol):
     """Jobs, and the sweeping of what is old. A job is `due`, `claimed` or `failed`; one that is done is not there."""
 
-    async def jobs_add(self, jobs: Sequence[NewJob]) -> None:
+    async def jobs_add(self, jobs: Sequence[NewJob], *, keep: bool = False) -> None:
         """Add jobs; those of one owner in one transaction.
 
         One that is there already gets the new payload and the earlier of both times, and its attempts begin anew; one
         that failed is due again; one that runs just now will run once more. No other one is touched.
+
+        Args:
+            jobs: The jobs.
+            keep: Leave those that are there already as they are, whatever has become of them.
         """
         ...
 

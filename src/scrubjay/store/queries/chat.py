@@ -50,7 +50,7 @@ _LEAD = Statement(f"""
                     AND role NOT IN ('system', 'developer')
                 ORDER BY seq LIMIT 1), 9223372036854775807)
             ORDER BY seq LIMIT :limit
-        ) AS leading
+        ) AS first_said
         UNION ALL
         SELECT * FROM (
             SELECT {_COLUMNS} FROM messages

@@ -23,10 +23,14 @@ _MOST_ERROR: Final = 2_000
 """The most characters of an error that are kept."""
 
 # A claimed one is not due before it is added again (`_CLAIM`), so the earlier of both times is right for it, too.
-_ADD = Statement("""
+_NEW = """
     INSERT INTO jobs (tenant_id, user_id, id, kind, payload, state, run_at, created_at)
     VALUES (:tenant, :user, :id, :kind, :payload, 'due', :run_at, :now)
-    ON CONFLICT (tenant_id, user_id, id) DO UPDATE SET
+    ON CONFLICT (tenant_id, user_id, id) DO
+"""
+_ADD_NEW = Statement(f"{_NEW} NOTHING")
+_ADD = Statement(f"""
+    {_NEW} UPDATE SET
         payload = excluded.payload,
         run_at = CASE
             WHEN jobs.state <> 'failed' AND jobs.run_at < excluded.run_at THEN jobs.run_at ELSE excluded.run_at END,
@@ -93,7 +97,7 @@ _COUNT = Statement("""
 """)
 
 
-def adding(scope: Scope, jobs: Sequence[NewJob], now_ms: int) -> list[Call]:
+def adding(scope: Scope, jobs: Sequence[NewJob], now_ms: int, *, keep: bool = False) -> list[Call]:
     """Return the statements that add jobs of one owner; in one order everywhere, so that no two can deadlock.
 
     Raises:
@@ -104,7 +108,7 @@ def adding(scope: Scope, jobs: Sequence[NewJob], now_ms: int) -> list[Call]:
         if job.scope != scope or ":" in job.kind:
             raise InvalidInput(f"the job {_id(job)!r:.80} is not of the owner that is written, or its kind has a ':'")
         values = scoped(scope, id=_id(job), kind=job.kind, payload=job.payload.decode(), run_at=job.run_at_ms)
-        calls.append((_ADD, {**values, "now": now_ms}))
+        calls.append((_ADD_NEW if keep else _ADD, {**values, "now": now_ms}))
     return calls
 
 
@@ -112,9 +116,9 @@ def _id(job: NewJob | Job) -> str:
     return f"{job.kind}:{job.name}"
 
 
-def add(scope: Scope, jobs: Sequence[NewJob], now_ms: int) -> Query[None]:
-    """Add jobs of one owner."""
-    yield Batch(adding(scope, jobs, now_ms), last=True)
+def add(scope: Scope, jobs: Sequence[NewJob], now_ms: int, *, keep: bool = False) -> Query[None]:
+    """Add jobs of one owner; with `keep` those that are there already stay as they are."""
+    yield Batch(adding(scope, jobs, now_ms, keep=keep), last=True)
 
 
 def claim(kinds: Sequence[str], who: str, lease_ms: int, limit: int, now_ms: int) -> Query[list[Job]]:
