@@ -37,7 +37,7 @@ from scrubjay.core.ports import HotTier, Link, OutboxRow, Store, Summarizer, Tok
 from scrubjay.handles import Tenant
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
-from scrubjay.memory.jobs import Jobs, Work
+from scrubjay.memory.jobs import SUMMARISE, Jobs, Work
 from scrubjay.memory.receipts import ReceiptLog
 from scrubjay.memory.services import Services
 from scrubjay.models.tokenizers import BytePairTokenizer
@@ -325,8 +325,8 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
     )
     services.jobs.register(
         {
-            rolling.SUMMARISE: Work(partial(rolling.run, services)),
-            closing.CLOSE: Work(partial(closing.run, services)),
+            SUMMARISE: Work(partial(rolling.run, services)),
+            closing.CLOSE: Work(partial(closing.run, services), given_up=partial(closing.without_summary, services)),
         }
     )
     recorder.count_local = tallies.local_hits

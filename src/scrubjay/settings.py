@@ -251,11 +251,14 @@ def load_settings(given: Mapping[str, Any]) -> Settings:
             names it and never shows its value.
     """
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         # A value may be a secret (a URL with a password), so only places and reasons are told.
         problems = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
         raise ConfigurationError("settings: " + "; ".join(problems)) from None
+    # Now, and not when the store has been opened.
+    settings.assembly_policy()
+    return settings
 
 
 def _toml(settings_cls: type[BaseSettings]) -> TomlConfigSettingsSource:

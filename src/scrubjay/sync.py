@@ -647,7 +647,8 @@ class Chat:
     def prune(self, keep: int = 20) -> int:
         """Cut the oldest messages from the chat, so that the newest `keep` stay; return how many were cut.
 
-        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store.
+        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store, and
+        goes into the session's summary, in the background.
         """
         return self._portal.call(self._target.prune(keep))
 
@@ -752,9 +753,22 @@ class Tools:
             self._target.record(step, name, arguments, output, tool_call_id=tool_call_id, error=error)
         )
 
-    def get(self, step: int) -> ToolOutput | None:
-        """Return one tool output, whole; None if there is none."""
-        return self._portal.call(self._target.get(step))
+    def get(self, handle: int | str) -> ToolOutput | None:
+        """Return one tool output, whole; None if there is none.
+
+        Args:
+            handle: The number of its step; or the handle that stands in a window where the output is cut to a preview:
+                `step_3` for a recorded one, `message_57` for a tool message of the chat, also if that was pruned.
+
+        Returns:
+            The output as it was recorded. Of a tool message: `output` is its content, `step` None, `name` the message's
+            if it has one, else None.
+
+        Raises:
+            InvalidId: It is no such number, and no handle.
+            StoreUnavailable: The store cannot be reached.
+        """
+        return self._portal.call(self._target.get(handle))
 
     def all(self) -> FrozenList[ToolOutput]:
         """Return all tool outputs of the session, in order of their steps.

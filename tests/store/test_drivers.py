@@ -294,7 +294,10 @@ async def test_round_trips(postgres: PostgresServer) -> None:
             "layout": (2, lambda: store.layout_put(ALICE, "s", b"1", expected=1, jobs=[job])),
             "rolling": (2, lambda: store.rolling_put(ALICE, "s", b'"x"', 1, expected=2, through=3)),
             "pin": (2, lambda: store.chat_pin(ALICE, "s", 1, True)),
-            "receipts": (1, lambda: store.receipts_put([ReceiptRow(ALICE, "s", "r", b"1", None, 2**50)], 9)),
+            "receipts": (
+                1,
+                lambda: store.receipts_put([ReceiptRow(ALICE, "s", "r", b"1", None, 1_760_000_000_000)], 9),
+            ),
             "jobs": (1, lambda: store.jobs_add([job, job])),
             "claim": (2, lambda: store.jobs_claim(["roll"], "me", 0, 9)),
             "clear": (2, lambda: store.chat_clear(ALICE, "s")),

@@ -7,6 +7,7 @@ from scrubjay.assembly.prefix import Trace
 from scrubjay.assembly.receipt import NearMiss, Prefix, Receipt, ReceiptDiff, SectionReceipt, diff
 from scrubjay.assembly.sources import Sources
 from scrubjay.assembly.tokens import message_tokens, window_tokens
+from scrubjay.assembly.usage import Usage
 from scrubjay.assembly.window import Assembled, Window, assemble, lay_out
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Share",
     "Sources",
     "Trace",
+    "Usage",
     "Window",
     "assemble",
     "diff",

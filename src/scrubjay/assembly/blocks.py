@@ -55,7 +55,7 @@ class Seen:
         is_user: Whether it is a user's.
         wire: The message as a provider takes it.
         estimated: Whether its tokens can only be estimated.
-        preview: Its preview, with the tokens that it may take; None before there was one.
+        preview: Its preview, with the tokens that it may take and what counted them; None before there was one.
     """
 
     __slots__ = ("estimated", "group", "is_user", "preview", "wire")
@@ -67,7 +67,7 @@ class Seen:
         self.is_user = role == "user"
         self.wire: FrozenDict[str, Any] = FrozenDict(wire_message(message))
         self.estimated = is_estimated(message)
-        self.preview: tuple[int, Message] | None = None
+        self.preview: tuple[tuple[int, str], Message] | None = None
 
 
 def seen(message: Message) -> Seen:

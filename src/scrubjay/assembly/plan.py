@@ -108,9 +108,15 @@ def _reason(scene: Scene, layout: Layout, change: Change, moment: Moment, tokeni
 
 def _has_room(scene: Scene, layout: Layout) -> bool:
     """Return whether everything that was left out of the pinned sections would fit now, and nothing else had to go."""
-    parts = (_user(scene), _summaries(scene), _tail(scene, sensitive_lines(scene.sources), ""))
-    needed = sum(part.need for part in parts)
-    return needed + scene.cost_of(_from(scene.history, layout.from_seq)) <= scene.spare
+    policy, spare = scene.policy, scene.spare
+    tail = _tail(scene, sensitive_lines(scene.sources), "")
+    needed = tail.need
+    # What a ceiling keeps out does not come in, however much room there is.
+    for part, share in ((_user(scene), policy.memory), (_summaries(scene), policy.summaries)):
+        if part.need > share.ceiling_of(spare):
+            return False
+        needed += part.need
+    return needed + scene.cost_of(_from(scene.history, layout.from_seq)) <= spare
 
 
 def _follow(scene: Scene, layout: Layout, updates: tuple[Update, ...]) -> Plan | None:
@@ -119,7 +125,7 @@ def _follow(scene: Scene, layout: Layout, updates: tuple[Update, ...]) -> Plan |
     if layout.from_seq < sources.read_from:
         return None
     history = _from(scene.history, layout.from_seq)
-    if _over_marks(scene, history):
+    if _over_marks(scene, history) or (history and _turn_is_cut(scene)):
         return None
     history, shortened = scene.previewed(history, layout.preview_before)
     tokens = scene.cost_of(history)
@@ -144,8 +150,9 @@ def _begin_anew(scene: Scene, old: Layout | None, moment: Moment, reason: Break,
     tail = _tail(scene, sensitive_lines(sources), "")
     preview_before = max(_last_turn(scene), old.preview_before if old else 0)
     least = max(old.from_seq if old else 0, sources.read_from)
-    # What is older than a message that found no room has none either: a chat is shown without holes in its past.
-    candidates = _from(scene.history, least) if len(scene.turn) == len(scene.chat.turn) else []
+    if _turn_is_cut(scene):
+        least = _behind_history(scene, least)
+    candidates = _from(scene.history, least)
     short, _ = scene.previewed(candidates, preview_before)
     rooms = allocate(
         scene.spare,
@@ -207,15 +214,18 @@ def _beginning(scene: Scene, candidates: list[Group], least: int, room: int, rea
             turn_start = start
     if turn_start is not None or start is not None:
         return turn_start or start or least
-    anchor = scene.chat.anchor
-    return anchor.seq if anchor else least
+    return _behind_history(scene, least)
 
 
 def _within(scene: Scene, groups: Sequence[Group], room: int, messages: int, age_ms: int | None) -> bool:
     """Return whether groups are within all marks."""
     if _size(groups) > messages or scene.cost_of(groups) > room:
         return False
-    return age_ms is None or not groups or _newest_ms(scene) - groups[0].messages[0].created_at_ms <= age_ms
+    if age_ms is None or not groups:
+        return True
+    # The first need not be the oldest: groups stand in the order of their ends.
+    oldest_ms = min([group.messages[0].created_at_ms for group in groups])
+    return _newest_ms(scene) - oldest_ms <= age_ms
 
 
 # --- marks -----------------------------------------------------------------------------------------------------------
@@ -244,6 +254,22 @@ def _message_room(scene: Scene) -> int:
 
 def _age_mark(marks: History) -> int | None:
     return None if marks.age_s is None else int(marks.age_s * SECOND)
+
+
+def _turn_is_cut(scene: Scene) -> bool:
+    """Return whether not all of the current turn found room.
+
+    What is older than a message that found no room has none either: a chat is shown without holes in its past.
+    """
+    return len(scene.turn) < len(scene.chat.turn)
+
+
+def _behind_history(scene: Scene, least: int) -> int:
+    """Return a sequence number, at least `least`, with which a history begins that shows nothing yet."""
+    anchor = scene.chat.anchor
+    # A late result makes a last group whose call is older than the history.
+    behind = max([group.seq for group in scene.history], default=-1) + 1
+    return max(least, behind, anchor.seq if anchor else 0)
 
 
 def _newest_ms(scene: Scene) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
@@ -10,6 +12,7 @@ import orjson
 from scrubjay.assembly.blocks import Group
 from scrubjay.assembly.plan import Plan
 from scrubjay.assembly.scene import Scene
+from scrubjay.core.records import Message
 
 
 class Trace(NamedTuple):
@@ -18,28 +21,28 @@ class Trace(NamedTuple):
     Attributes:
         at_ms: When it was assembled, in milliseconds since the Unix epoch.
         agent: A digest of the agent's section.
-        lead: The sequence number of the last leading system message.
+        lead: A digest of the leading system messages.
         user: A digest of the user's section.
         summaries: A digest of the section of summaries.
-        pins: The sequence numbers of pinned messages before the history.
-        from_seq: Where the history begins.
-        preview_before: Before which tool outputs are previews.
-        history_end: The end of the last group of the history; 0 without one.
+        pins: A digest of the pinned messages before the history.
+        stable: A digest of the groups before the tail.
+        stable_end: The end of the last of them; 0 without one.
         tail: A digest of the tail; empty if there was none.
-        turn_end: The end of the last group of all; 0 without one.
+        rest: A digest of the groups behind the tail.
+        rest_end: The end of the last of them; 0 without one.
     """
 
     at_ms: int
     agent: str
-    lead: int
+    lead: str
     user: str
     summaries: str
-    pins: tuple[int, ...]
-    from_seq: int
-    preview_before: int
-    history_end: int
+    pins: str
+    stable: str
+    stable_end: int
     tail: str
-    turn_end: int
+    rest: str
+    rest_end: int
 
     def encode(self) -> bytes:
         """Return it as JSON; `decode_trace` is the inverse."""
@@ -51,32 +54,34 @@ def decode_trace(raw: bytes) -> Trace | None:
     try:
         found: list[Any] = orjson.loads(raw)
         trace = Trace(*found)
-        return trace._replace(pins=tuple(trace.pins)) if isinstance(trace.at_ms, int) else None
     except (ValueError, TypeError):
         return None
+    numbers = (trace.at_ms, trace.stable_end, trace.rest_end)
+    texts = [each for each in trace if type(each) is str]
+    return trace if all(type(each) is int for each in numbers) and len(texts) == len(trace) - len(numbers) else None
 
 
 def trace_of(scene: Scene, plan: Plan, now_ms: int) -> Trace:
     """Return the trace of a window."""
-    chat, layout = scene.chat, plan.layout
-    turn = scene.turn[-1] if scene.turn else chat.anchor
+    layout = plan.layout
+    stable, rest = _groups(scene, plan)
     return Trace(
         now_ms,
         scene.agent_digest,
-        chat.leading[-1].seq if chat.leading else 0,
+        _digest_of_messages(scene, scene.chat.leading),
         layout.user.digest,
         layout.summaries.digest,
-        layout.pins,
-        layout.from_seq,
-        layout.preview_before,
-        plan.history[-1].end if plan.history else 0,
+        _digest(scene, plan.older),
+        _digest(scene, stable),
+        stable[-1].end if stable else 0,
         plan.tail.digest,
-        turn.end if turn else 0,
+        _digest(scene, rest),
+        rest[-1].end if rest else 0,
     )
 
 
 def shared_tokens(scene: Scene, plan: Plan, now: Trace, before: Trace) -> int:
-    """Return the tokens that a window and the one before begin with alike.
+    """Return the tokens that a window and the one before begin with alike; never more than that.
 
     Args:
         scene: What the window was made from.
@@ -96,18 +101,52 @@ def shared_tokens(scene: Scene, plan: Plan, now: Trace, before: Trace) -> int:
         if not same:
             return shared
         shared += tokens
-    if (now.from_seq, now.preview_before) != (before.from_seq, before.preview_before):
+    stable, rest = _groups(scene, plan)
+    old = _up_to(stable, before.stable_end)
+    if _digest(scene, old) != before.stable:
         return shared
+    shared += scene.cost_of(old)
+    newer = stable[len(old) :]
+    if newer and before.tail:
+        return shared
+    if not newer:
+        if now.tail != before.tail:
+            return shared
+        shared += plan.tail.tokens
+        newer = rest
     # Without a tail the window before went on from its history to its last message.
-    until = before.history_end if before.tail else before.turn_end
-    shared += _up_to(plan.history, until, scene.cost_of)
-    if now.history_end != before.history_end or now.tail != before.tail:
-        return shared
-    turn = [*((scene.chat.anchor,) if scene.chat.anchor else ()), *scene.turn]
-    return shared + plan.tail.tokens + _up_to(turn, before.turn_end, scene.cost_of)
+    old = _up_to(newer, before.rest_end)
+    return shared + scene.cost_of(old) if _digest(scene, old) == before.rest else shared
 
 
-def _up_to(groups: list[Group], end: int, cost: Callable[[Sequence[Group]], int]) -> int:
+def _groups(scene: Scene, plan: Plan) -> tuple[list[Group], list[Group]]:
+    """Return the groups before the tail, from the beginning of the history on, and those behind it."""
+    chat = scene.chat
+    anchor = [chat.anchor] if chat.anchor else []
+    if chat.has_user:
+        return plan.history, [*anchor, *scene.turn]
+    return [*plan.history, *anchor, *scene.turn], []
+
+
+def _up_to(groups: list[Group], end: int) -> list[Group]:
+    """Return the groups, which stand in the order of their ends, that end by then."""
     if groups and groups[-1].end > end:
-        groups = [group for group in groups if group.end <= end]
-    return cost(groups)
+        return [group for group in groups if group.end <= end]
+    return groups
+
+
+def _digest(scene: Scene, groups: Sequence[Group]) -> str:
+    """Return a digest of what is shown of groups. A preview takes fewer tokens than what it stands for."""
+    if not groups:
+        return ""
+    cost = scene.group_cost
+    most = scene.policy.preview_tokens
+    numbers = [number for group in groups for number in (group.seq, group.end, cost(group))]
+    return blake2b(array("q", [most, *numbers]).tobytes(), digest_size=8).hexdigest()
+
+
+def _digest_of_messages(scene: Scene, messages: Sequence[Message]) -> str:
+    if not messages:
+        return ""
+    numbers = [number for message in messages for number in (message.seq, scene.cost(message))]
+    return blake2b(array("q", numbers).tobytes(), digest_size=8).hexdigest()

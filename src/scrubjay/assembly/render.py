@@ -208,7 +208,7 @@ def tools_not_in_chat(tools: Sequence[ToolOutput], chat: Sequence[Message]) -> l
     """
     if not tools:
         return []
-    by_step = {one.step: one for one in tools}
+    by_step = {one.step: one for one in tools if one.step is not None}
     steps: set[int] = set()
     shown: Counter[str] = Counter()
     for message in chat:

@@ -103,15 +103,14 @@ class Scene:
         most = self.policy.preview_tokens
         if not most or not before or all(len(group.messages) == 1 for group in groups):
             return groups, 0
-        found, shortened = [], 0
+        found: list[Group] = []
         for group in groups:
             if len(group.messages) == 1 or group.seq >= before:
                 found.append(group)
                 continue
             messages = tuple(self.shortened_message(message, most) for message in group.messages)
-            shortened += sum(one is not other for one, other in zip(messages, group.messages, strict=True))
             found.append(group._replace(messages=messages))
-        return found, shortened
+        return found, _shortened(found, groups)
 
     def shortened_message(self, message: Message, most: int) -> Message:
         """Return a message, or its preview if it is a tool output that is longer than that."""
@@ -134,22 +133,30 @@ class Scene:
         tokens = self.cost_of(turn)
         if tokens <= room:
             return turn, tokens, 0
-        shortened = 0
         if turn and self.policy.preview_tokens:
-            # All but the newest first; and only if that is not enough, the newest too.
-            for before in (turn[-1].seq, turn[-1].seq + 1):
+            # All but the newest first; and only if that is not enough, the newest too. The newest is the one that was
+            # completed last: its call may be older than that of others.
+            for before in (turn[-1].seq, max(group.seq for group in turn) + 1):
                 short, shortened = self.previewed(turn, before)
                 tokens = self.cost_of(short)
                 if tokens <= room:
                     return short, tokens, shortened
             turn = short
         kept, tokens = newest_that_fit(turn, room, self.group_cost)
-        return kept, tokens, min(shortened, sum(len(group.messages) - 1 for group in kept))
+        return kept, tokens, _shortened(kept, self.chat.turn)
 
 
 def _divided(history: list[Group]) -> tuple[list[Group], list[Group]]:
     pinned = [group for group in history if group.messages[0].pinned]
     return (pinned, [group for group in history if not group.messages[0].pinned]) if pinned else ([], history)
+
+
+def _shortened(shown: Sequence[Group], groups: Sequence[Group]) -> int:
+    """Return how many messages of the last groups are shown as previews."""
+    pairs = zip(reversed(shown), reversed(groups), strict=False)
+    return sum(
+        one is not other for short, whole in pairs for one, other in zip(short.messages, whole.messages, strict=True)
+    )
 
 
 def newest_that_fit(groups: Sequence[Group], room: int, cost: Callable[[Group], int]) -> tuple[list[Group], int]:
@@ -180,8 +187,9 @@ def _agent_text(agent: AgentConfig | None) -> tuple[str, str]:
 def _preview(message: Message, most: int, tokenizer: Tokenizer) -> Message:
     """Return the preview of a message, kept beside it."""
     known = seen(message)
-    if known.preview is None or known.preview[0] != most:
-        known.preview = most, preview(message, most, tokenizer)
+    of = (most, tokenizer.name)
+    if known.preview is None or known.preview[0] != of:
+        known.preview = of, preview(message, most, tokenizer)
     return known.preview[1]
 
 

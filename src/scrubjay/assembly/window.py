@@ -121,8 +121,11 @@ class Window:
         return found
 
     def to_openai(self) -> list[dict[str, Any]]:
-        """Return the messages as plain dicts, the caller's own, for `client.chat.completions.create(messages=…)`."""
-        return to_openai(self.messages)
+        """Return the messages as plain dicts, the caller's own, for `client.chat.completions.create(messages=…)`.
+
+        For models that cache up to breakpoints only (GPT-5.6 and later) these are set.
+        """
+        return to_openai(self.messages, marks=self.marks, rules=self.rules)
 
     def to_anthropic(self, *, ttl: str | None = None) -> dict[str, Any]:
         """Return `system` and `messages` for `client.messages.create(**window.to_anthropic(), …)`, with breakpoints.
@@ -130,7 +133,7 @@ class Window:
         Args:
             ttl: How long Anthropic is to keep the prompt: `5m` or `1h`; None for its default.
         """
-        rules = self.rules if self.rules.breakpoints else rules_for("anthropic")
+        rules = self.rules if self.rules.name == "anthropic" else rules_for("anthropic")
         return to_anthropic(self.messages, marks=self.marks, rules=rules, ttl=ttl)
 
 
@@ -326,13 +329,14 @@ def _turn_tokens(scene: Scene) -> int:
 
 def _marks(scene: Scene, found: Plan, before: Trace | None, stable: int, length: int) -> tuple[int, ...]:
     """Return behind which messages a prompt cache may break."""
-    history = _size(found.history)
-    pinned_end = stable - history - (0 if scene.chat.has_user else length - stable)
+    # Without a user message the last group stands before the tail, too.
+    history = [*found.history, *(() if scene.chat.has_user else (*_anchor(scene), *scene.turn))]
+    pinned_end = stable - _size(history)
     marks = [pinned_end - 1]
-    if before is not None and found.reason is None and found.history:
+    if before is not None and found.reason is None and history:
         # Where the window before ended: a provider looks back only so far from a later breakpoint.
-        done = sum([len(group.messages) for group in found.history if group.end <= before.history_end])
-        marks.append(stable - history + done - 1)
+        done = sum([len(group.messages) for group in history if group.end <= before.stable_end])
+        marks.append(pinned_end + done - 1)
     marks += [stable - 1, length - 1]
     return tuple(sorted({mark for mark in marks if mark >= 0}))
 

@@ -219,7 +219,7 @@ class Reads:
             return None
         if not source.enough(loaded) or not self._floors.admits(source.key, loaded.version):
             return None
-        return self.decoded.get(source.key, loaded.payload, loaded.count)  # type: ignore[arg-type]
+        return self.decoded.get(source.key, loaded.payload, loaded.count)
 
     async def _taken(self, source: Source[Any], loaded: Loaded) -> tuple[Loaded, Any]:
         """Return what a hit gives, which may have been loaded anew, and its value.
@@ -241,13 +241,16 @@ class Reads:
     async def _decoded_now(self, source: Source[Any], loaded: Loaded) -> Any:
         """Return the value of a hit; `_NotTaken`, and the entry dropped, if it cannot be read."""
         key = source.read.key
+        remembered = source.local and source.recall is None and isinstance(loaded.payload, bytes)
+        if remembered and (value := self.decoded.get(source.key, loaded.payload, loaded.count)) is not None:
+            return value
         try:
-            value = source.decode(loaded)
+            value = source.decode(loaded) if source.recall is None else source.recall(loaded, self.decoded)
         except Corrupt:
             self._watch.counters.hits[key.kind] -= 1
             self._watch.counters.misses[key.kind, MissReason.CORRUPT] += 1
             return await self._dropped(key)
-        if source.local and isinstance(loaded.payload, bytes):
+        if remembered:
             self.decoded.put(source.key, loaded.payload, loaded.count, value, key.generation)
         return value
 

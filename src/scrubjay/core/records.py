@@ -88,9 +88,10 @@ class ToolOutput(Record):
     __slots__ = ()
 
     @property
-    def step(self) -> int:
-        """The step, unique within the session."""
-        return int(self["step"])
+    def step(self) -> int | None:
+        """The step, unique within the session; None for a tool message of the chat."""
+        step = self["step"]
+        return None if step is None else int(step)
 
     @property
     def output(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Source, recalling
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
@@ -20,12 +20,14 @@ from scrubjay.memory.services import Services
 def source(services: Services, scope: Scope, agent: str) -> Source[AgentConfig | None]:
     """Return how an agent's configuration is read."""
     tenant = Scope(scope.tenant)
-    return Source(
-        Read(services.keys.agent(tenant, agent), Shape.HASH),
-        Load(Kind.AGENT, tenant, agent),
-        decode.agent,
-        local=True,
-        tally=services.tallies.of(scope.tenant, Kind.AGENT),
+    return recalling(
+        Source(
+            Read(services.keys.agent(tenant, agent), Shape.HASH),
+            Load(Kind.AGENT, tenant, agent),
+            decode.agent,
+            local=True,
+            tally=services.tallies.of(scope.tenant, Kind.AGENT),
+        )
     )
 
 

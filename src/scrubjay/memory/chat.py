@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from scrubjay.cache.source import Source
+from scrubjay.cache.decoded import Decoded
+from scrubjay.cache.source import Source, recalling
 from scrubjay.core.codec import from_json, to_json
 from scrubjay.core.errors import InvalidMessage, TooLarge
 from scrubjay.core.frozen import FrozenList
@@ -18,6 +19,7 @@ from scrubjay.core.ports import Appended, Cut, Load, Loaded, Mutation, NewMessag
 from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
+from scrubjay.memory.jobs import to_summarise
 from scrubjay.memory.services import Services
 
 T = TypeVar("T")
@@ -28,16 +30,22 @@ def source(
 ) -> Source[tuple[FrozenList[Message], bool]]:
     """Return how the newest messages of a chat are read: the messages, and whether the chat has older ones."""
 
-    def newest(loaded: Loaded) -> tuple[FrozenList[Message], bool]:
+    key = services.keys.chat(scope, session)
+
+    def newest(loaded: Loaded, decoded: Decoded | None = None) -> tuple[FrozenList[Message], bool]:
         assert isinstance(loaded.payload, list)
         cut = loaded.payload[-last:] if last else []
         older = not loaded.whole or loaded.count > len(cut)
-        return decode.messages(Loaded(loaded.version, cut, len(cut))), older
+        if decoded is None:
+            return FrozenList([decode.message(raw) for raw in cut]), older
+        # At the next turn most of the messages are the same.
+        return FrozenList(decoded.items(key.key, cut, decode.message, key.generation)), older
 
     return Source(
-        Read(services.keys.chat(scope, session), Shape.LIST, last=max(last, 1), slide=slide),
+        Read(key, Shape.LIST, last=max(last, 1), slide=slide),
         Load(Kind.CHAT, scope, session),
         newest,
+        recall=newest,
         wanted=last,
         keep=services.policies.limits.hot_messages,
         max_bytes=services.policies.limits.hot_bytes,
@@ -48,12 +56,14 @@ def source(
 
 def lead_source(services: Services, scope: Scope, session: str, *, slide: bool = False) -> Source[FrozenList[Message]]:
     """Return how what stands in every window is read: the system messages that a chat begins with, and pinned ones."""
-    return Source(
-        Read(services.keys.chat_lead(scope, session), Shape.VALUE, slide=slide),
-        Load(Kind.CHAT_LEAD, scope, session),
-        decode.message_records,
-        ttl_ms=services.policies.ttl_ms(Kind.CHAT),
-        tally=services.tallies.of(scope.tenant, Kind.CHAT_LEAD),
+    return recalling(
+        Source(
+            Read(services.keys.chat_lead(scope, session), Shape.VALUE, slide=slide),
+            Load(Kind.CHAT_LEAD, scope, session),
+            decode.message_records,
+            ttl_ms=services.policies.ttl_ms(Kind.CHAT),
+            tally=services.tallies.of(scope.tenant, Kind.CHAT_LEAD),
+        )
     )
 
 
@@ -126,12 +136,18 @@ class Chat:
     async def prune(self, keep: int = 20) -> int:
         """Cut the oldest messages from the chat, so that the newest `keep` stay; return how many were cut.
 
-        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store.
+        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store, and
+        goes into the session's summary, in the background.
         """
-        self._services.check_open()
+        services = self._services
+        services.check_open()
         check_limit(keep, "the number of messages to keep", most=2**31 - 1, least=0)
-        prune = self._services.store.chat_prune(self._scope, self._session, keep)
-        return (await self._written(prune, self._cut)).count
+        job = to_summarise(self._scope, self._session, services.clock.now_ms())
+        prune = services.store.chat_prune(self._scope, self._session, keep, [job])
+        count = (await self._written(prune, self._cut)).count
+        if count and not services.inside:
+            services.jobs.wake()
+        return count
 
     async def clear(self) -> int:
         """Delete all messages of the session, also those that were pruned; return how many."""

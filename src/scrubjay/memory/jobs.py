@@ -14,6 +14,7 @@ from scrubjay.core.clock import Clock
 from scrubjay.core.errors import StoreUnavailable
 from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import Job, NewJob, Store
+from scrubjay.core.scope import Scope
 
 _LOG: Final = logging.getLogger(__name__)
 LEASE_MS: Final = 60 * SECOND
@@ -24,8 +25,19 @@ FIRST_PAUSE_MS: Final = 2 * SECOND
 LONGEST_PAUSE_MS: Final = 10 * 60 * SECOND
 _MAX_ERROR_CHARS: Final = 500
 
+SUMMARISE: Final = "summarise"
+"""The kind of the jobs that summarise what was cut from a session's chat."""
+
 Handler = Callable[[Job], Awaitable[None]]
 """Does a job; what it raises has the job tried again later. It may run twice, and must come to the same."""
+
+
+def to_summarise(scope: Scope, session: str, now_ms: int) -> NewJob:
+    """Return the job that summarises what was cut from a session's chat.
+
+    It does not say what that is: a session has one such job, and whoever does it finds out what was cut by then.
+    """
+    return NewJob(scope, SUMMARISE, session, b"{}", now_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +48,13 @@ class Work:
         handler: Does one.
         deadline_s: How long that may take, in seconds.
         attempts: How often it is tried before it is given up and kept as failed.
+        given_up: Does what is left to do about a job that was given up; None for nothing.
     """
 
     handler: Handler
     deadline_s: float = 120.0
     attempts: int = 12
+    given_up: Handler | None = None
 
 
 class Jobs:
@@ -100,6 +114,9 @@ class Jobs:
                 await self.run_due()
             except StoreUnavailable as error:
                 _LOG.warning("jobs wait until the store is back: %s", error)
+            except Exception:  # noqa: BLE001 - it is told
+                # Nobody awaits this task: were it to end, no job would be done any more.
+                _LOG.exception("looking for jobs failed; it goes on")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await self._wanted.wait()
@@ -138,6 +155,10 @@ class Jobs:
 
     async def _do(self, job: Job) -> None:
         work = self._work[job.kind]
+        if job.attempts > work.attempts:
+            # None of them came to an end, not even to a bad one.
+            await self._give_up(job, work, "the processes that did it have ended")
+            return
         renewing = asyncio.create_task(self._renew(job), name="scrubjay-job-claim")
         try:
             async with asyncio.timeout(work.deadline_s):
@@ -155,13 +176,20 @@ class Jobs:
     async def _failed(self, job: Job, work: Work, error: str) -> None:
         self.retried += 1
         if job.attempts >= work.attempts:
-            self.failed += 1
-            _LOG.error("job %s of a %s is given up after %d attempts: %s", job.kind, _owner(job), job.attempts, error)
-            await self._settle(self._store.job_fail(job, self._who, error))
+            await self._give_up(job, work, error)
             return
         _LOG.warning("job %s of a %s failed and is tried again later: %s", job.kind, _owner(job), error)
         at = self._clock.now_ms() + self._pause_ms(job.attempts)
         await self._settle(self._store.job_retry(job, self._who, at, error))
+
+    async def _give_up(self, job: Job, work: Work, error: str) -> None:
+        self.failed += 1
+        _LOG.error("job %s of a %s is given up after %d attempts: %s", job.kind, _owner(job), work.attempts, error)
+        if await self._settle(self._store.job_fail(job, self._who, error)) and work.given_up is not None:
+            try:
+                await work.given_up(job)
+            except StoreUnavailable as unavailable:
+                _LOG.warning("what is left to do about a job that was given up is not done: %s", unavailable)
 
     def _pause_ms(self, attempts: int) -> int:
         pause = min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** min(attempts - 1, 20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Source, recalling
 from scrubjay.core.codec import Corrupt, from_json
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Load, Loaded, Mutation, NewJob, Op, Read, Shape, Written
@@ -39,12 +39,14 @@ NONE = Kept(0, None, "", 0)
 
 def source(services: Services, scope: Scope, session: str, *, slide: bool = False) -> Source[Kept]:
     """Return how a session's layout is read."""
-    return Source(
-        Read(services.keys.layout(scope, session), Shape.VALUE, slide=slide),
-        Load(Kind.LAYOUT, scope, session),
-        decode,
-        ttl_ms=services.policies.ttl_ms(Kind.LAYOUT),
-        tally=services.tallies.of(scope.tenant, Kind.LAYOUT),
+    return recalling(
+        Source(
+            Read(services.keys.layout(scope, session), Shape.VALUE, slide=slide),
+            Load(Kind.LAYOUT, scope, session),
+            decode,
+            ttl_ms=services.policies.ttl_ms(Kind.LAYOUT),
+            tally=services.tallies.of(scope.tenant, Kind.LAYOUT),
+        )
     )
 
 

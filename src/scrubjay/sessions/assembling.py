@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
+from itertools import count
 from secrets import token_hex
 from typing import Any, Final
 
@@ -15,21 +16,20 @@ from scrubjay.assembly import Assembled, AssemblyPolicy, Receipt, Sources, Trace
 from scrubjay.assembly.layout import decode as decode_layout
 from scrubjay.assembly.providers import ProviderRules
 from scrubjay.assembly.usage import Usage
-from scrubjay.cache.source import Source
 from scrubjay.core.errors import InvalidContent, InvalidLimit, StoreUnavailable
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.policy import check_limit
 from scrubjay.core.records import AgentConfig, Message, Summary, iso
 from scrubjay.core.scope import Scope, check_id
-from scrubjay.memory import agents, chat, contexts, facts, layouts, metrics, state, summaries, tools
+from scrubjay.memory import chat, layouts, metrics
+from scrubjay.memory.jobs import to_summarise
 from scrubjay.memory.receipts import Noted
 from scrubjay.memory.services import Services
 from scrubjay.observe.recorder import PromptCounts
-from scrubjay.sessions import rolling
+from scrubjay.sessions.sources import PROFILE_TYPES, SUMMARIES_IN_WINDOW, Waves
 
-PROFILE_TYPES: Final = ("profile", "preference")
-"""The context types of a user that stand in every window."""
-SUMMARIES_IN_WINDOW: Final = 3
+MAX_POLICIES: Final = 1_024
+"""How many policies are kept made."""
 MAX_TRACES: Final = 10_000
 """The sessions whose last window a process remembers."""
 _ATTEMPTS: Final = 3
@@ -71,6 +71,11 @@ class Assembler:
         self._rules = rules
         self._prompts = prompts
         self._traces: dict[tuple[Scope, str], Trace] = {}
+        self._waves = Waves()
+        self._policies: dict[
+            tuple[int | None, int | None, str | None, str | None], tuple[AssemblyPolicy, ProviderRules]
+        ] = {}
+        self._ids = Ids()
 
     def forget(self, scope: Scope) -> None:
         """Forget the windows of a user, or of a whole tenant."""
@@ -92,7 +97,7 @@ class Assembler:
                 found = await self._read(services, scope, session, call, agent_id, wanted)
             made = self._laid_out(services, (scope, session), found, policy, rules)
             last = attempt == _ATTEMPTS - 1
-            if not made.is_new or await self._keep(services, scope, session, made, found.kept) or last:
+            if not made.is_new or await self._keep(services, scope, session, made, found) or last:
                 break
             # Another process was quicker: its layout is the session's.
         self._note(services, scope, session, made, started, found.ttl_ms)
@@ -108,20 +113,8 @@ class Assembler:
             wanted = max(wanted, call.history)
         elif not wanted:
             wanted = _messages_wanted(services, _overridden(policy, call.policy))
-        wave: dict[str, Source[Any]] = {
-            "memory": facts.source(services, scope),
-            "summaries": summaries.recent_source(services, scope, SUMMARIES_IN_WINDOW),
-            "lead": chat.lead_source(services, scope, session, slide=True),
-            "chat": chat.source(services, scope, session, wanted, slide=True),
-            "tools": tools.index_source(services, scope, session),
-            "state": state.sliding_source(services, scope, session),
-            "layout": layouts.source(services, scope, session, slide=True),
-        }
-        for type_ in PROFILE_TYPES:
-            wave[type_] = contexts.source(services, scope, type_, 1)
-        if agent_id is not None:
-            wave["agent"] = agents.source(services, scope, agent_id)
-        found = dict(zip(wave, await services.aside.fetch(list(wave.values())), strict=True))
+        wave = self._waves.of(services, scope, session, agent_id, wanted)
+        found = dict(zip(wave.names, await services.aside.fetch(wave.sources), strict=True))
         messages, older = found["chat"]
         if older and wanted and not any(message["role"] == "user" for message in messages):
             # A long run of tool calls: the request that it answers stands further back.
@@ -149,11 +142,20 @@ class Assembler:
 
     def _policy(self, call: Call, agent: AgentConfig | None) -> tuple[AssemblyPolicy, ProviderRules]:
         """Return the policy and the provider's rules: the call's before the agent's before the settings'."""
-        policy, model = self.policy, call.model
-        if agent:
-            policy = _overridden(policy, agent.get("assembly"))
-            if model is None and policy.model == "default" and isinstance(agent.get("model"), str):
-                model = agent["model"]
+        own, named = (agent.get("assembly"), agent.get("model")) if agent else (None, None)
+        if own is not None or call.policy is not None:
+            return self._made_policy(call, own, named)
+        # The usual case, which is the same at every call.
+        key = (call.budget, call.history, call.model, named if isinstance(named, str) else None)
+        made = self._policies.get(key)
+        if made is None:
+            if len(self._policies) >= MAX_POLICIES:
+                self._policies.clear()
+            made = self._policies[key] = self._made_policy(call, None, named)
+        return made
+
+    def _made_policy(self, call: Call, own: object, named: object) -> tuple[AssemblyPolicy, ProviderRules]:
+        policy = _overridden(self.policy, own)
         policy = call.policy if isinstance(call.policy, AssemblyPolicy) else _overridden(policy, call.policy)
         changes: dict[str, Any] = {}
         if call.budget is not None:
@@ -162,7 +164,10 @@ class Assembler:
             changes["history"] = replace(policy.history, messages=call.history)
         if changes:
             policy = replace(policy, **changes)
-        return policy, self._rules(model or policy.model)
+        model = call.model or policy.model
+        if model == "default" and isinstance(named, str):
+            model = named
+        return policy, self._rules(model)
 
     # --- laying out
 
@@ -190,16 +195,20 @@ class Assembler:
             breaks=kept.number,
         )
 
-    async def _keep(self, services: Services, scope: Scope, session: str, made: Assembled, kept: layouts.Kept) -> bool:
+    async def _keep(self, services: Services, scope: Scope, session: str, made: Assembled, found: _Found) -> bool:
         """Keep a new layout, with the job to summarise what it leaves out; False if another one was kept meanwhile."""
         if services.inside:
             # What is not committed may never be: the window is made, and nothing is kept of it.
             return True
+        if not (found.sources.chat or found.sources.state or found.sources.tools):
+            # Most likely there is no such session yet, which could keep it.
+            return True
+        kept = found.kept
         layout = made.layout
         cut = layout.from_seq - 1
         job = None
         if cut > kept.through:
-            job = rolling.job(scope, session, cut, services.clock.now_ms())
+            job = to_summarise(scope, session, services.clock.now_ms())
         try:
             saved = await layouts.save(services, scope, session, layout.encode(), expected=kept.number, job=job)
         except StoreUnavailable:
@@ -218,35 +227,47 @@ class Assembler:
         took_ms = (services.clock.monotonic() - started) * 1000
         window = made.window
         self._prompts.assembled(window.total_tokens)
+        id_ = self._ids.next(now_ms)
+        make = window.make_receipt
+
+        def receipt() -> Receipt:
+            # It is made once: when it is asked for, or written.
+            found = replace(make(), id=id_, at=iso(now_ms), assembly_time_ms=round(took_ms, 3))
+            self._prompts.compared(found.total_tokens, found.prefix.shared_tokens)
+            return found
+
+        noted = Noted(id_, now_ms, lambda: window.receipt.to_json().encode())
+        window.in_session(receipt, _cache_key(scope, session), partial(self._used, services, scope, session, noted))
+        if services.inside:
+            # What it was made of may be rolled back.
+            return
         traces = self._traces
         traces.pop((scope, session), None)
         if len(traces) >= MAX_TRACES:
             del traces[next(iter(traces))]
         traces[scope, session] = made.trace
-        id_ = f"{now_ms:012x}{token_hex(4)}"
-        make = window.make_receipt
-
-        def receipt() -> Receipt:
-            return replace(make(), id=id_, at=iso(now_ms), assembly_time_ms=round(took_ms, 3))
-
-        noted = Noted(id_, now_ms, partial(self._written, window))
-        window.in_session(receipt, _cache_key(scope, session), partial(self._used, services, scope, session, noted))
-        if services.inside:
-            return
         services.receipts.note(scope, session, noted)
         services.activity.note(scope, session, partial(_metrics, services, window, now_ms), ttl_ms=ttl_ms)
-
-    def _written(self, window: Window) -> bytes:
-        """Return a receipt as it is kept, and count what it says of the prefix."""
-        receipt = window.receipt
-        self._prompts.compared(receipt.total_tokens, receipt.prefix.shared_tokens)
-        return receipt.to_json().encode()
 
     def _used(self, services: Services, scope: Scope, session: str, noted: Noted, usage: Usage) -> None:
         noted.usage = orjson.dumps(usage._asdict())
         self._prompts.reported(usage.input_tokens, usage.cached_tokens, usage.written_tokens)
         if not services.inside:
             services.receipts.note_usage(scope, session, noted)
+
+
+class Ids:
+    """Makes ids of receipts: later ones are greater, as far as clocks go, and no other process makes the same."""
+
+    __slots__ = ("_count", "_process")
+
+    def __init__(self) -> None:
+        self._process = token_hex(4)
+        self._count = count()
+
+    def next(self, now_ms: int) -> str:
+        """Return the next id."""
+        return f"{now_ms:012x}{next(self._count) & 0xFFFFFF:06x}{self._process}"
 
 
 @dataclass(frozen=True, slots=True)

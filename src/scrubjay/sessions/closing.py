@@ -9,7 +9,7 @@ from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import freeze
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Closed, Job, Load, Mutation, NewJob, Op, Written
-from scrubjay.core.records import Summary, date_of
+from scrubjay.core.records import Summary, date_of, iso
 from scrubjay.core.scope import Scope
 from scrubjay.memory.services import Services
 from scrubjay.sessions import rolling
@@ -29,7 +29,33 @@ async def run(services: Services, job: Job) -> None:
     Raises:
         StoreUnavailable: The store cannot be reached.
     """
-    await close(services, job.scope, job.name)
+    if await is_over(services, job.scope, job.name):
+        await close(services, job.scope, job.name)
+
+
+async def without_summary(services: Services, job: Job) -> None:
+    """Close a session whose summary cannot be had: else it would stand in the way of others that have expired.
+
+    Raises:
+        StoreUnavailable: The store cannot be reached.
+    """
+    if await is_over(services, job.scope, job.name):
+        await _close(services, job.scope, job.name, None, None)
+
+
+def over_before_ms(services: Services) -> int:
+    """Return the time before which a session was used last if it is over, in milliseconds since the Unix epoch.
+
+    It is over when its state is: what was noted of its last use is written within a sixth of that.
+    """
+    return services.clock.now_ms() - services.policies.state_ttl_ms * 7 // 6
+
+
+async def is_over(services: Services, scope: Scope, session: str) -> bool:
+    """Return whether a session has ended without a close."""
+    info = await services.store.session_info(scope, session)
+    # All times are in one form, in which they compare as text.
+    return info is not None and info["closed_at"] is None and info["last_active_at"] < iso(over_before_ms(services))
 
 
 async def close(services: Services, scope: Scope, session: str, summary: str | None = None) -> Summary | None:

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import orjson
-
+from scrubjay.assembly.layout import decode as decode_layout
 from scrubjay.core.codec import to_json
 from scrubjay.core.policy import MAX_VERSION
-from scrubjay.core.ports import Job, NewJob
+from scrubjay.core.ports import Job
 from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope
 from scrubjay.memory import decode, layouts
 from scrubjay.memory.services import Services
 
-SUMMARISE: Final = "summarise"
-"""The kind of the jobs that summarise what was cut."""
 ROLLING_TOKENS: Final = 300
 """How long the rolling summary of a session may be."""
 FINAL_TOKENS: Final = 200
@@ -29,22 +26,17 @@ CHUNK: Final = 500
 """How many messages are summarised at once."""
 
 
-def job(scope: Scope, session: str, through: int, now_ms: int) -> NewJob:
-    """Return the job that summarises a session through a message."""
-    return NewJob(scope, SUMMARISE, session, orjson.dumps({"through": through}), now_ms)
-
-
 async def run(services: Services, job: Job) -> None:
     """Do a job: summarise what was cut and is not summarised yet.
 
     Raises:
         StoreUnavailable: The store cannot be reached.
     """
-    wanted = int(orjson.loads(job.payload)["through"])
     scope, session = job.scope, job.name
     while True:
         kept = await layouts.load(services, scope, session)
-        messages = await _between(services, scope, session, kept.through, wanted)
+        cut = await _cut_through(services, scope, session, kept)
+        messages = await _between(services, scope, session, kept.through, cut)
         if not messages:
             return
         text = await _summarised(services, messages, kept.summary, ROLLING_TOKENS)
@@ -67,6 +59,13 @@ async def final_text(services: Services, scope: Scope, session: str) -> str:
         text = await _summarised(services, messages, text, FINAL_TOKENS)
         through = messages[-1].seq
     return text
+
+
+async def _cut_through(services: Services, scope: Scope, session: str, kept: layouts.Kept) -> int:
+    """Return the sequence number through which messages were cut: from windows by a layout, or from the chat."""
+    layout = None if kept.body is None else decode_layout(kept.body)
+    info = await services.store.session_info(scope, session)
+    return max(layout.from_seq if layout else 0, info["first_seq"] if info else 0) - 1
 
 
 async def _between(services: Services, scope: Scope, session: str, after: int, through: int) -> Sequence[Message]:

@@ -52,9 +52,7 @@ class Sweeper:
     async def _close_expired(self) -> None:
         services = self._services
         now = services.clock.now_ms()
-        # A session is over when its state is: what was noted of its last use is written within a sixth of that.
-        before = now - services.policies.state_ttl_ms * 7 // 6
-        idle = await services.store.sessions_idle(before, PAGE)
+        idle = await services.store.sessions_idle(closing.over_before_ms(services), PAGE)
         if idle:
             self.expired += len(idle)
             # Those that wait already, perhaps for their next attempt, are left as they are.

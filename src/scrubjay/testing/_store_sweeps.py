@@ -132,7 +132,8 @@ class SweepSuite:
         await asyncio.gather(*appends, *(store.sweep("messages", since, 3) for _ in range(6)))
         for n in range(8):
             items = (await chat_of(store, ALICE, f"{n}")).payload
-            texts = [orjson.loads(item)[5]["content"] for item in items]  # type: ignore[union-attr]
+            assert isinstance(items, list)
+            texts = [orjson.loads(item)[5]["content"] for item in items]
             assert texts[-1] == "new", texts
         dump = await rig.dump()
         assert sum(row["on_record"] for row in dump["sessions"]) == len(dump["messages"])

@@ -98,7 +98,7 @@ _METRICS_LOAD = Statement("""
     WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
 """)
 _INFO = Statement("""
-    SELECT s.session_id, s.created_at, s.last_active_at, s.closed_at, h.version, x.chat_version
+    SELECT s.session_id, s.created_at, s.last_active_at, s.closed_at, s.first_seq, h.version, x.chat_version
     FROM sessions AS s
     LEFT JOIN heads AS h ON h.tenant_id = :tenant AND h.user_id = :user AND h.kind = 'chat' AND h.name = :session
     LEFT JOIN summaries AS x ON x.tenant_id = :tenant AND x.user_id = :user AND x.session_id = :session
@@ -333,13 +333,17 @@ def summary_of(scope: Scope, session: str) -> Query[bytes | None]:
 
 
 def info(scope: Scope, session: str) -> Query[dict[str, Any] | None]:
-    """Return what is known of a session; `summarised` says whether its summary covers its whole chat."""
+    """Return what is known of a session.
+
+    `summarised` says whether its summary covers its whole chat, `first_seq` where that begins: before it, messages were
+    pruned.
+    """
     (rows,) = yield Batch([(_INFO, scoped(scope, session=session))], last=True)
     if not rows:
         return None
-    *listed, chat_version, summarised_version = rows[0]
+    *listed, first_seq, chat_version, summarised_version = rows[0]
     summarised = summarised_version is not None and summarised_version == (chat_version or 0)
-    return {**_listed(tuple(listed)), "summarised": summarised}
+    return {**_listed(tuple(listed)), "first_seq": first_seq, "summarised": summarised}
 
 
 def listing(scope: Scope, limit: int) -> Query[list[dict[str, Any]]]:
