@@ -78,6 +78,7 @@ class RetentionSettings(_Part):
         messages: Messages of sessions that are no longer used.
         summaries: Summaries of closed sessions.
         jobs: Jobs that were given up.
+        layouts: What is pinned for the windows of sessions that are no longer used; their next window begins anew.
     """
 
     receipts: _Seconds | None = 30 * 86_400
@@ -86,6 +87,7 @@ class RetentionSettings(_Part):
     messages: _Seconds | None = None
     summaries: _Seconds | None = None
     jobs: _Seconds | None = 30 * 86_400
+    layouts: _Seconds | None = 3_600
 
     def milliseconds(self) -> dict[str, int]:
         """Return what is kept for a time, in milliseconds by kind."""

@@ -104,7 +104,7 @@ async def say(session: Session, turns: int, *, words: str = "hello") -> None:
     for number in range(turns):
         messages.append({"role": "user", "content": f"{words} {last + 2 * number}"})
         messages.append({"role": "assistant", "content": f"yes, {words} {last + 2 * number}"})
-    await session.chat.extend(messages)
+    await session.chat.append_many(messages)
 
 
 async def work(*processes: Process) -> None:

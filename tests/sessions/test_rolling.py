@@ -266,7 +266,7 @@ async def test_a_closed_process_gives_its_jobs_back_at_once(open_process: OpenPr
 
 async def long_session(session: Session, messages: int) -> None:
     for first in range(0, messages, 100):
-        await session.chat.extend(
+        await session.chat.append_many(
             [{"role": "user", "content": f"{number}"} for number in range(first, min(first + 100, messages))]
         )
 

@@ -208,8 +208,8 @@ async def test_settings_say_how_windows_are_divided(open_process: OpenProcess) -
     window = await session_of(one).assemble("q")
     assert window.receipt.budget == 3_000
     assert window.rules.name == "anthropic"
-    two = await open_process(assembly={"model": "openai"}, providers={"openai": {"ttl_s": 7.0}})
-    assert (await session_of(two).assemble("q")).rules.ttl_s == 7.0
+    two = await open_process(assembly={"model": "openai"}, providers={"openai": {"ttl_s": 7}})
+    assert (await session_of(two).assemble("q")).rules.ttl_s == 7
     assert (await session_of(two).assemble("q", model="anthropic")).rules.name == "anthropic"
 
 

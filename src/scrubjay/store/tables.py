@@ -241,6 +241,8 @@ layouts = Table(
     Column("summary_tokens", Integer, nullable=False, server_default="0"),
     _number("through", default="0"),
     _at("updated_at"),
+    # What is pinned is not kept for longer than its session is used.
+    _some("ix_layouts_pinned", "updated_at", "body IS NOT NULL"),
 )
 
 receipts = Table(

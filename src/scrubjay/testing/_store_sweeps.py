@@ -122,6 +122,26 @@ class SweepSuite:
         assert await store.sweep("messages", clock.now_ms(), 99) == 5
         assert (await rig.dump())["messages"] == []
 
+    async def test_sweeping_layouts_lets_go_what_is_pinned_for_sessions_out_of_use(self, rig: StoreRig) -> None:
+        store, clock = rig.store, rig.clock
+        for session in ("old", "used"):
+            await say(store, "x", session=session)
+            assert await store.layout_put(ALICE, session, b'{"pinned":1}', expected=0) is not None
+        (last,) = await store.messages_range(ALICE, "old", 0, 9, 9)
+        through = orjson.loads(last)[0]
+        assert await store.rolling_put(ALICE, "old", b'"short"', 1, expected=0, through=through) is not None
+        clock.advance(60)
+        since = clock.now_ms()
+        await store.record_activity([Activity(ALICE, "used", clock.now_ms())])
+        before = await rig.dump()
+        assert await store.sweep("layouts", since, 9) == 1
+        assert await store.sweep("layouts", since, 9) == 0
+        assert await self._news(rig, before) == [("layout", "old")]
+        (old, _), (used, _) = [await layout_of(store, ALICE, name) for name in ("old", "used")]
+        assert old == [1, None, "short", 1, through]
+        assert used == [1, {"pinned": 1}, None, 0, 0]
+        assert await store.layout_put(ALICE, "old", b"{}", expected=1) is not None, "the next one follows it"
+
     async def test_a_sweep_among_appends_takes_nothing_that_is_new(self, rig: StoreRig) -> None:
         store, other, clock = rig.store, await rig.other(), rig.clock
         for n in range(8):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -33,14 +34,15 @@ def filler(tokens: int, seed: int, counter: Tokenizer) -> str:
         seed: Texts of different seeds have no more in common than their words.
         counter: What counts.
     """
-    return _filler(tokens, seed, counter)
+    count: Callable[[str], int] = counter.count
+    return _filler(tokens, seed, count)
 
 
 @lru_cache(4_096)
-def _filler(tokens: int, seed: int, counter: Tokenizer) -> str:
+def _filler(tokens: int, seed: int, count: Callable[[str], int]) -> str:
     words = [_word(seed, at) for at in range(tokens)]
     # A text that is too long loses words until it fits: mostly none, for a word is a token.
-    while words and (over := counter.count(" ".join(words)) - tokens) > 0:
+    while words and (over := count(" ".join(words)) - tokens) > 0:
         del words[len(words) - max(1, over * len(words) // (over + tokens) // 2) :]
     return " ".join(words)
 

@@ -77,7 +77,18 @@ _OLD_CHATS = Statement("""
     SELECT tenant_id, user_id, session_id FROM sessions WHERE on_record > 0 AND last_active_at < :before
     ORDER BY last_active_at, tenant_id, user_id, session_id LIMIT :limit
 """)
-_CANDIDATES = {"tool_outputs": _OLD_TOOLS, "summaries": _OLD_SUMMARIES, "messages": _OLD_CHATS}
+_OLD_LAYOUTS = Statement("""
+    SELECT l.tenant_id, l.user_id, l.session_id FROM layouts AS l JOIN sessions AS s
+        ON s.tenant_id = l.tenant_id AND s.user_id = l.user_id AND s.session_id = l.session_id
+    WHERE l.body IS NOT NULL AND l.updated_at < :before AND s.last_active_at < :before
+    ORDER BY l.updated_at, l.tenant_id, l.user_id, l.session_id LIMIT :limit
+""")
+_CANDIDATES = {
+    "tool_outputs": _OLD_TOOLS,
+    "summaries": _OLD_SUMMARIES,
+    "messages": _OLD_CHATS,
+    "layouts": _OLD_LAYOUTS,
+}
 KINDS: Final = frozenset({*WORKERS, *_CANDIDATES})
 """All that can be swept."""
 _DELETE_TOOLS = Statement("""
@@ -113,6 +124,11 @@ _TAKEN = Statement("""
 _LEFT = Statement("""
     SELECT count(*) FROM messages WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
 """)
+# The number and the rolling summary stay.
+_UNPIN = Statement("""
+    UPDATE layouts SET body = NULL
+    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND body IS NOT NULL RETURNING 1
+""")
 _DELETE_LAYOUT = Statement("""
     DELETE FROM layouts WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session RETURNING 1
 """)
@@ -128,6 +144,8 @@ def of_owner(kind: str, scope: Scope, session: str, before_ms: int, limit: int, 
     """Delete the oldest rows of one kind, of one owner."""
     if kind == "messages":
         return _messages(scope, session, before_ms, limit, now_ms)
+    if kind == "layouts":
+        return _layout(scope, session, before_ms, now_ms)
     if kind == "tool_outputs":
         bump, delete = Bump.of(scope, Kind.TOOL_INDEX, session, now_ms), _DELETE_TOOLS
     else:
@@ -141,6 +159,14 @@ def _rows(bump: Bump, delete: Call, locks: tuple[Call, ...]) -> Query[int]:
     if gone:
         yield Batch(bump.calls(), last=True)
     return len(gone)
+
+
+def _layout(scope: Scope, session: str, before_ms: int, now_ms: int) -> Query[int]:
+    owner, bump = scoped(scope, session=session), Bump.of(scope, Kind.LAYOUT, session, now_ms)
+    _, old, _ = yield Batch([hold(owner), (_STILL_OLD, {**owner, "before": before_ms}), bump.lock()])
+    if not old:
+        return 0
+    return (yield from _rows(bump, (_UNPIN, owner), ()))
 
 
 def _messages(scope: Scope, session: str, before_ms: int, limit: int, now_ms: int) -> Query[int]:
