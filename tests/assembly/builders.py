@@ -77,9 +77,7 @@ def message(
 def renumbered(chat: Sequence[Message]) -> list[Message]:
     """Return the messages of a chat with the sequence numbers 1, 2, …: new ones, of which nothing is known yet."""
     return [
-        Message.make(
-            dict(one), seq, f"m{seq}", one.created_at_ms, one.tokens, one.encoding, pinned=one.pinned
-        )
+        Message.make(dict(one), seq, f"m{seq}", one.created_at_ms, one.tokens, one.encoding, pinned=one.pinned)
         for seq, one in enumerate(chat, 1)
     ]
 
@@ -125,9 +123,12 @@ json_values = st.recursive(
 call_pool = st.sampled_from(["c1", "c2", "c3", "c4"])
 
 
+NO_PINS = st.just(False)
+
+
 @st.composite
 def chats(
-    draw: st.DrawFn, tokenizer: Tokenizer, max_size: int = 16, pins: st.SearchStrategy[bool] = st.just(False)
+    draw: st.DrawFn, tokenizer: Tokenizer, max_size: int = 16, pins: st.SearchStrategy[bool] = NO_PINS
 ) -> list[Message]:
     """Return any sequence of messages: late and missing results, used-again ids, orphans, huge texts.
 
@@ -161,7 +162,7 @@ def chats(
 
 
 @st.composite
-def sources(draw: st.DrawFn, tokenizer: Tokenizer, pins: st.SearchStrategy[bool] = st.just(False)) -> Sources:
+def sources(draw: st.DrawFn, tokenizer: Tokenizer, pins: st.SearchStrategy[bool] = NO_PINS) -> Sources:
     """Return any sources; each may be empty, and may be far larger than any budget."""
 
     def some(values: st.SearchStrategy[Any]) -> Any:

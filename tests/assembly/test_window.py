@@ -379,7 +379,8 @@ def test_optional_sections_leave_the_history_its_part() -> None:
     spare = 1_000 - tokens["reply"] - 9 - 4  # the last message is the assistant's: the last user message is fixed
     assert tokens["memory"] <= 0.25 * spare
     assert tokens["summary"] <= 0.15 * spare
-    assert tokens["state"] <= 0.30 * spare
+    # The tail also gets what the others leave because they are cut by whole items.
+    assert tokens["state"] <= 0.30 * spare + 13 + 12 + 23
     assert tokens["history"] >= 0.30 * spare - 26
     assert receipt.total_tokens > 970
     nothing = Share(0, 0)

@@ -98,7 +98,7 @@ def session_of(process: Process, name: str = "s") -> Session:
 
 
 async def say(session: Session, turns: int, *, words: str = "hello") -> None:
-    """Append whole turns, and the user's next message."""
+    """Append whole turns: a message of the user's, and the reply."""
     last = await session.chat.count()
     messages: list[dict[str, Any]] = []
     for number in range(turns):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 
 from scrubjay.core.scope import Scope
 from scrubjay.handles import Session
 from scrubjay.memory import layouts
-from scrubjay.memory.jobs import LEASE_MS
+from scrubjay.memory.jobs import LEASE_MS, SUMMARISE, Work
 from scrubjay.sessions import rolling
 from scrubjay.testing.clock import ManualClock
 from tests.coherence.conftest import Process
 from tests.sessions.conftest import OpenProcess, Recorder, all_heard, job_counts, say, session_of, work
+from tests.waiting import until
 
 ALICE = Scope("acme", "alice")
 
@@ -53,7 +55,7 @@ async def test_turns_in_two_processes_lose_nothing(
     open_process: OpenProcess, recorder: Recorder, clock: ManualClock
 ) -> None:
     pair = [await open_process(summarizer=recorder) for _ in range(2)]
-    lots = random.Random(7)  # noqa: S311 - reproducible on purpose
+    lots = random.Random(7)
     for number in range(20):
         # Turns at once, and now and then both do jobs, at once, too.
         await asyncio.gather(*(turn(process, f"{name} {number}") for name, process in zip("ab", pair, strict=True)))
@@ -127,8 +129,7 @@ async def test_clearing_forgets_the_summary_also_one_that_is_being_made(
     await session.chat.prune(4)
     recorder.gate = asyncio.Event()
     working = asyncio.create_task(work(one))
-    while recorder.asked < 2:
-        await asyncio.sleep(0)
+    await until(lambda: recorder.asked == 2)
     await session.chat.clear()
     recorder.gate.set()
     await working
@@ -154,19 +155,18 @@ async def test_a_summarizer_fails_no_turn_and_is_tried_again(
         recorder.failure = RuntimeError("the model is out")
     else:
         recorder.gate = asyncio.Event()
-        jobs._work[rolling_kind()] = rolling_work(one, deadline_s=0.01)
+        jobs.register({SUMMARISE: Work(partial(rolling.run, one.engine.services), deadline_s=0.05)})
     for number in range(15):
         await turn(one, f"question {number}")
         await jobs.run_due()
     await jobs.idle()
-    assert recorder.asked == 1
-    pauses, asked = [], 1
-    while recorder.asked < 12:
-        before = clock.now_ms()
-        while recorder.asked == asked:
+    assert jobs.retried == 1
+    pauses = []
+    while jobs.retried < 12:
+        before, tried = clock.now_ms(), jobs.retried
+        while jobs.retried == tried:
             clock.advance(1)
             await work(one)
-        asked = recorder.asked
         pauses.append((clock.now_ms() - before) / 1000)
     # Two seconds, then twice as long each time, up to ten minutes; with jitter down to the half.
     for attempt, pause in enumerate(pauses):
@@ -176,29 +176,16 @@ async def test_a_summarizer_fails_no_turn_and_is_tried_again(
     assert (jobs.done, jobs.retried, jobs.failed) == (0, 12, 1)
     clock.advance(86_400)
     await work(one)
-    assert recorder.asked == 12
+    assert jobs.retried == 12
     # The window does without, and the next cut begins anew: nothing was lost.
     assert recorder.given == []
     await session_of(one).assemble()
     recorder.failure, recorder.gate = None, None
+    jobs.register({SUMMARISE: Work(partial(rolling.run, one.engine.services))})
     await session_of(one).chat.prune(4)
     await work(one)
     assert recorder.seqs == list(range(1, 27))
     assert await job_counts(one) == {"due": 0, "claimed": 0, "failed": 0}
-
-
-def rolling_kind() -> str:
-    from scrubjay.memory.jobs import SUMMARISE
-
-    return SUMMARISE
-
-
-def rolling_work(process: Process, *, deadline_s: float) -> object:
-    from functools import partial
-
-    from scrubjay.memory.jobs import Work
-
-    return Work(partial(rolling.run, process.engine.services), deadline_s=deadline_s)
 
 
 async def test_another_process_takes_over_when_the_claim_of_a_killed_one_has_run_out(
@@ -211,8 +198,7 @@ async def test_another_process_takes_over_when_the_claim_of_a_killed_one_has_run
     await session_of(one).chat.prune(4)
     jobs = one.engine.services.jobs
     await jobs.run_due()
-    while not stuck.asked:
-        await asyncio.sleep(0)
+    await until(lambda: stuck.asked)
     # Killed: it says nothing to the store any more.
     one.faults.fail("job_retry", times=100)
     await jobs.end(5)
@@ -236,8 +222,7 @@ async def test_one_that_was_only_slow_keeps_nothing_when_another_took_over(
     await say(session_of(one), 10)
     await session_of(one).chat.prune(4)
     working = asyncio.create_task(work(one))
-    while not slow.asked:
-        await asyncio.sleep(0)
+    await until(lambda: slow.asked)
     clock.advance(LEASE_MS / 1000)
     await work(two)
     await session_of(two).chat.prune(2)
@@ -256,8 +241,7 @@ async def test_a_closed_process_gives_its_jobs_back_at_once(open_process: OpenPr
     await say(session_of(one), 10)
     # No call that is asked for runs it: the process's own loop does.
     await session_of(one).chat.prune(4)
-    while not stuck.asked:
-        await asyncio.sleep(0.001)
+    await until(lambda: stuck.asked)
     await one.jay.close()
     assert await job_counts(two) == {"due": 1, "claimed": 0, "failed": 0}
     await work(two)

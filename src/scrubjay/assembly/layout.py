@@ -8,7 +8,7 @@ is kept with the session.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -73,6 +73,8 @@ class Layout:
         summaries: The section of summaries.
         rolling_through: The sequence number through which the pinned summary covers this session.
         tokenizer: What counted.
+        overhead: The tokens around each message that were counted with it.
+        history_room: What the history was given, in tokens. It is cut to less, and grows up to that again.
     """
 
     number: int
@@ -85,6 +87,16 @@ class Layout:
     summaries: Pinned
     rolling_through: int
     tokenizer: str
+    overhead: int
+    history_room: int
+
+    def around(self, overhead: int) -> Layout:
+        """Return it with what its sections take where so many tokens are around each message."""
+        more = overhead - self.overhead
+        if not more:
+            return self
+        user, summaries = _around(self.user, more), _around(self.summaries, more)
+        return replace(self, user=user, summaries=summaries, overhead=overhead)
 
     def encode(self) -> bytes:
         """Return it as JSON; `decode` is the inverse."""
@@ -101,6 +113,8 @@ class Layout:
                 "summaries": _encoded(self.summaries),
                 "through": self.rolling_through,
                 "tokenizer": self.tokenizer,
+                "overhead": self.overhead,
+                "room": self.history_room,
             }
         )
 
@@ -121,14 +135,27 @@ def decode(found: Any) -> Layout | None:
             summaries=_decoded(found["summaries"]),
             rolling_through=int(found["through"]),
             tokenizer=str(found["tokenizer"]),
+            overhead=int(found["overhead"]),
+            history_room=int(found["room"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
 def pin(fitted: Fitted, digests: Mapping[str, str]) -> Pinned:
     """Return a section as it is pinned."""
     return Pinned(fitted.text, fitted.tokens, fitted.sections, digests, fitted.whole, fitted.digest)
+
+
+def _around(pinned: Pinned, more: int) -> Pinned:
+    """Return a section with more tokens around its message; the first source that is shown has them."""
+    if not pinned.text:
+        return pinned
+    first = next(at for at, one in enumerate(pinned.sections) if one.items_in)
+    sections = [
+        one._replace(tokens=one.tokens + more) if at == first else one for at, one in enumerate(pinned.sections)
+    ]
+    return pinned._replace(tokens=pinned.tokens + more, sections=tuple(sections))
 
 
 def _encoded(pinned: Pinned) -> dict[str, Any]:

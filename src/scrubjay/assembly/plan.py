@@ -74,6 +74,8 @@ def plan(scene: Scene, layout: Layout | None, moment: Moment, tokenizer: str) ->
     """
     reason: Break | None = Break.FIRST
     if layout is not None:
+        # Another provider may count more or less around a message: the text stays, and so does the cache.
+        layout = layout.around(scene.overhead.message)
         change = change_since(layout, scene.sources)
         reason = _reason(scene, layout, change, moment, tokenizer)
         if reason is None:
@@ -116,7 +118,9 @@ def _has_room(scene: Scene, layout: Layout) -> bool:
         if part.need > share.ceiling_of(spare):
             return False
         needed += part.need
-    return needed + scene.cost_of(_from(scene.history, layout.from_seq)) <= spare
+    # What a cut has freed is for the history to grow again: filled with something else, it would soon be cut once more.
+    history = max(scene.cost_of(_from(scene.history, layout.from_seq)), layout.history_room)
+    return needed + history <= spare
 
 
 def _follow(scene: Scene, layout: Layout, updates: tuple[Update, ...]) -> Plan | None:
@@ -131,14 +135,31 @@ def _follow(scene: Scene, layout: Layout, updates: tuple[Update, ...]) -> Plan |
     tokens = scene.cost_of(history)
     rest = scene.spare - layout.user.tokens - layout.summaries.tokens
     rolling = sources.rolling if sources.rolling_through > layout.rolling_through else ""
-    share = scene.policy.tail
-    # Where both cannot be whole, the tail is cut to its floor before the history is.
-    room = max(rest - tokens, min(share.floor_of(scene.spare), rest))
     lines = (*sensitive_lines(sources), *updates) if sources.sensitive else updates
-    tail = _tail(scene, lines, rolling).fit(min(room, share.ceiling_of(scene.spare)))
+    whole = _tail(scene, lines, rolling)
+    room = rest - tokens
+    if room < whole.need:
+        # Where both cannot be whole, the tail is cut to its floor before the history is.
+        room = max(room, min(_tail_floor(scene, layout, tokens, whole.need), rest))
+    tail = whole.fit(min(room, scene.policy.tail.ceiling_of(scene.spare)))
     if tokens > rest - tail.tokens or tokens > _token_mark(scene):
         return None
     return Plan(layout, None, *_with_pinned(scene, history, layout.from_seq), tokens, shortened, tail)
+
+
+def _tail_floor(scene: Scene, layout: Layout, history: int, need: int) -> int:
+    """Return what the tail is sure of: its floor, or less where there is not enough for the floors of all."""
+    policy = scene.policy
+    rooms = allocate(
+        scene.spare,
+        [
+            Demand(history, policy.chat),
+            Demand(layout.user.tokens, policy.memory),
+            Demand(layout.summaries.tokens, policy.summaries),
+            Demand(need, policy.tail),
+        ],
+    )
+    return min(rooms[3], policy.tail.floor_of(scene.spare))
 
 
 # --- beginning anew --------------------------------------------------------------------------------------------------
@@ -175,6 +196,8 @@ def _begin_anew(scene: Scene, old: Layout | None, moment: Moment, reason: Break,
         summaries=pin(summaries.fit(rooms[2]), {}),
         rolling_through=sources.rolling_through,
         tokenizer=tokenizer,
+        overhead=scene.overhead.message,
+        history_room=rooms[0],
     )
     history, shortened = scene.previewed(_from(candidates, from_seq), preview_before)
     tokens = scene.cost_of(history)

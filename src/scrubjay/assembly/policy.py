@@ -143,6 +143,11 @@ class AssemblyPolicy:
         _check_whole(self.preview_tokens, "preview_tokens", MAX_BUDGET)
         if self.budget is None or self.reserve is None or self.preview_tokens is None:
             raise InvalidLimit("budget, reserve and preview_tokens must be whole numbers")
+        for name in ("chat", "memory", "summaries", "tail"):
+            if not isinstance(getattr(self, name), Share):
+                raise InvalidLimit(f"{name} must be a Share, not {getattr(self, name)!r:.40}")
+        if not isinstance(self.history, History):
+            raise InvalidLimit(f"history must be a History, not {self.history!r:.40}")
         if not isinstance(self.model, str):
             raise InvalidLimit(f"model must be a name, not {type(self.model).__name__}")
         if self.cache_ttl_s is not None and not (_is_number(self.cache_ttl_s) and self.cache_ttl_s >= 0):

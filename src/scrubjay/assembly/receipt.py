@@ -35,7 +35,8 @@ class SectionReceipt(NamedTuple):
 
     Attributes:
         name: `agent`, `system` (system messages that the chat begins with), `pinned` (pinned messages older than the
-            history), `profile`, `memory`, `summary` (earlier sessions), `rolling` (what was cut from this one),
+            history), `profile`, `memory`, `summary` (earlier sessions), `rolling` (what was cut from this one; once
+            more behind the history if there is a newer one since the last planned break),
             `history`, `tools`, `updates` (what changed of the user since the last planned break), `state`, `turn` (the
             last user message and what follows it) or `reply` (the tokens that begin it).
         tokens: What it takes, with the overhead of its messages.
@@ -308,14 +309,12 @@ class ReceiptDiff:
 
 def diff(before: Receipt, after: Receipt) -> ReceiptDiff:
     """Return what differs between two windows of a session."""
-    old = {each.name: each for each in before.sections}
-    new = {each.name: each for each in after.sections}
-    empty = SectionReceipt("", 0, 0)
+    old, new = _sizes(before), _sizes(after)
     changes = []
     for name in dict.fromkeys([*new, *old]):
-        one, other = old.get(name, empty), new.get(name, empty)
-        if (one.tokens, one.items_in) != (other.tokens, other.items_in):
-            changes.append(SectionChange(name, one.tokens, other.tokens, one.items_in, other.items_in))
+        one, other = old.get(name, (0, 0)), new.get(name, (0, 0))
+        if one != other:
+            changes.append(SectionChange(name, one[0], other[0], one[1], other[1]))
     gone, came = _names(before), _names(after)
     pairs = {name: (getattr(before, name), getattr(after, name)) for name in _SETTINGS}
     return ReceiptDiff(
@@ -330,6 +329,15 @@ def diff(before: Receipt, after: Receipt) -> ReceiptDiff:
 
 
 _SETTINGS: Final = ("budget", "reserve", "tokenizer", "agent")
+
+
+def _sizes(receipt: Receipt) -> dict[str, tuple[int, int]]:
+    """Return the tokens and items of each section: `rolling` may stand in a window twice, pinned and newer."""
+    found: dict[str, tuple[int, int]] = {}
+    for each in receipt.sections:
+        tokens, items = found.get(each.name, (0, 0))
+        found[each.name] = tokens + each.tokens, items + each.items_in
+    return found
 
 
 def _names(receipt: Receipt) -> dict[tuple[str, str], NearMiss]:

@@ -169,7 +169,9 @@ class Jobs:
         except Exception as error:  # noqa: BLE001 - handlers run functions of the application's
             await self._failed(job, work, _described(error, work))
         else:
-            self.done += await self._settle(self._store.job_done(job, self._who))
+            # Apart: others are counted while this waits.
+            done = await self._settle(self._store.job_done(job, self._who))
+            self.done += done
         finally:
             renewing.cancel()
 

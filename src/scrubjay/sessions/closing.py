@@ -11,6 +11,7 @@ from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Closed, Job, Load, Mutation, NewJob, Op, Written
 from scrubjay.core.records import Summary, date_of, iso
 from scrubjay.core.scope import Scope
+from scrubjay.memory import decode
 from scrubjay.memory.services import Services
 from scrubjay.sessions import rolling
 
@@ -72,7 +73,10 @@ async def close(services: Services, scope: Scope, session: str, summary: str | N
         return None if raw is None else _summary(raw)
     # The version first: what is said while the summary is written keeps the session open.
     (chat,) = await services.store.load([Load(Kind.CHAT, scope, session, 1)])
-    text = await rolling.final_text(services, scope, session)
+    assert isinstance(chat.payload, list)
+    # No further than that: who is still talking would never let it end.
+    last = decode.message(chat.payload[-1]).seq if chat.payload else info["first_seq"] - 1
+    text = await rolling.final_text(services, scope, session, last)
     return await _close(services, scope, session, text or None, chat.version)
 
 

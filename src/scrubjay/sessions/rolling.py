@@ -11,7 +11,6 @@ from typing import Final
 
 from scrubjay.assembly.layout import decode as decode_layout
 from scrubjay.core.codec import to_json
-from scrubjay.core.policy import MAX_VERSION
 from scrubjay.core.ports import Job
 from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope
@@ -51,11 +50,11 @@ async def run(services: Services, job: Job) -> None:
             return
 
 
-async def final_text(services: Services, scope: Scope, session: str) -> str:
-    """Return the summary of a whole session, made of the rolling one and of all that came after it."""
+async def final_text(services: Services, scope: Scope, session: str, last: int) -> str:
+    """Return the summary of a session through a message, made of the rolling one and of what came after it."""
     kept = await layouts.load(services, scope, session)
     text, through = kept.summary, kept.through
-    while messages := await _between(services, scope, session, through, MAX_VERSION):
+    while messages := await _between(services, scope, session, through, last):
         text = await _summarised(services, messages, text, FINAL_TOKENS)
         through = messages[-1].seq
     return text

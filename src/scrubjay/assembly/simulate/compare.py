@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class Setting:
         memory_tokens: How much is retrieved for each turn, something else each time; 0 for nothing.
         messages: The most messages of the chat; None for as many as fit.
         gap_s: Seconds between the turns. 0: nothing expires, unless messages have times.
-        read: The most messages that are read for a window that is assembled, as by a session.
+        read: The most messages that are read for a window that is assembled, as by a session, if `messages` is None.
         policy: How the budget of assembled windows is divided.
         ttl: The name of the lifetime that is asked of the provider; None for its default.
     """
@@ -110,6 +110,48 @@ class Spent:
         return self.kept / self.asked if self.asked else None
 
 
+def read_chat(
+    messages: Sequence[Mapping[str, Any]],
+    counter: Tokenizer,
+    times_ms: Sequence[int] | None = None,
+    *,
+    gap_s: float = 0.0,
+    bad: Callable[[int, InvalidMessage], None] | None = None,
+) -> list[Message]:
+    """Return recorded messages as they are read from a chat, counted; see `Comparison.play`."""
+    chat: list[Message] = []
+    now_ms = 0
+    for at, given in enumerate(messages):
+        try:
+            body = normalise_message(given)
+        except InvalidMessage as error:
+            if bad is None:
+                raise
+            bad(at, error)
+            continue
+        if times_ms is not None:
+            now_ms = max(now_ms, times_ms[at])
+        elif body["role"] == "user" and chat and chat[-1]["role"] != "user":
+            now_ms += round(gap_s * SECOND)
+        tokens = message_tokens(body, counter)
+        chat.append(Message.make(body, len(chat) + 1, f"m{at}", now_ms, tokens, counter.name))
+    return chat
+
+
+def calls(chat: Sequence[Message]) -> Iterator[tuple[int, int]]:
+    """Yield where an application calls its model: how many messages there are then, and the number of the turn.
+
+    That is before each reply, but not between two messages of the assistant. While its tools are called the turn goes
+    on.
+    """
+    turn = 0
+    for at, message in enumerate(chat):
+        before = chat[at - 1]["role"] if at else None
+        if message["role"] == "assistant" and before != "assistant":
+            turn += before != "tool"
+            yield at, turn
+
+
 class Comparison:
     """Plays conversations under all strategies.
 
@@ -156,20 +198,18 @@ class Comparison:
         Raises:
             InvalidMessage: A message is none that could have been appended, and there is no `bad`.
         """
-        chat = self._chat(messages, times_ms, bad)
+        setting = self.setting
+        chat = read_chat(messages, setting.counter, times_ms, gap_s=setting.gap_s, bad=bad)
         players = {name: self._player(name) for name in self._lines}
-        turns = 0
-        for at, message in enumerate(chat):
-            before = chat[at - 1]["role"] if at else None
-            if message["role"] == "assistant" and before != "assistant":
-                now_ms = chat[max(0, at - 1)].created_at_ms
-                # What was retrieved is of the turn: while its tools are called it stays.
-                turns += before != "tool"
-                for name, player in players.items():
-                    self._call(self._lines[name], player, self._moment(chat[:at], turns, now_ms))
-        if questions and chat:
+        turn = 0
+        for at, turn in calls(chat):
+            moment = self._moment(chat[:at], turn, chat[max(0, at - 1)].created_at_ms)
             for name, player in players.items():
-                self._ask(self._lines[name], player, self._moment(chat, turns, chat[-1].created_at_ms), questions)
+                self._call(self._lines[name], player, moment)
+        if questions and chat:
+            moment = self._moment(chat, turn, chat[-1].created_at_ms)
+            for name, player in players.items():
+                self._ask(self._lines[name], player, moment, questions)
 
     def _moment(self, chat: Sequence[Message], turn: int, now_ms: int) -> Moment:
         setting = self.setting
@@ -181,7 +221,8 @@ class Comparison:
         if name == "blocks":
             history = History(messages=setting.messages)
             policy = setting.policy.override({"budget": setting.budget, "reserve": 0, "history": history})
-            made: Blocks | Sliding = Blocks(kit, self._static, policy, setting.read)
+            read = setting.read if setting.messages is None else setting.messages
+            made: Blocks | Sliding = Blocks(kit, self._static, policy, read)
         else:
             tail = name == "sliding-tail"
             made = Sliding(kit, self._static, setting.budget, setting.messages, tail=tail)
@@ -209,31 +250,6 @@ class Comparison:
             shown = ""
         kept = sum(all(text in shown for text in evidence) for evidence in questions)
         line.asked(len(questions), kept)
-
-    def _chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        times_ms: Sequence[int] | None,
-        bad: Callable[[int, InvalidMessage], None] | None,
-    ) -> list[Message]:
-        chat: list[Message] = []
-        counter = self.setting.counter
-        now_ms = 0
-        for at, given in enumerate(messages):
-            try:
-                body = normalise_message(given)
-            except InvalidMessage as error:
-                if bad is None:
-                    raise
-                bad(at, error)
-                continue
-            if times_ms is not None:
-                now_ms = max(now_ms, times_ms[at])
-            elif body["role"] == "user" and chat and chat[-1]["role"] != "user":
-                now_ms += round(self.setting.gap_s * SECOND)
-            tokens = message_tokens(body, counter)
-            chat.append(Message.make(body, len(chat) + 1, f"m{at}", now_ms, tokens, counter.name))
-        return chat
 
 
 class _Player:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Final
 
 import orjson
@@ -29,11 +30,13 @@ from scrubjay.assembly.window import Window, lay_out
 from scrubjay.core.errors import BudgetTooSmall
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.messages import is_system
+from scrubjay.core.policy import Limits
 from scrubjay.core.ports import Tokenizer
 from scrubjay.core.records import AgentConfig, Message
 
 MEMORIES: Final = "memories"
 """The field of session state that holds what was retrieved."""
+_MOST_READ: Final = Limits().hot_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,16 +225,20 @@ class Blocks:
         Raises:
             BudgetTooSmall: What must stand in a window does not fit.
         """
-        chat = moment.chat[-self._read :]
-        older = len(moment.chat) > len(chat)
-        lead = split_chat(moment.chat).leading if older else ()
-        shown = [*(message for message in lead if message.seq < chat[0].seq), *chat] if older else chat
+        chat = moment.chat[len(moment.chat) - self._read :] if len(moment.chat) > self._read else moment.chat
+        if len(chat) < len(moment.chat) and chat and not any(seen(message).is_user for message in chat):
+            # As a session does it: a long run of tool calls, and the request that it answers stands further back.
+            chat = moment.chat[-_MOST_READ:]
+        older = len(chat) < len(moment.chat)
+        first = chat[0].seq if chat else len(moment.chat) + 1
+        lead = takewhile(is_system, moment.chat) if older else ()
+        shown = [*(message for message in lead if message.seq < first), *chat]
         sources = Sources(
             agent=self._agent,
             chat=shown,
             state=FrozenDict({MEMORIES: moment.memories}) if moment.memories else {},
             messages_before=older,
-            read_from=chat[0].seq if older else 0,
+            read_from=chat[0].seq if older and chat else 0,
             rolling=moment.rolling,
             rolling_through=moment.rolling_through,
         )
