@@ -29,6 +29,7 @@ class Break(StrEnum):
     HISTORY = "history"
     EXPIRED = "expired"
     DELETED = "deleted"
+    REPLACED = "replaced"
     SENSITIVE = "sensitive"
     ROOM = "room"
     PINNED = "pinned"

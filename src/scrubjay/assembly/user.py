@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import is_
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import orjson
 
 from scrubjay.assembly.fit import digest_of
 from scrubjay.assembly.layout import Layout
-from scrubjay.assembly.render import Draft, Listing, user_draft
+from scrubjay.assembly.render import Draft, user_draft
 from scrubjay.assembly.sources import Sources
-from scrubjay.core.records import Fields
+from scrubjay.core.records import ContextRecord, Fields
 
 Update = tuple[str, str]
 """The name of something that is known of the user, and its line."""
+_PROFILE: Final = "profile "
 
 
 class Known(NamedTuple):
@@ -21,7 +24,7 @@ class Known(NamedTuple):
 
     Attributes:
         draft: The section to be pinned.
-        lines: All lines by name; of a type with several records, together.
+        lines: All lines by name: of facts by key, of records by type and id.
         digests: Their digests.
     """
 
@@ -78,7 +81,12 @@ def sensitive_lines(sources: Sources) -> tuple[Update, ...]:
     if not sources.sensitive:
         return ()
     kept = {kind: records for kind, records in sources.profile.items() if kind in sources.sensitive}
-    return tuple((f"profile {name}", line) for name, line in _lines(user_draft(kept, {}).listings[0]).items())
+    return tuple(zip(_record_names(kept), user_draft(kept, {}).listings[0].lines, strict=True))
+
+
+def kind_of(name: str) -> str | None:
+    """Return the context type that something is of, by its name; None for a fact."""
+    return str(orjson.loads(name[len(_PROFILE) :])[0]) if name.startswith(_PROFILE) else None
 
 
 def _made(sources: Sources) -> Known:
@@ -86,19 +94,19 @@ def _made(sources: Sources) -> Known:
     if sources.sensitive:
         profile = {kind: records for kind, records in profile.items() if kind not in sources.sensitive}
     draft = user_draft(profile, sources.memory)
-    lines: dict[str, str] = {}
-    for listing in draft.listings:
-        lines |= {f"{listing.source} {name}": line for name, line in _lines(listing).items()}
+    records, facts = draft.listings
+    lines = dict(zip(_record_names(profile), records.lines, strict=True))
+    lines |= {f"memory {name}": line for name, line in zip(facts.names, facts.lines, strict=True)}
     known = Known(draft, lines, {name: digest_of(line) for name, line in lines.items()})
     _keep(sources, known, None, _NO_CHANGE)
     return known
 
 
-def _lines(listing: Listing) -> dict[str, str]:
-    lines: dict[str, str] = {}
-    for name, line in zip(listing.names, listing.lines, strict=True):
-        lines[name] = f"{lines[name]}\n{line}" if name in lines else line
-    return lines
+def _record_names(profile: Mapping[str, Sequence[ContextRecord]]) -> list[str]:
+    """Return names of records in the order of their section. One that took another's place has another name."""
+    return [
+        _PROFILE + orjson.dumps([kind, record.get("id")]).decode() for kind in sorted(profile) for record in profile[kind]
+    ]
 
 
 # What was made is kept beside the facts that it was made from, which are shared by all who read them: it is gone when
