@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrubjay.assembly import AssemblyPolicy, Layout, NearMiss, SectionReceipt, Sources, Trace, lay_out, window_tokens
+from scrubjay.assembly import AssemblyPolicy, Layout, NearMiss, SectionReceipt, Sources, lay_out, window_tokens
 from scrubjay.assembly.fit import digest_of
 from scrubjay.assembly.layout import NOTHING, Break, Pinned, decode
-from scrubjay.assembly.prefix import decode_trace
 from scrubjay.assembly.providers import rules_for
 from tests.assembly.builders import WORDS, context, json_values, renumbered, summary, texts, user
 
@@ -134,34 +133,3 @@ def test_another_provider_counts_otherwise_and_the_text_stays(budget: int) -> No
     bigger = AssemblyPolicy(budget=budget + 50)
     window = lay_out(sources, counter=WORDS, policy=bigger, rules=anthropic, layout=layout).window
     assert window.total_tokens == window_tokens(window.messages, WORDS, anthropic.overhead)
-
-
-traces = st.builds(
-    Trace,
-    at_ms=whole_numbers,
-    agent=texts,
-    lead=texts,
-    user=texts,
-    summaries=texts,
-    pins=texts,
-    stable=texts,
-    stable_end=whole_numbers,
-    tail=texts,
-    rest=texts,
-    rest_end=whole_numbers,
-)
-
-
-@given(traces)
-def test_a_trace_is_read_as_it_was_written(trace: Trace) -> None:
-    assert decode_trace(trace.encode()) == trace
-
-
-@given(st.binary(max_size=40) | json_values.map(orjson.dumps) | st.lists(json_values, max_size=12).map(orjson.dumps))
-def test_anything_else_is_no_trace(raw: bytes) -> None:
-    assert decode_trace(raw) is None
-
-
-@pytest.mark.parametrize("raw", [b"", b"{}", b"7", b"[1,2]", b'{"at_ms":1}', orjson.dumps([1.0] * 11), b"[" * 5000])
-def test_what_is_no_trace(raw: bytes) -> None:
-    assert decode_trace(raw) is None

@@ -456,7 +456,7 @@ sources = session(memory={f"k{n}": "w " * (n % 5) for n in range(9)}, query="rai
 for budget in range(95, 260):
     digest.update(as_bytes(assemble(sources, budget=budget, counter=WORDS)))
 for made in follow(WORDS):
-    digest.update(as_bytes(made.window) + made.layout.encode() + made.trace.encode())
+    digest.update(as_bytes(made.window) + made.layout.encode() + repr(made.trace).encode())
 print(digest.hexdigest())
 """
 

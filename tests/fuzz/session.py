@@ -119,10 +119,14 @@ class Session:
     epoch: int = 0
     facts: dict[str, str] = field(default_factory=dict)
     profile: dict[str, list[Any]] = field(default_factory=dict)
+    ids: dict[str, int] = field(default_factory=dict)
+    """The ids of the records, by type."""
     words: dict[str, list[str]] = field(default_factory=dict)
     """All that was ever said under a name (`memory <key>`, `profile <kind>`), to look for in windows."""
     pinned: dict[int, dict[str, str]] = field(default_factory=dict)
     """What was the latest of each name when a layout was made, by the layout's number."""
+    pinned_ids: dict[int, dict[str, str]] = field(default_factory=dict)
+    """The ids of the records then, by type."""
     sensitive: frozenset[str] = frozenset()
     summaries: list[Any] = field(default_factory=list)
     tools: list[ToolOutput] = field(default_factory=list)
@@ -241,7 +245,13 @@ class Session:
 
     def describe(self, kind: int, size: int) -> None:
         """A context of the user is set."""
-        self.profile = {**self.profile, KINDS[kind]: [context(self._word(f"profile {KINDS[kind]}", size))]}
+        self.profile = {**self.profile, KINDS[kind]: [context(self._word(f"profile {KINDS[kind]}", size), self._id(kind))]}
+
+    def replace(self, kind: int, size: int) -> None:
+        """Another record of the user takes a context's place."""
+        if KINDS[kind] in self.profile:
+            self.ids[KINDS[kind]] = self.ids.get(KINDS[kind], 1) + 1
+            self.describe(kind, size)
 
     def undescribe(self, kind: int) -> None:
         """A context of the user is deleted."""
@@ -317,6 +327,9 @@ class Session:
             self._keep(process, shown)
 
     # --- inside
+
+    def _id(self, kind: int) -> str:
+        return str(self.ids.get(KINDS[kind], 1))
 
     def visible(self, sources: Sources) -> dict[str, str]:
         """Return the latest that was said under each name that may be pinned."""
@@ -408,6 +421,7 @@ class Session:
         self.windows += 1
         if shown.made.is_new:
             self.pinned[shown.made.layout.number] = self.visible(shown.sources)
+            self.pinned_ids[shown.made.layout.number] = ids_of(shown.sources)
         self.judge(self, shown, self.latest, self.shown[process])
         self.shown[process] = self.latest = shown
 
@@ -451,6 +465,11 @@ def fresh(sources: Sources) -> Sources:
     )
 
 
+def ids_of(sources: Sources) -> dict[str, str]:
+    """Return the ids of the records that may be pinned, by type."""
+    return {kind: records[0]["id"] for kind, records in sources.profile.items() if kind not in sources.sensitive}
+
+
 OPERATIONS: dict[str, tuple[int, tuple[int, ...]]] = {
     "say": (10, (6, 7, 4)),
     "turn": (16, (6, 6, PROCESSES)),
@@ -463,6 +482,7 @@ OPERATIONS: dict[str, tuple[int, tuple[int, ...]]] = {
     "learn": (4, (len(KEYS), 6)),
     "forget": (2, (len(KEYS),)),
     "describe": (2, (len(KINDS), 6)),
+    "replace": (1, (len(KINDS), 6)),
     "undescribe": (1, (len(KINDS),)),
     "hide": (1, (len(KINDS),)),
     "remember": (1, (9, 6)),

@@ -55,10 +55,11 @@ class Seen:
         is_user: Whether it is a user's.
         wire: The message as a provider takes it.
         estimated: Whether its tokens can only be estimated.
+        cut_to: If it is itself a preview, to how many tokens that was cut; else 0.
         preview: Its preview, with the tokens that it may take and what counted them; None before there was one.
     """
 
-    __slots__ = ("estimated", "group", "is_user", "preview", "wire")
+    __slots__ = ("cut_to", "estimated", "group", "is_user", "preview", "wire")
 
     def __init__(self, message: Message) -> None:
         role = message["role"]
@@ -67,6 +68,7 @@ class Seen:
         self.is_user = role == "user"
         self.wire: FrozenDict[str, Any] = FrozenDict(wire_message(message))
         self.estimated = is_estimated(message)
+        self.cut_to = 0
         self.preview: tuple[tuple[int, str], Message] | None = None
 
 

@@ -17,6 +17,7 @@ from scrubjay.assembly.layout import Break, Layout, pin
 from scrubjay.assembly.policy import MAX_BUDGET, MAX_MESSAGES, History
 from scrubjay.assembly.render import Draft, summaries_draft, tail_draft
 from scrubjay.assembly.scene import Scene
+from scrubjay.assembly.sources import Sources
 from scrubjay.assembly.user import Change, Update, change_since, kind_of, known_of, sensitive_lines
 from scrubjay.core.policy import SECOND
 from scrubjay.core.records import Fields
@@ -96,12 +97,7 @@ def _reason(scene: Scene, layout: Layout, change: Change, moment: Moment, tokeni
     if layout.tokenizer != tokenizer:
         return Break.TOKENIZER
     if change.gone:
-        kinds = {kind_of(name) for name in change.gone}
-        if not kinds.isdisjoint(sources.sensitive):
-            return Break.SENSITIVE
-        # Where there is a newer record the old one may have been deleted, or not: nobody can tell from here.
-        replaced = all(kind is not None and sources.profile.get(kind) for kind in kinds)
-        return Break.REPLACED if replaced else Break.DELETED
+        return _why_gone(sources, change.gone)
     if (scene.pinned or layout.pins) and _pins(scene, layout.from_seq) != layout.pins:
         return Break.PINNED
     newer = change.updates or sources.rolling_through > layout.rolling_through
@@ -110,6 +106,15 @@ def _reason(scene: Scene, layout: Layout, change: Change, moment: Moment, tokeni
     if not (layout.user.whole and layout.summaries.whole) and _has_room(scene, layout):
         return Break.ROOM
     return None
+
+
+def _why_gone(sources: Sources, gone: tuple[str, ...]) -> Break:
+    kinds = {kind_of(name) for name in gone}
+    if not kinds.isdisjoint(sources.sensitive):
+        return Break.SENSITIVE
+    # Where there is a newer record the old one may have been deleted, or not: nobody can tell from here.
+    replaced = all(kind is not None and sources.profile.get(kind) for kind in kinds)
+    return Break.REPLACED if replaced else Break.DELETED
 
 
 def _has_room(scene: Scene, layout: Layout) -> bool:

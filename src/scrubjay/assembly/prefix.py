@@ -2,86 +2,53 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import orjson
-
-from scrubjay.assembly.blocks import Group
+from scrubjay.assembly.blocks import Group, seen
 from scrubjay.assembly.plan import Plan
 from scrubjay.assembly.scene import Scene
-from scrubjay.core.records import Message
+
+Key = str | int
+"""What one message of a window is: a digest of a text, or a place in the chat together with what is shown of it."""
+_TOKEN_BITS = 32
+_PREVIEW_BITS = 96
 
 
 class Trace(NamedTuple):
-    """What a window began with, in brief: enough to tell how much of a later one is the same.
+    """What a window consists of, in brief: enough to tell how much of a later one is the same. It holds no content.
 
     Attributes:
-        at_ms: When it was assembled, in milliseconds since the Unix epoch.
-        agent: A digest of the agent's section.
-        lead: A digest of the leading system messages.
-        user: A digest of the user's section.
-        summaries: A digest of the section of summaries.
-        pins: A digest of the pinned messages before the history.
-        stable: A digest of the groups before the tail.
-        stable_end: The end of the last of them; 0 without one.
-        tail: A digest of the tail; empty if there was none.
-        rest: A digest of the groups behind the tail.
-        rest_end: The end of the last of them; 0 without one.
+        keys: What each of its messages is, in order.
+        stable_end: The end of the last group before the tail; 0 without one.
     """
 
-    at_ms: int
-    agent: str
-    lead: str
-    user: str
-    summaries: str
-    pins: str
-    stable: str
+    keys: tuple[Key, ...]
     stable_end: int
-    tail: str
-    rest: str
-    rest_end: int
-
-    def encode(self) -> bytes:
-        """Return it as JSON; `decode_trace` is the inverse."""
-        return orjson.dumps(list(self))
 
 
-def decode_trace(raw: bytes) -> Trace | None:
-    """Return a trace; None if it is of another form."""
-    try:
-        found: list[Any] = orjson.loads(raw)
-        trace = Trace(*found)
-    except (ValueError, TypeError):
-        return None
-    numbers = (trace.at_ms, trace.stable_end, trace.rest_end)
-    texts = [each for each in trace if type(each) is str]
-    return trace if all(type(each) is int for each in numbers) and len(texts) == len(trace) - len(numbers) else None
-
-
-def trace_of(scene: Scene, plan: Plan, now_ms: int) -> Trace:
+def trace_of(scene: Scene, plan: Plan) -> Trace:
     """Return the trace of a window."""
-    layout = plan.layout
-    stable, rest = _groups(scene, plan)
-    return Trace(
-        now_ms,
-        scene.agent_digest,
-        _digest_of_messages(scene, scene.chat.leading),
-        layout.user.digest,
-        layout.summaries.digest,
-        _digest(scene, plan.older),
-        _digest(scene, stable),
-        stable[-1].end if stable else 0,
-        plan.tail.digest,
-        _digest(scene, rest),
-        rest[-1].end if rest else 0,
-    )
+    layout, chat = plan.layout, scene.chat
+    keys: list[Key] = [*_text(scene.agent_digest)]
+    keys += [message.seq for message in chat.leading]
+    keys += (*_text(layout.user.digest), *_text(layout.summaries.digest))
+    keys += _shown(scene, plan.older, 0)
+    keys += _shown(scene, plan.history, plan.shortened)
+    turn = [chat.anchor, *scene.turn] if chat.anchor else scene.turn
+    if chat.has_user:
+        keys += _text(plan.tail.digest)
+        keys += _shown(scene, turn, scene.shortened)
+        end = plan.history[-1].end if plan.history else 0
+    else:
+        keys += _shown(scene, turn, scene.shortened)
+        keys += _text(plan.tail.digest)
+        end = turn[-1].end if turn else 0
+    return Trace(tuple(keys), end)
 
 
 def shared_tokens(scene: Scene, plan: Plan, now: Trace, before: Trace) -> int:
-    """Return the tokens that a window and the one before begin with alike; never more than that.
+    """Return the tokens that a window and the one before begin with alike.
 
     Args:
         scene: What the window was made from.
@@ -90,63 +57,38 @@ def shared_tokens(scene: Scene, plan: Plan, now: Trace, before: Trace) -> int:
         before: The trace of the window before.
     """
     shared = 0
-    layout = plan.layout
-    for same, tokens in (
-        (now.agent == before.agent, scene.agent_tokens),
-        (now.lead == before.lead, scene.lead_tokens),
-        (now.user == before.user, layout.user.tokens),
-        (now.summaries == before.summaries, layout.summaries.tokens),
-        (now.pins == before.pins, scene.cost_of(plan.older)),
-    ):
-        if not same:
-            return shared
+    for one, other, tokens in zip(now.keys, before.keys, _costs(scene, plan), strict=False):
+        if one != other:
+            break
         shared += tokens
-    stable, rest = _groups(scene, plan)
-    old = _up_to(stable, before.stable_end)
-    if _digest(scene, old) != before.stable:
-        return shared
-    shared += scene.cost_of(old)
-    newer = stable[len(old) :]
-    if newer and before.tail:
-        return shared
-    if not newer:
-        if now.tail != before.tail:
-            return shared
-        shared += plan.tail.tokens
-        newer = rest
-    # Without a tail the window before went on from its history to its last message.
-    old = _up_to(newer, before.rest_end)
-    return shared + scene.cost_of(old) if _digest(scene, old) == before.rest else shared
+    return shared
 
 
-def _groups(scene: Scene, plan: Plan) -> tuple[list[Group], list[Group]]:
-    """Return the groups before the tail, from the beginning of the history on, and those behind it."""
-    chat = scene.chat
-    anchor = [chat.anchor] if chat.anchor else []
-    if chat.has_user:
-        return plan.history, [*anchor, *scene.turn]
-    return [*plan.history, *anchor, *scene.turn], []
+def _costs(scene: Scene, plan: Plan) -> list[int]:
+    """Return the tokens of each message of a window, in the order of its trace."""
+    layout, chat, cost = plan.layout, scene.chat, scene.cost
+    costs = [scene.agent_tokens] if scene.agent_tokens else []
+    costs += [cost(message) for message in chat.leading]
+    costs += [section.tokens for section in (layout.user, layout.summaries) if section.text]
+    tail = [plan.tail.tokens] if plan.tail.text else []
+    turn = [chat.anchor, *scene.turn] if chat.anchor else scene.turn
+    behind = [cost(message) for group in turn for message in group.messages]
+    costs += [cost(message) for groups in (plan.older, plan.history) for group in groups for message in group.messages]
+    return [*costs, *tail, *behind] if chat.has_user else [*costs, *behind, *tail]
 
 
-def _up_to(groups: list[Group], end: int) -> list[Group]:
-    """Return the groups, which stand in the order of their ends, that end by then."""
-    if groups and groups[-1].end > end:
-        return [group for group in groups if group.end <= end]
-    return groups
+def _text(digest: str) -> tuple[str, ...]:
+    return (digest,) if digest else ()
 
 
-def _digest(scene: Scene, groups: Sequence[Group]) -> str:
-    """Return a digest of what is shown of groups. A preview takes fewer tokens than what it stands for."""
-    if not groups:
-        return ""
-    cost = scene.group_cost
-    most = scene.policy.preview_tokens
-    numbers = [number for group in groups for number in (group.seq, group.end, cost(group))]
-    return blake2b(array("q", [most, *numbers]).tobytes(), digest_size=8).hexdigest()
-
-
-def _digest_of_messages(scene: Scene, messages: Sequence[Message]) -> str:
-    if not messages:
-        return ""
-    numbers = [number for message in messages for number in (message.seq, scene.cost(message))]
-    return blake2b(array("q", numbers).tobytes(), digest_size=8).hexdigest()
+def _shown(scene: Scene, groups: Sequence[Group], shortened: int) -> list[int]:
+    """Return what is shown of groups: places in the chat, and tokens, which are fewer for a preview."""
+    if not shortened and scene.same_overhead is not None:
+        return [message.seq << _TOKEN_BITS | message.tokens for group in groups for message in group.messages]
+    cost, around = scene.cost, scene.overhead.around
+    # Two previews of different lengths may take as many tokens.
+    return [
+        seen(message).cut_to << _PREVIEW_BITS | message.seq << _TOKEN_BITS | cost(message) - around(message)
+        for group in groups
+        for message in group.messages
+    ]

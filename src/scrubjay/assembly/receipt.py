@@ -93,7 +93,8 @@ class Prefix:
         shared_tokens: The tokens that the previous window of the session began with as well; None if that is not known.
         layout: The number of the layout: how many planned breaks there have been.
         break_reason: Why this window begins anew: `first`, `history` (it was cut), `expired` (the provider has
-            forgotten it anyway), `deleted`, `replaced`, `sensitive`, `room` (what had been dropped fits again); None if it goes on.
+            forgotten it anyway), `deleted`, `replaced`, `sensitive`, `pinned`, `tokenizer`, `room` (what had been
+            dropped fits again); None if it goes on.
     """
 
     stable_tokens: int

@@ -45,9 +45,9 @@ class Scene:
     """
 
     __slots__ = (
-        "_around", "_tokenizer", "agent_digest", "agent_text", "agent_tokens", "anchor_tokens", "budget", "chat",
+        "_tokenizer", "agent_digest", "agent_text", "agent_tokens", "anchor_tokens", "budget", "chat",
         "cost", "count", "count_name", "fixed", "history", "lead_tokens", "overhead", "pinned", "pinned_tokens",
-        "policy", "shortened", "sources", "spare", "turn", "turn_tokens",
+        "policy", "same_overhead", "shortened", "sources", "spare", "turn", "turn_tokens",
     )  # fmt: skip
 
     def __init__(self, sources: Sources, policy: AssemblyPolicy, counter: Tokenizer, overhead: Overhead) -> None:
@@ -59,7 +59,7 @@ class Scene:
         self.count_name = tokenizer.name
         self.cost = _cost_of(tokenizer, overhead)
         self._tokenizer = tokenizer
-        self._around = _around(sources.chat, tokenizer.name, overhead)
+        self.same_overhead = _around(sources.chat, tokenizer.name, overhead)
         self.budget = policy.budget - policy.reserve
         self.chat: ChatBlocks = split_chat(sources.chat)
         self.agent_text, self.agent_digest = _agent_text(sources.agent)
@@ -84,14 +84,14 @@ class Scene:
 
     def message_tokens(self, messages: Sequence[Message]) -> int:
         """Return the tokens of messages."""
-        around = self._around
+        around = self.same_overhead
         if around is not None:
             return sum([message.tokens + around for message in messages])
         return sum(map(self.cost, messages))
 
     def cost_of(self, groups: Sequence[Group]) -> int:
         """Return the tokens of groups."""
-        around = self._around
+        around = self.same_overhead
         if around is not None:
             # All have been counted, and nothing else comes on top: the usual case.
             return sum([message.tokens + around for group in groups for message in group.messages])
@@ -189,7 +189,9 @@ def _preview(message: Message, most: int, tokenizer: Tokenizer) -> Message:
     known = seen(message)
     of = (most, tokenizer.name)
     if known.preview is None or known.preview[0] != of:
-        known.preview = of, preview(message, most, tokenizer)
+        short = preview(message, most, tokenizer)
+        seen(short).cut_to = most
+        known.preview = of, short
     return known.preview[1]
 
 

@@ -105,7 +105,9 @@ def _made(sources: Sources) -> Known:
 def _record_names(profile: Mapping[str, Sequence[ContextRecord]]) -> list[str]:
     """Return names of records in the order of their section. One that took another's place has another name."""
     return [
-        _PROFILE + orjson.dumps([kind, record.get("id")]).decode() for kind in sorted(profile) for record in profile[kind]
+        _PROFILE + orjson.dumps([kind, record.get("id")]).decode()
+        for kind in sorted(profile)
+        for record in profile[kind]
     ]
 
 

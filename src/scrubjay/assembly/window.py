@@ -210,7 +210,7 @@ def lay_out(
     scene = Scene(sources, policy, counter, known.overhead)
     ttl_s = known.ttl_s if policy.cache_ttl_s is None else policy.cache_ttl_s
     found = plan(scene, layout, Moment(now_ms, before_ms, ttl_s, breaks), counter.name)
-    trace = trace_of(scene, found, now_ms)
+    trace = trace_of(scene, found)
     messages, stable = _messages(scene, found)
     total = _stable_tokens(scene, found) + found.tail.tokens + _turn_tokens(scene)
     # It holds by construction; a window that breaks it must not reach a provider.
@@ -337,7 +337,10 @@ def _marks(scene: Scene, found: Plan, before: Trace | None, stable: int, length:
         # Where the window before ended: a provider looks back only so far from a later breakpoint.
         done = sum([len(group.messages) for group in history if group.end <= before.stable_end])
         marks.append(pinned_end + done - 1)
-    marks += [stable - 1, length - 1]
+    marks.append(stable - 1)
+    if not found.tail.text or (scene.turn and scene.chat.has_user):
+        # Behind the tail the next window begins otherwise, unless this turn goes on: then it begins with all of this.
+        marks.append(length - 1)
     return tuple(sorted({mark for mark in marks if mark >= 0}))
 
 
