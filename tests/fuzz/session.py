@@ -245,7 +245,10 @@ class Session:
 
     def describe(self, kind: int, size: int) -> None:
         """A context of the user is set."""
-        self.profile = {**self.profile, KINDS[kind]: [context(self._word(f"profile {KINDS[kind]}", size), self._id(kind))]}
+        self.profile = {
+            **self.profile,
+            KINDS[kind]: [context(self._word(f"profile {KINDS[kind]}", size), self._id(kind))],
+        }
 
     def replace(self, kind: int, size: int) -> None:
         """Another record of the user takes a context's place."""

@@ -73,8 +73,8 @@ class PromptCounts:
     """Counts prompts: how long they are, and how much of each the one before began with.
 
     Attributes:
-        counts: By name: `windows` and their `tokens`; of those that were compared with the one
-            before, `known_tokens` and `shared_tokens`; and what providers have reported: `calls`, `input_tokens`, `cached_tokens`,
+        counts: By name: `windows` and their `tokens`; of those that were compared with the one before, `known_tokens`
+            and `shared_tokens`; and what providers have reported: `calls`, `input_tokens`, `cached_tokens`,
             `written_tokens`.
     """
 

@@ -133,7 +133,8 @@ class Assembler:
             state=fields,
             query=call.query,
             messages_before=older,
-            read_from=messages[0].seq if older and messages else 0,
+            # What was pruned is there no more than what was not read.
+            read_from=messages[0].seq if messages and (older or messages[0].seq > 1) else 0,
             sensitive=services.sensitive,
             rolling=kept.summary,
             rolling_through=kept.through,
@@ -197,8 +198,8 @@ class Assembler:
 
     async def _keep(self, services: Services, scope: Scope, session: str, made: Assembled, found: _Found) -> bool:
         """Keep a new layout, with the job to summarise what it leaves out; False if another one was kept meanwhile."""
-        if services.inside:
-            # What is not committed may never be: the window is made, and nothing is kept of it.
+        if services.inside or not found.wanted:
+            # What is not committed may never be, and a window without a chat says nothing of where it is to begin.
             return True
         if not (found.sources.chat or found.sources.state or found.sources.tools):
             # Most likely there is no such session yet, which could keep it.

@@ -122,8 +122,8 @@ class JobStore(Protocol):
 
         Args:
             kind: `receipts`, `metrics`, `tool_outputs`, `summaries`: by the time they were made; `jobs`: those that
-                failed before; `messages`: of sessions that were not used since, and with the last ones their layouts; `layouts`: what
-                is pinned for such sessions.
+                failed before; `messages`: of sessions that were not used since, and with the last ones their layouts;
+                `layouts`: what is pinned for such sessions.
             before_ms: The time, in milliseconds since the Unix epoch.
             limit: The most rows.
 

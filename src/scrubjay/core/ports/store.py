@@ -240,8 +240,8 @@ class Store(JobStore, Protocol):
         """Return what is known of a session, or None if it was never used.
 
         Returns:
-            `id`, `created_at`, `last_active_at` and `closed_at` (ISO 8601, UTC), `first_seq` (the sequence number before
-            which messages were pruned), and `summarised` (whether its summary covers its whole chat).
+            `id`, `created_at`, `last_active_at` and `closed_at` (ISO 8601, UTC), `first_seq` (the sequence number
+            before which messages were pruned), and `summarised` (whether its summary covers its whole chat).
         """
         ...
 
