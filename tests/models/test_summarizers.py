@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import functools
 import json
 import threading
@@ -266,7 +267,7 @@ class TestTime:
 
     async def test_an_endpoint_that_trickles(self, endpoint: Endpoint) -> None:
         """The limit is on the whole request, not on the pause between two bytes."""
-        stop = asyncio.Event()
+        stop, ended = asyncio.Event(), asyncio.Event()
 
         async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
@@ -279,6 +280,9 @@ class TestTime:
                 except (TimeoutError, ConnectionError):
                     continue
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            ended.set()
 
         server = await asyncio.start_server(trickle, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -288,6 +292,7 @@ class TestTime:
                 await summarizer.summarize(CHAT, max_tokens=50)
         finally:
             stop.set()
+            await ended.wait()
             server.close()
             await server.wait_closed()
 
