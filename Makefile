@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: demo test test-system test-full check format sync bench chaos lock clean help
+.PHONY: demo test test-system test-full check format sync bench chaos fuzz lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,10 @@ bench: $(STAMP) ## Run all benchmarks.
 
 chaos: $(STAMP) ## Kill processes and cut networks for a minute, and judge every read.
 	$(BIN)/scrubjay chaos $(ARGS)
+
+# SESSIONS=, SEED= and START= say which; a run that was stopped says how to go on.
+fuzz: $(STAMP) ## Lay out windows of 100,000 random sessions, and judge every one.
+	$(BIN)/python -m tests.fuzz --sessions $(or $(SESSIONS),100000) --seed $(or $(SEED),0) --start $(or $(START),0) $(ARGS)
 
 lock: ## Write the locked versions anew (needs uv).
 	uv pip compile --quiet --universal --python-version 3.11 --extra postgres --extra speed pyproject.toml -o requirements/run.txt

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.harness import metrics_table, parse_options
 
-AREAS: Final = ("memory", "cache")
+AREAS: Final = ("memory", "assembly", "cache")
 """What `benchmarks.context` measures is a part of the cache."""
 
 

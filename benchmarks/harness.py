@@ -482,15 +482,37 @@ class Bench:
         return max(least, int(done * self.options.turn_s / took))
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An operation before which something else is done each time; in sequential measurements that is not measured.
+
+    Attributes:
+        before: What is done before.
+        operation: What is measured.
+    """
+
+    before: Operation
+    operation: Operation
+
+    def __call__(self) -> Awaitable[object]:
+        return self.operation()
+
+
 async def _one_by_one(operation: Operation, count: int) -> Turn:
-    clock = time.perf_counter
+    clock, cpu_clock = time.perf_counter, time.process_time
+    before = operation.before if isinstance(operation, Prepared) else None
     latencies: list[float] = []
-    cpu, began = time.process_time(), clock()
+    aside = cpu_aside = 0.0
+    cpu, began = cpu_clock(), clock()
     for _ in range(count):
+        if before is not None:
+            start, cpu_start = clock(), cpu_clock()
+            await before()
+            aside, cpu_aside = aside + clock() - start, cpu_aside + cpu_clock() - cpu_start
         start = clock()
         await operation()
         latencies.append(clock() - start)
-    took, cpu = clock() - began, time.process_time() - cpu
+    took, cpu = clock() - began - aside, cpu_clock() - cpu - cpu_aside
     return Turn(statistics.median(latencies) * 1e6, cpu * 1e6 / count, count / took)
 
 

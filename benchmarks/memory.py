@@ -1,11 +1,11 @@
-"""Memory and assembly: what a chat turn, session state, facts, tool outputs and a whole prompt cost.
+"""Memory: what a chat turn, session state, facts and tool outputs cost; whole prompts are in `benchmarks.assembly`.
 
     python -m benchmarks.memory [--quick] [--json] [--rounds N] [--loop uvloop|asyncio]
 
 Scrubjay writes to its store, durably, before it writes to the cache; the rivals here write to the cache alone, and say
 what the commands cost: "naive" awaits one call of redis-py per command and uses the standard library's `json`, the
 pipeline sends the same commands in one redis-py pipeline with orjson, and the floor sends them over a connection of the
-benchmark's own. A rival of `assemble` fetches and decodes the sources and neither counts tokens nor lays anything out.
+benchmark's own.
 
 A figure without the name of a store is that of SQLite, the store by default; `_uncached` is Scrubjay without a cache.
 """
@@ -34,7 +34,6 @@ KEEP: Final = 200
 RECENT: Final = 20
 TTL_S: Final = 1_800
 TOOL_TTL_S: Final = 3_600
-BUDGET: Final = 8_000
 
 NAIVE: Final = "naive: redis-py, json"
 PIPELINE: Final = "redis-py pipeline, orjson"
@@ -60,7 +59,7 @@ def chat_message(number: int) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
     """One operation, as Scrubjay and its rivals do it.
 
     Attributes:
@@ -76,7 +75,7 @@ class _Case:
     writes: bool = False
 
 
-def _session(user: User) -> Session:
+def session_of(user: User) -> Session:
     return user.session("main")
 
 
@@ -91,26 +90,26 @@ def _turn_of(user: User) -> Operation:
     return turn
 
 
-CASES: Final[Mapping[str, _Case]] = {
-    "chat_turn": _Case(
+CASES: Final[Mapping[str, Case]] = {
+    "chat_turn": Case(
         f"a chat turn: append 1, read {RECENT} of {MESSAGES}",
         _turn_of,
         lambda dumps: (*_append(dumps, "turns"), ("LRANGE", "bench:chat:turns", -RECENT, -1)),
         writes=True,
     ),
-    "append": _Case(
+    "append": Case(
         "chat.append",
         lambda user: partial(user.session("appends").chat.append, chat_message(1)),
         lambda dumps: _append(dumps, "appends"),
         writes=True,
     ),
-    "state_set": _Case(
+    "state_set": Case(
         "state.set",
         lambda user: partial(user.session("states").state.set, "topic", "billing"),
         lambda dumps: (("HSET", "bench:states", "topic", dumps("billing")), ("EXPIRE", "bench:states", TTL_S)),
         writes=True,
     ),
-    "tool_record": _Case(
+    "tool_record": Case(
         "tools.record",
         lambda user: partial(
             user.session("tools").tools.record, name="lookup", arguments={"id": 1}, output=TOOL_OUTPUT
@@ -121,43 +120,28 @@ CASES: Final[Mapping[str, _Case]] = {
         ),
         writes=True,
     ),
-    "state_get": _Case(
+    "state_get": Case(
         "state.get",
-        lambda user: partial(_session(user).state.get, "topic"),
+        lambda user: partial(session_of(user).state.get, "topic"),
         lambda _: (("HGET", "bench:state", "topic"),),
     ),
-    "memory_get": _Case(
+    "memory_get": Case(
         "memory.get",
         lambda user: partial(user.memory.get, "fact_1"),
         lambda _: (("HGET", "bench:memory", "fact_1"),),
     ),
-    "chat_recent": _Case(
+    "chat_recent": Case(
         f"chat.recent({RECENT})",
-        lambda user: partial(_session(user).chat.recent, RECENT),
+        lambda user: partial(session_of(user).chat.recent, RECENT),
         lambda _: (("LRANGE", "bench:chat:main", -RECENT, -1),),
     ),
-    "context": _Case(
+    "context": Case(
         "session.context(history=10)",
-        lambda user: partial(_session(user).context, history=10),
+        lambda user: partial(session_of(user).context, history=10),
         lambda _: (
             ("HGETALL", "bench:memory"),
             ("HGETALL", "bench:state"),
             ("LRANGE", "bench:chat:main", -10, -1),
-            ("EXPIRE", "bench:state", TTL_S),
-            ("EXPIRE", "bench:chat:main", TTL_S),
-        ),
-    ),
-    "assemble": _Case(
-        "session.assemble: agent, profile, memory, summary, chat, state",
-        lambda user: partial(_session(user).assemble, "refund status", BUDGET, "support", history=RECENT),
-        lambda _: (
-            ("HGETALL", "bench:agent"),
-            ("GET", "bench:profile"),
-            ("GET", "bench:preference"),
-            ("HGETALL", "bench:memory"),
-            ("GET", "bench:summary"),
-            ("LRANGE", "bench:chat:main", -RECENT, -1),
-            ("HGETALL", "bench:state"),
             ("EXPIRE", "bench:state", TTL_S),
             ("EXPIRE", "bench:chat:main", TTL_S),
         ),
@@ -179,18 +163,26 @@ async def measure(bench: Bench) -> None:
     async with AsyncExitStack() as stack:
         users: dict[str, User] = {}
         for engine in ENGINES:
-            users[engine] = await _user(bench, stack, engine, bench.servers.valkey.url, "alice")
+            users[engine] = await open_user(bench, stack, engine, bench.servers.valkey.url, "alice")
             # Another user: nothing tells a cache of what is written without it.
-            users[f"{engine}_uncached"] = await _user(bench, stack, engine, "none:", "bob")
-        rivals = await _rivals(bench, stack)
+            users[f"{engine}_uncached"] = await open_user(bench, stack, engine, "none:", "bob")
+        rivals = await open_rivals(bench, stack)
         for name, case in CASES.items():
             await _sequential(bench, name, case, users, rivals)
-        for name in ("context", "assemble"):
-            await _throughput(bench, name, CASES[name], users["sqlite"], rivals)
+        await _throughput(bench, "context", CASES["context"], users["sqlite"], rivals)
 
 
-async def _user(bench: Bench, stack: AsyncExitStack, engine: str, cache: str, name: str) -> User:
-    """Open a Scrubjay and write what is read of one user; each event loop has a tenant of its own."""
+async def open_user(bench: Bench, stack: AsyncExitStack, engine: str, cache: str, name: str, **settings: Any) -> User:
+    """Open a Scrubjay and write what is read of one user; each event loop has a tenant of its own.
+
+    Args:
+        bench: The measurements.
+        stack: What it is open in.
+        engine: The engine of its store.
+        cache: The URL of its cache.
+        name: The user's id.
+        **settings: Further settings.
+    """
     store = bench.servers.store_url(engine, "memory")
     jay = await stack.enter_async_context(
         AsyncScrubjay.open(
@@ -201,6 +193,7 @@ async def _user(bench: Bench, stack: AsyncExitStack, engine: str, cache: str, na
             cache_timeout=PATIENCE_S,
             cache_deadline=3600.0,
             store_timeout=PATIENCE_S,
+            **settings,
         )
     )
     tenant = jay.tenant(bench.loop)
@@ -214,14 +207,14 @@ async def _user(bench: Bench, stack: AsyncExitStack, engine: str, cache: str, na
     await earlier.close(SUMMARY)
     for session in ("main", "turns", "appends"):
         await user.session(session).chat.append_many([chat_message(number) for number in range(MESSAGES)])
-    await _session(user).state.update(STATE)
+    await session_of(user).state.update(STATE)
     return user
 
 
-class _Rivals(Clients):
+class Rivals(Clients):
     """The clients that Scrubjay is compared with, and what they do."""
 
-    def of(self, case: _Case, *, wide: bool = False) -> dict[str, Operation]:
+    def of(self, case: Case, *, wide: bool = False) -> dict[str, Operation]:
         """Return the operations that do what a case does on a cache server alone."""
         connection = self.wide_floor if wide else self.floor
 
@@ -264,9 +257,9 @@ def _decoded(command: Command, reply: Any, loads: Callable[[Any], object]) -> ob
             return reply
 
 
-async def _rivals(bench: Bench, stack: AsyncExitStack) -> _Rivals:
+async def open_rivals(bench: Bench, stack: AsyncExitStack) -> Rivals:
     """Connect the rivals and write what they read."""
-    rivals = await _Rivals.open(bench.servers.valkey, stack)
+    rivals = await Rivals.open(bench.servers.valkey, stack)
     batch = rivals.binary.pipeline(transaction=False)
     for key, fields in (("agent", AGENT), ("memory", FACTS), ("state", STATE)):
         batch.hset(f"bench:{key}", mapping={field: orjson.dumps(value) for field, value in fields.items()})
@@ -279,7 +272,7 @@ async def _rivals(bench: Bench, stack: AsyncExitStack) -> _Rivals:
     return rivals
 
 
-async def _sequential(bench: Bench, name: str, case: _Case, users: Mapping[str, User], rivals: _Rivals) -> None:
+async def _sequential(bench: Bench, name: str, case: Case, users: Mapping[str, User], rivals: Rivals) -> None:
     own = {label: case.own(user) for label, user in users.items()}
     contenders = {f"scrubjay, {label.replace('_', ', ')}": operation for label, operation in own.items()}
     mine = next(iter(contenders))
@@ -297,7 +290,7 @@ async def _sequential(bench: Bench, name: str, case: _Case, users: Mapping[str, 
             bench.metric(f"{name}_us_{label}", found.us(f"scrubjay, {label.replace('_', ', ')}"))
 
 
-async def _throughput(bench: Bench, name: str, case: _Case, user: User, rivals: _Rivals) -> None:
+async def _throughput(bench: Bench, name: str, case: Case, user: User, rivals: Rivals) -> None:
     contenders = {"scrubjay": case.own(user), **rivals.of(case, wide=True)}
     found = await bench.concurrent(f"{case.title}; {READERS} at once", contenders, floor=FLOOR)
     bench.metric(f"{name}_throughput_64", found.per_second("scrubjay"))

@@ -16,6 +16,7 @@ from benchmarks.harness import PATIENCE_S, Bench, Operation
 from benchmarks.rivals import Clients
 from scrubjay import AsyncScrubjay
 from scrubjay.cache.decoded import Decoded
+from scrubjay.core.ports import Payload
 from scrubjay.core.scope import user_scope
 from scrubjay.handles import User
 
@@ -74,7 +75,7 @@ class Unseen(Decoded):
 
     __slots__ = ()
 
-    def get(self, key: str, payload: bytes, count: int) -> None:
+    def get(self, key: str, payload: Payload, count: int) -> None:
         """Return nothing."""
 
 

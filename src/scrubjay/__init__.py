@@ -1,7 +1,9 @@
 """The context layer between an LLM application and its data."""
 
 from scrubjay.app import AsyncScrubjay
-from scrubjay.assembly import Receipt, Window
+from scrubjay.assembly import AssemblyPolicy, History, Receipt, ReceiptDiff, Share, Window
+from scrubjay.assembly import diff as diff_receipts
+from scrubjay.assembly.usage import Usage
 from scrubjay.core.errors import (
     BudgetTooSmall,
     CacheAuthFailed,
@@ -35,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AgentConfig",
+    "AssemblyPolicy",
     "AsyncScrubjay",
     "BudgetTooSmall",
     "CacheAuthFailed",
@@ -46,6 +49,7 @@ __all__ = [
     "ContextPolicy",
     "ContextRecord",
     "ContextStore",
+    "History",
     "InvalidContent",
     "InvalidId",
     "InvalidInput",
@@ -57,9 +61,11 @@ __all__ = [
     "MissingDependency",
     "NotFound",
     "Receipt",
+    "ReceiptDiff",
     "SchemaMismatch",
     "Scrubjay",
     "ScrubjayError",
+    "Share",
     "StoreCorrupt",
     "StoreUnavailable",
     "Summary",
@@ -67,7 +73,9 @@ __all__ = [
     "ToolOutput",
     "ToolResultWithoutCall",
     "Unavailable",
+    "Usage",
     "VersionConflict",
     "Window",
     "__version__",
+    "diff_receipts",
 ]

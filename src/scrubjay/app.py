@@ -185,8 +185,10 @@ class AsyncScrubjay:
 
         Returns:
             `processes`, `hit_rate` (of things read; None before the first), `reads` (`hits` and `misses`), `latencies`
-            (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes), `cache`
-            (counters by kind; see below), `local` (of this process), `server` (memory, evictions, hits and misses as
+            (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes), `prompts`
+            (windows, their tokens, and how much of them the one before began with: `prefix_rate` as reckoned,
+            `reported_rate` as providers have said), `jobs` (`due`, `claimed`, `failed`), `cache` (counters by kind; see
+            below), `local` (of this process), `server` (memory, evictions, hits and misses as
             the server counts them; None if it cannot be reached) and `store` (rows by table).
 
             Of `cache`, added up over the processes: `hits`, `misses`, `fills`, `refused` (fills that came too late) and

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from secrets import token_hex
+from typing import Any
 
-from scrubjay.assembly import message_tokens
+from scrubjay.assembly import AssemblyPolicy, message_tokens
+from scrubjay.assembly.providers import rules_for
 from scrubjay.cache.aside import CacheAside, Watch
 from scrubjay.cache.closing import ended
 from scrubjay.cache.coherence import Coherence
@@ -35,9 +37,14 @@ from scrubjay.core.ports import HotTier, Link, OutboxRow, Store, Summarizer, Tok
 from scrubjay.handles import Tenant
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
+from scrubjay.memory.jobs import SUMMARISE, Jobs, Work
+from scrubjay.memory.receipts import ReceiptLog
 from scrubjay.memory.services import Services
 from scrubjay.models.tokenizers import BytePairTokenizer
 from scrubjay.observe.recorder import ProcessRecorder
+from scrubjay.sessions import closing, rolling
+from scrubjay.sessions.assembling import Assembler
+from scrubjay.sessions.sweeping import Sweeper
 from scrubjay.settings import Settings
 from scrubjay.status import Status
 from scrubjay.store.open import open_store
@@ -53,6 +60,9 @@ log = logging.getLogger("scrubjay")
 _STATS_EVERY_S = 5.0
 _CONFIRM_EVERY_S = 0.1
 """How often outbox rows are confirmed: well before a relay would take them for forgotten."""
+_SWEEP_EVERY_S = 60.0
+_JOBS_EVERY_S = 5.0
+"""How often this process looks for jobs that others have left."""
 _MAX_UNSETTLED = 100_000
 
 
@@ -103,6 +113,7 @@ class Engine:
     relay: Relay
     coherence: Coherence | None
     status: Status
+    sweeper: Sweeper
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     tenants: dict[str, Tenant] = field(default_factory=dict)
     watchers: set[asyncio.Task[None]] = field(default_factory=set)
@@ -125,6 +136,9 @@ class Engine:
             await self.coherence.stands(self.settings.cache_timeout)
         else:
             self._spawn("outbox", SETTLE_EVERY_S, self._settle)
+        if self.settings.jobs:
+            self._spawn("sweep", _SWEEP_EVERY_S, self.sweeper.sweep)
+            self.tasks.append(asyncio.create_task(self.services.jobs.run(_JOBS_EVERY_S), name="scrubjay-jobs"))
 
     async def stop(self) -> None:
         """Write what is pending, stop in the reverse order of starting. Everything here ends within a bound."""
@@ -147,6 +161,7 @@ class Engine:
             await self.aside.writes.drain(2 * settings.store_timeout + settings.cache_timeout)
             await self.aside.flights.drain(max(settings.store_timeout, settings.loader_timeout))
             await self._end_tasks()
+            await self.services.jobs.end(settings.store_timeout)
             await self.tidy(everything=True)
 
     async def _end_tasks(self) -> None:
@@ -190,7 +205,12 @@ class Engine:
 
     async def tidy(self, *, everything: bool) -> None:
         """Write activity and confirmations to the store; what cannot be written now waits."""
-        for write in (partial(self.services.activity.flush, everything=everything), self.confirmer.flush):
+        services = self.services
+        for write in (
+            partial(services.activity.flush, everything=everything),
+            services.receipts.flush,
+            self.confirmer.flush,
+        ):
             try:
                 await write()
             except StoreUnavailable as error:
@@ -281,6 +301,8 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         server.client.on_lost = gate.lost
     asked = GatedTier(server.hot, gate)
     tallies = Tallies()
+    process = f"{socket.gethostname()}-{os.getpid()}-{server.lines.process}"
+    policy = settings.assembly_policy()
     services = Services(
         store=store,
         hot=asked,
@@ -295,13 +317,31 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         tallies=tallies,
         loaders=Loaders(clock, settings.loader_timeout),
         lives=server.lives,
+        jobs=Jobs(store, clock, process, most=max(1, settings.jobs)),
+        receipts=ReceiptLog(store, settings.receipts),
+        assembler=Assembler(policy, partial(rules_for, overrides=settings.providers), recorder.prompts),
+        check_agent=partial(_check_agent, policy),
+        sensitive=frozenset(type_ for type_, each in policies.contexts.items() if each.sensitive),
+    )
+    services.jobs.register(
+        {
+            SUMMARISE: Work(partial(rolling.run, services)),
+            closing.CLOSE: Work(partial(closing.run, services), given_up=partial(closing.without_summary, services)),
+        }
     )
     recorder.count_local = tallies.local_hits
-    process = f"{socket.gethostname()}-{os.getpid()}-{server.lines.process}"
     status = Status(services, tiers.aside, relay, tiers.coherence, recorder, process)
+    sweeper = Sweeper(services, settings.retention.milliseconds())
     return Engine(
-        settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence, status
-    )
+        settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence,
+        status, sweeper,
+    )  # fmt: skip
+
+
+def _check_agent(policy: AssemblyPolicy, config: Mapping[str, Any]) -> None:
+    changes = config.get("assembly")
+    if changes is not None:
+        policy.override(changes)
 
 
 def _link(server: CacheServer, settings: Settings) -> Link | None:

@@ -6,32 +6,23 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from scrubjay.assembly import Sources, Window, assemble
-from scrubjay.cache.source import Source
-from scrubjay.core.codec import from_json, to_json
-from scrubjay.core.errors import InvalidContent
+from scrubjay.assembly import AssemblyPolicy, Receipt, Window
 from scrubjay.core.frozen import FrozenDict, FrozenList, freeze
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import check_limit
-from scrubjay.core.ports import Closed, ErasedKeys, Load, Mutation, Op, Written
-from scrubjay.core.records import Message, Summary, date_of, iso
+from scrubjay.core.ports import ErasedKeys, Written
+from scrubjay.core.records import Summary, iso
 from scrubjay.core.scope import Scope, check_id, user_scope
-from scrubjay.memory import agents, chat, contexts, decode, facts, state, summaries, tools
+from scrubjay.memory import agents, chat, contexts, facts, state, tools
 from scrubjay.memory.metrics import AssemblyAverages, SessionMetrics, averages
 from scrubjay.memory.services import Services
 from scrubjay.memory.summaries import Summaries
+from scrubjay.sessions import closing
+from scrubjay.sessions.assembling import Assembler, Call, stored_receipts
 
 T = TypeVar("T")
-DEFAULT_BUDGET = 8_000
-DEFAULT_HISTORY = 20
-PROFILE_TYPES = ("profile", "preference")
-"""The context types of a user that stand in every window."""
-SUMMARIES_IN_WINDOW = 3
 MAX_USERS = 4_096
 """How many handles of users are kept."""
-MAX_SUMMARISED = 10_000
-"""The newest messages of a session that its closing summary is made from."""
-SUMMARY_TOKENS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,56 +92,60 @@ class Session:
     async def assemble(
         self,
         query: str | None = None,
-        budget: int = DEFAULT_BUDGET,
+        budget: int | None = None,
         agent: str | None = None,
         *,
-        history: int = DEFAULT_HISTORY,
+        history: int | None = None,
+        policy: AssemblyPolicy | Mapping[str, Any] | None = None,
+        model: str | None = None,
     ) -> Window:
         """Assemble the prompt for the next model call.
 
         Every source is read in one wave (one round trip to the user's slot), and laid out by stability: agent,
         leading system messages, profile and memory, summaries, history, tool outputs and state, last user message.
+        What stands before the tool outputs stays as it is from one window to the next, and only grows, until a planned
+        break: so the provider's prompt cache keeps hitting.
 
         Args:
             query: What the call is about; ranks what does not fit in the tail. None takes the last user message.
-            budget: The most tokens of the window, message overhead included.
+            budget: The most tokens of the window, message overhead included; None for the policy's (8,000).
             agent: The id of the agent whose configuration the window begins with.
-            history: The most chat messages, the newest.
+            history: The most chat messages, the newest; None for the policy's (20).
+            policy: How the window is divided and pruned: an `AssemblyPolicy`, or a mapping of what differs from the
+                agent's (its `assembly`) and the settings'.
+            model: The model's name, or its provider's, for the rules of its prompt cache; None for the agent's.
 
         Returns:
-            The window: `messages`, `to_openai()`, and the `receipt` that explains it.
+            The window: `messages`, `to_openai()`, `to_anthropic()`, and the `receipt` that explains it.
 
         Raises:
             BudgetTooSmall: The fixed sections alone exceed the budget.
-            InvalidLimit: The budget or the history is out of range.
+            InvalidLimit: The budget, the history or the policy is out of range.
             StoreUnavailable: Neither the cache nor the store can answer.
+        """
+        call = Call(query, budget, agent, history, policy, model)
+        assembler: Assembler = self._services.assembler
+        return await assembler.assemble(self._services, self._scope, self.id, call)
+
+    async def receipts(self, limit: int = 20) -> FrozenList[Receipt]:
+        """Return the receipts of the session's windows, newest first.
+
+        Args:
+            limit: The most; as many as the setting `receipts` says are kept.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
         """
         services = self._services
         services.check_open()
-        check_limit(history, "history", most=services.policies.limits.page, least=0)
-        if query is not None and not isinstance(query, str):
-            raise InvalidContent(f"a query is text, not {type(query).__name__}")
-        agent_id = None if agent is None else check_id(agent, "agent id")
-        started = services.clock.monotonic()
-        sources, ttl_ms = await self._sources(query, agent_id, history)
-        window = assemble(sources, budget=budget, counter=services.tokenizer)
-        window = window.with_time((services.clock.monotonic() - started) * 1000)
-        receipt = window.receipt
-        self.metrics.note(
-            {
-                "sources_used": list(receipt.sources_used),
-                "total_tokens": receipt.total_tokens,
-                "assembly_time_ms": receipt.assembly_time_ms,
-                "pruned_messages": receipt.pruned_messages,
-            },
-            ttl_ms=ttl_ms,
-        )
-        return window
+        check_limit(limit, "limit", most=services.policies.limits.page, least=0)
+        return FrozenList(await stored_receipts(services, self._scope, self.id, limit))
 
     async def close(self, summary: str | None = None) -> Summary | None:
         """Close the session: write its summary and return it. Closing again changes nothing unless more was said.
 
-        If more is said while the summary is being written, the session stays open, and the next close covers it.
+        If more is said while the summary is being written, the session stays open, and the next close covers it. A
+        session that nobody closes is closed some time after its state has expired.
 
         Args:
             summary: The summary; None has the summarizer write one.
@@ -162,77 +157,8 @@ class Session:
             InvalidContent: The summary is not text, or is empty.
             StoreUnavailable: The store cannot be reached.
         """
-        services = self._services
-        services.check_open()
-        if summary is not None:
-            if not isinstance(summary, str) or not summary:
-                raise InvalidContent("a summary is text, and not empty; give None to have one written")
-            return await self._close(summary, None)
-        info = await services.store.session_info(self._scope, self.id)
-        if info is None:
-            return None
-        if info["closed_at"] is not None and info["summarised"]:
-            raw = await services.store.session_summary(self._scope, self.id)
-            return None if raw is None else _summary(raw)
-        (loaded,) = await services.store.load([Load(Kind.CHAT, self._scope, self.id, MAX_SUMMARISED)])
-        text = await services.summarizer.summarize(decode.messages(loaded), max_tokens=SUMMARY_TOKENS)
-        return await self._close(text or None, loaded.version)
-
-    async def _close(self, text: str | None, chat_version: int | None) -> Summary | None:
-        services, scope = self._services, self._scope
-        limit = services.policies.limits.summary_bytes
-        raw = None if text is None else to_json(text, "summary", max_bytes=limit)
-        tokens = 0 if text is None else services.tokenizer.count(text)
-
-        def plan(done: Closed | None) -> tuple[Written, list[Mutation]] | None:
-            if done is None:
-                return None
-            keys = [services.keys.summary(scope, date) for date in ("recent", *done.dates)]
-            return done.written, [Mutation(key, Op.DROP, done.written.version) for key in keys]
-
-        closed = await services.aside.write(
-            scope.tenant,
-            Kind.SUMMARY,
-            [services.keys.summary(scope, name) for name in ("recent", date_of(services.clock.now_ms()))],
-            services.store.session_close(scope, self.id, raw, tokens, chat_version),
-            plan,
-        )
-        return None if closed is None else _summary(closed.item)
-
-    async def _sources(self, query: str | None, agent_id: str | None, history: int) -> tuple[Sources, int]:
-        services, scope = self._services, self._scope
-        wave: dict[str, Source[Any]] = {
-            "memory": facts.source(services, scope),
-            "summaries": summaries.recent_source(services, scope, SUMMARIES_IN_WINDOW),
-            "lead": chat.lead_source(services, scope, self.id, slide=True),
-            "chat": chat.source(services, scope, self.id, history, slide=True),
-            "tools": tools.index_source(services, scope, self.id),
-            "state": state.sliding_source(services, scope, self.id),
-        }
-        for type_ in PROFILE_TYPES:
-            wave[f"ctx:{type_}"] = contexts.source(services, scope, type_, 1)
-        if agent_id is not None:
-            wave["agent"] = agents.source(services, scope, agent_id)
-        found = dict(zip(wave, await services.aside.fetch(list(wave.values())), strict=True))
-        messages, older = found["chat"]
-        if older and history and not any(message["role"] == "user" for message in messages):
-            # A long run of tool calls: the request that it answers stands further back.
-            more = chat.source(services, scope, self.id, services.policies.limits.hot_messages)
-            messages, older = await services.aside.get(more)
-        fields, ttl_ms = found["state"]
-        sources = Sources(
-            agent=found.get("agent"),
-            agent_id=agent_id,
-            profile={type_: found[f"ctx:{type_}"] for type_ in PROFILE_TYPES},
-            memory=found["memory"],
-            summaries=[each for each in found["summaries"] if each["session_id"] != self.id][:SUMMARIES_IN_WINDOW],
-            chat=_with_lead(found["lead"], messages),
-            tools=found["tools"],
-            state=fields,
-            query=query,
-            messages_before=older,
-        )
-        return sources, ttl_ms
+        self._services.check_open()
+        return await closing.close(self._services, self._scope, self.id, summary)
 
 
 class User:
@@ -384,15 +310,6 @@ async def _rows(written: Awaitable[Written]) -> list[str]:
     return [(await written).outbox_id]
 
 
-def _summary(raw: bytes) -> Summary:
-    return Summary(freeze(from_json(raw)))
-
-
-def _with_lead(lead: FrozenList[Message], messages: FrozenList[Message]) -> list[Message]:
-    first = messages[0].seq if messages else 2**63
-    return [*(message for message in lead if message.seq < first), *messages]
-
-
 def _frozen(items: list[dict[str, Any]]) -> FrozenList[FrozenDict[str, Any]]:
     return FrozenList([FrozenDict(freeze(item)) for item in items])
 
@@ -405,6 +322,8 @@ async def _to_its_end(services: Services, tenant: str, commit: Awaitable[T]) -> 
 async def _forget(services: Services, scope: Scope) -> FrozenDict[str, Any]:
     services.check_open()
     services.activity.discard(scope)
+    services.receipts.discard(scope)
+    services.assembler.forget(scope)
     return await _to_its_end(services, scope.tenant, _erased(services, scope))
 
 

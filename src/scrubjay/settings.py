@@ -18,7 +18,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from scrubjay.core.errors import ConfigurationError
+from scrubjay.assembly import DEFAULT_POLICY, AssemblyPolicy
+from scrubjay.assembly.providers import rules_for
+from scrubjay.core.errors import ConfigurationError, InvalidLimit
 from scrubjay.core.policy import CONTEXT_POLICIES, MAX_TTL_MS, SECOND, ContextPolicy, Limits, Policies
 
 CONFIG_VARIABLE = "SCRUBJAY_CONFIG"
@@ -64,6 +66,32 @@ class TtlSettings(_Part):
     tool: _Seconds = 3_600
     summary: _Seconds = 30 * 86_400
     metrics: _Seconds = 7 * 86_400
+
+
+class RetentionSettings(_Part):
+    """How long what only time deletes is kept in the store, in seconds; None for ever.
+
+    Attributes:
+        receipts: Receipts of windows; of each session no more than the newest are kept anyway.
+        metrics: What the last assembly of a session measured.
+        tool_outputs: Tool outputs, also the originals of what windows show as previews.
+        messages: Messages of sessions that are no longer used.
+        summaries: Summaries of closed sessions.
+        jobs: Jobs that were given up.
+        layouts: What is pinned for the windows of sessions that are no longer used; their next window begins anew.
+    """
+
+    receipts: _Seconds | None = 30 * 86_400
+    metrics: _Seconds | None = 30 * 86_400
+    tool_outputs: _Seconds | None = None
+    messages: _Seconds | None = None
+    summaries: _Seconds | None = None
+    jobs: _Seconds | None = 30 * 86_400
+    layouts: _Seconds | None = 3_600
+
+    def milliseconds(self) -> dict[str, int]:
+        """Return what is kept for a time, in milliseconds by kind."""
+        return {kind: _ms(seconds) for kind, seconds in self if seconds is not None}
 
 
 class LimitSettings(_Part):
@@ -123,6 +151,11 @@ class Settings(BaseSettings):
         loader_timeout: The longest that a loader of computed contexts may take, in seconds.
         lease: How long a reader may load before another may take over, in seconds.
         housekeeping: Seconds between background writes (activity, confirmations, counters).
+        assembly: How windows are divided and pruned, over the defaults; see `AssemblyPolicy.override`.
+        providers: What is known of providers' prompt caches and prices, over what ships; see `docs/providers.md`.
+        receipts: How many receipts of each session are kept, the newest; 0 for none.
+        jobs: How many background jobs (summaries) run at once in this process; 0 leaves them to other processes.
+        retention: How long what only time deletes is kept.
         ttl: Times to live.
         limits: Limits.
         contexts: Policies by context type, over the defaults.
@@ -152,6 +185,11 @@ class Settings(BaseSettings):
     loader_timeout: _Seconds = 10.0
     lease: _Seconds = 5.0
     housekeeping: _Seconds = 1.0
+    assembly: Mapping[str, Any] = Field(default_factory=dict)
+    providers: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    receipts: int = Field(default=20, ge=0, le=1_000)
+    jobs: int = Field(default=4, ge=0, le=1_000)
+    retention: RetentionSettings = RetentionSettings()
     ttl: TtlSettings = TtlSettings()
     limits: LimitSettings = LimitSettings()
     contexts: Mapping[str, ContextSettings] = Field(default_factory=dict)
@@ -180,6 +218,19 @@ class Settings(BaseSettings):
         """Whether processes on other machines may use the same store."""
         return not self.store_url.startswith("sqlite:")
 
+    def assembly_policy(self) -> AssemblyPolicy:
+        """Return how windows are divided and pruned.
+
+        Raises:
+            ConfigurationError: A setting of `assembly` or `providers` is unknown or out of range.
+        """
+        try:
+            policy = DEFAULT_POLICY.override(self.assembly)
+        except InvalidLimit as error:
+            raise ConfigurationError(f"settings: {error}") from None
+        rules_for(policy.model, self.providers)
+        return policy
+
     def policies(self) -> Policies:
         """Return times to live and limits as the core takes them."""
         return Policies(
@@ -202,11 +253,14 @@ def load_settings(given: Mapping[str, Any]) -> Settings:
             names it and never shows its value.
     """
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         # A value may be a secret (a URL with a password), so only places and reasons are told.
         problems = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
         raise ConfigurationError("settings: " + "; ".join(problems)) from None
+    # Now, and not when the store has been opened.
+    settings.assembly_policy()
+    return settings
 
 
 def _toml(settings_cls: type[BaseSettings]) -> TomlConfigSettingsSource:

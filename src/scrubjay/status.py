@@ -75,6 +75,8 @@ class Status:
             "hit_rate": total.hit_rate,
             "reads": {"hits": total.hits, "misses": total.misses},
             "latencies": total.latencies(),
+            "prompts": total.prompts.summary(),
+            "jobs": await self._services.store.jobs_counts(),
             "cache": cache,
             "local": self._local(),
             "server": None if info is None else {name: info.get(name) for name in _SERVER_FIELDS if name in info},

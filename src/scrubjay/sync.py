@@ -15,14 +15,14 @@ from typing import Any, Self
 
 from scrubjay._portal import Portal
 from scrubjay.app import AsyncScrubjay
-from scrubjay.assembly import Window
+from scrubjay.assembly import AssemblyPolicy, Receipt, Window
 from scrubjay.core.clock import Clock
 from scrubjay.core.frozen import FrozenDict, FrozenList
 from scrubjay.core.ports import Summarizer, Tokenizer
 from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
-from scrubjay.handles import DEFAULT_BUDGET, DEFAULT_HISTORY, TenantStats
 from scrubjay.handles import Session as AsyncSession
 from scrubjay.handles import Tenant as AsyncTenant
+from scrubjay.handles import TenantStats
 from scrubjay.handles import User as AsyncUser
 from scrubjay.memory.agents import Agents as AsyncAgents
 from scrubjay.memory.chat import Chat as AsyncChat
@@ -138,8 +138,10 @@ class Scrubjay:
 
         Returns:
             `processes`, `hit_rate` (of things read; None before the first), `reads` (`hits` and `misses`), `latencies`
-            (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes), `cache`
-            (counters by kind; see below), `local` (of this process), `server` (memory, evictions, hits and misses as
+            (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes), `prompts`
+            (windows, their tokens, and how much of them the one before began with: `prefix_rate` as reckoned,
+            `reported_rate` as providers have said), `jobs` (`due`, `claimed`, `failed`), `cache` (counters by kind; see
+            below), `local` (of this process), `server` (memory, evictions, hits and misses as
             the server counts them; None if it cannot be reached) and `store` (rows by table).
 
             Of `cache`, added up over the processes: `hits`, `misses`, `fills`, `refused` (fills that came too late) and
@@ -407,11 +409,13 @@ class Agents:
 
         Args:
             id: The agent's id.
-            config: Names with JSON values. `system_prompt` is what a window begins with.
+            config: Names with JSON values. `system_prompt` is what a window begins with; `assembly` changes how its
+                windows are divided (`AssemblyPolicy.override`); `model` says which provider's rules hold.
             expected_version: Write only if the agent still has this version.
 
         Raises:
             InvalidContent: It is no mapping, or a value is not JSON.
+            InvalidLimit: A setting of `assembly` is unknown or out of range.
             VersionConflict: Somebody else wrote meanwhile.
         """
         return self._portal.call(self._target.set(id, config, expected_version=expected_version))
@@ -466,36 +470,57 @@ class Session:
     def assemble(
         self,
         query: str | None = None,
-        budget: int = DEFAULT_BUDGET,
+        budget: int | None = None,
         agent: str | None = None,
         *,
-        history: int = DEFAULT_HISTORY,
+        history: int | None = None,
+        policy: AssemblyPolicy | Mapping[str, Any] | None = None,
+        model: str | None = None,
     ) -> Window:
         """Assemble the prompt for the next model call.
 
         Every source is read in one wave (one round trip to the user's slot), and laid out by stability: agent,
         leading system messages, profile and memory, summaries, history, tool outputs and state, last user message.
+        What stands before the tool outputs stays as it is from one window to the next, and only grows, until a planned
+        break: so the provider's prompt cache keeps hitting.
 
         Args:
             query: What the call is about; ranks what does not fit in the tail. None takes the last user message.
-            budget: The most tokens of the window, message overhead included.
+            budget: The most tokens of the window, message overhead included; None for the policy's (8,000).
             agent: The id of the agent whose configuration the window begins with.
-            history: The most chat messages, the newest.
+            history: The most chat messages, the newest; None for the policy's (20).
+            policy: How the window is divided and pruned: an `AssemblyPolicy`, or a mapping of what differs from the
+                agent's (its `assembly`) and the settings'.
+            model: The model's name, or its provider's, for the rules of its prompt cache; None for the agent's.
 
         Returns:
-            The window: `messages`, `to_openai()`, and the `receipt` that explains it.
+            The window: `messages`, `to_openai()`, `to_anthropic()`, and the `receipt` that explains it.
 
         Raises:
             BudgetTooSmall: The fixed sections alone exceed the budget.
-            InvalidLimit: The budget or the history is out of range.
+            InvalidLimit: The budget, the history or the policy is out of range.
             StoreUnavailable: Neither the cache nor the store can answer.
         """
-        return self._portal.call(self._target.assemble(query, budget, agent, history=history))
+        return self._portal.call(
+            self._target.assemble(query, budget, agent, history=history, policy=policy, model=model)
+        )
+
+    def receipts(self, limit: int = 20) -> FrozenList[Receipt]:
+        """Return the receipts of the session's windows, newest first.
+
+        Args:
+            limit: The most; as many as the setting `receipts` says are kept.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+        """
+        return self._portal.call(self._target.receipts(limit))
 
     def close(self, summary: str | None = None) -> Summary | None:
         """Close the session: write its summary and return it. Closing again changes nothing unless more was said.
 
-        If more is said while the summary is being written, the session stays open, and the next close covers it.
+        If more is said while the summary is being written, the session stays open, and the next close covers it. A
+        session that nobody closes is closed some time after its state has expired.
 
         Args:
             summary: The summary; None has the summarizer write one.
@@ -578,24 +603,27 @@ class Chat:
         self._target = target
         self._portal = portal
 
-    def append(self, message: object = None, *, idempotency_key: str | None = None, **fields: Any) -> Message:
+    def append(
+        self, message: object = None, *, idempotency_key: str | None = None, pinned: bool = False, **fields: Any
+    ) -> Message:
         """Append one message.
 
         Args:
             message: A dict in the OpenAI chat format, an SDK's reply object, or None with the fields by keyword.
             idempotency_key: Appending again with the same key changes nothing and returns the message that is there.
+            pinned: Whether it stays in the window when older messages are cut; see `pin`.
             **fields: Fields of the message (`role`, `content`, `name`, `tool_calls`, `tool_call_id`, …).
 
         Returns:
             The message with its sequence number (`.seq`), id (`.id`) and tokens (`.tokens`).
 
         Raises:
-            InvalidMessage: No provider would take it.
+            InvalidMessage: No provider would take it, or it cannot be pinned.
             ToolResultWithoutCall: It answers a call that this session did not make, or that has its answer.
-            TooLarge: It is over the limit.
+            TooLarge: It is over the limit, or the session has too many pinned messages.
             StoreUnavailable: The store cannot be reached; nothing was written.
         """
-        return self._portal.call(self._target.append(message, idempotency_key=idempotency_key, **fields))
+        return self._portal.call(self._target.append(message, idempotency_key=idempotency_key, pinned=pinned, **fields))
 
     def append_many(
         self, messages: Iterable[object], *, idempotency_keys: Sequence[str] | None = None
@@ -619,13 +647,30 @@ class Chat:
     def prune(self, keep: int = 20) -> int:
         """Cut the oldest messages from the chat, so that the newest `keep` stay; return how many were cut.
 
-        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store.
+        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store, and
+        goes into the session's summary, in the background.
         """
         return self._portal.call(self._target.prune(keep))
 
     def clear(self) -> int:
         """Delete all messages of the session, also those that were pruned; return how many."""
         return self._portal.call(self._target.clear())
+
+    def pin(self, seq: int, pinned: bool = True) -> bool:
+        """Pin a message, so that it stays in the window when older ones are cut, or let it go.
+
+        Args:
+            seq: Its sequence number (`message.seq`).
+            pinned: False to let it go.
+
+        Returns:
+            False if the session has no such message.
+
+        Raises:
+            InvalidMessage: It is a tool message, or makes tool calls: these are of no use alone.
+            TooLarge: The session would have over 64 pinned messages.
+        """
+        return self._portal.call(self._target.pin(seq, pinned))
 
 
 class SessionState:
@@ -708,9 +753,22 @@ class Tools:
             self._target.record(step, name, arguments, output, tool_call_id=tool_call_id, error=error)
         )
 
-    def get(self, step: int) -> ToolOutput | None:
-        """Return one tool output, whole; None if there is none."""
-        return self._portal.call(self._target.get(step))
+    def get(self, handle: int | str) -> ToolOutput | None:
+        """Return one tool output, whole; None if there is none.
+
+        Args:
+            handle: The number of its step; or the handle that stands in a window where the output is cut to a preview:
+                `step_3` for a recorded one, `message_57` for a tool message of the chat, also if that was pruned.
+
+        Returns:
+            The output as it was recorded. Of a tool message: `output` is its content, `step` None, `name` the message's
+            if it has one, else None.
+
+        Raises:
+            InvalidId: It is no such number, and no handle.
+            StoreUnavailable: The store cannot be reached.
+        """
+        return self._portal.call(self._target.get(handle))
 
     def all(self) -> FrozenList[ToolOutput]:
         """Return all tool outputs of the session, in order of their steps.
@@ -741,10 +799,6 @@ class SessionMetrics:
             StoreUnavailable: The store cannot be reached.
         """
         self._portal.call(self._target.record(metrics, **more))
-
-    def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0) -> None:
-        """Take metrics to be recorded off the request path; see `ActivityLog.note`."""
-        self._portal.run(self._target.note, values, ttl_ms=ttl_ms)
 
     def get(self) -> FrozenDict[str, Any]:
         """Return the metrics of the last assembly; empty if there are none, or only older ones."""

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_public_namespace_is_this() -> None:
     assert scrubjay.__all__ == [
         "AgentConfig",
+        "AssemblyPolicy",
         "AsyncScrubjay",
         "BudgetTooSmall",
         "CacheAuthFailed",
@@ -31,6 +32,7 @@ def test_the_public_namespace_is_this() -> None:
         "ContextPolicy",
         "ContextRecord",
         "ContextStore",
+        "History",
         "InvalidContent",
         "InvalidId",
         "InvalidInput",
@@ -42,9 +44,11 @@ def test_the_public_namespace_is_this() -> None:
         "MissingDependency",
         "NotFound",
         "Receipt",
+        "ReceiptDiff",
         "SchemaMismatch",
         "Scrubjay",
         "ScrubjayError",
+        "Share",
         "StoreCorrupt",
         "StoreUnavailable",
         "Summary",
@@ -52,9 +56,11 @@ def test_the_public_namespace_is_this() -> None:
         "ToolOutput",
         "ToolResultWithoutCall",
         "Unavailable",
+        "Usage",
         "VersionConflict",
         "Window",
         "__version__",
+        "diff_receipts",
     ]
 
 

@@ -183,7 +183,7 @@ def test_an_interrupted_scrubjay_is_usable(open_sync: Open) -> None:
         def __init__(self) -> None:
             self.seen: list[str] = []
 
-        async def summarize(self, messages: object, *, max_tokens: int) -> str:
+        async def summarize(self, messages: object, *, max_tokens: int, previous: str | None = None) -> str:
             os.kill(os.getpid(), signal.SIGINT)
             try:
                 await asyncio.Event().wait()

@@ -101,7 +101,7 @@ async def test_a_summary_is_text(world: World, bad: Any) -> None:
 
 async def test_what_is_said_while_a_session_is_summarised_is_not_lost(world: World) -> None:
     class Slow:
-        async def summarize(self, messages: Any, *, max_tokens: int) -> str:
+        async def summarize(self, messages: Any, *, max_tokens: int, previous: str | None = None) -> str:
             await session.chat.append(user("one more thing"))
             return f"{len(messages)} messages"
 
@@ -200,6 +200,8 @@ async def test_metrics_are_those_of_the_last_assembly(world: World) -> None:
         "total_tokens": window.receipt.total_tokens,
         "assembly_time_ms": window.receipt.assembly_time_ms,
         "pruned_messages": 0,
+        "stable_tokens": window.receipt.prefix.stable_tokens,
+        "shared_tokens": None,
     }
     await world.alice.export()  # writes what housekeeping would have written by now
     assert await metrics.get() == found

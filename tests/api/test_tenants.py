@@ -132,7 +132,8 @@ async def test_stats(world: World) -> None:
     await world.alice.memory.get("k")
     await world.alice.memory.get("k")
     stats = await world.jay.stats()
-    assert set(stats) == {"processes", "hit_rate", "reads", "latencies", "cache", "local", "server", "store"}
+    parts = {"processes", "hit_rate", "reads", "latencies", "prompts", "jobs", "cache", "local", "server", "store"}
+    assert set(stats) == parts
     assert stats["local"]["shared_cache"] == "asked"
     assert stats["local"]["served"] is world.cached
     assert (stats["local"]["max_bytes"] > 0) is (world.cached and world.local)

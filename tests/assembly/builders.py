@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from hypothesis import strategies as st
@@ -47,12 +48,38 @@ WORDS = Words()
 TOKENIZERS: tuple[Tokenizer, ...] = (WORDS, Characters(), Wasteful())
 
 
-def message(body: Mapping[str, Any], tokenizer: Tokenizer | None = None, seq: int = 0) -> Message:
-    """Return a message as it is read from a chat; with a tokenizer its tokens are stored with it."""
+_SEQS = count(1)
+
+
+def message(
+    body: Mapping[str, Any],
+    tokenizer: Tokenizer | None = None,
+    seq: int = 0,
+    *,
+    at_ms: int = 0,
+    pinned: bool = False,
+) -> Message:
+    """Return a message as it is read from a chat.
+
+    Args:
+        body: The message.
+        tokenizer: Its tokens by this one are stored with it; None: it was not counted.
+        seq: Its sequence number; 0 for one that is higher than those of all before.
+        at_ms: When it was appended.
+        pinned: Whether it is pinned.
+    """
     body = freeze(dict(body))
-    if tokenizer is None:
-        return Message(body)
-    return Message.make(dict(body), seq, f"m{seq}", 0, message_tokens(body, tokenizer), tokenizer.name)
+    seq = seq or next(_SEQS)
+    tokens, name = (0, "") if tokenizer is None else (message_tokens(body, tokenizer), tokenizer.name)
+    return Message.make(dict(body), seq, f"m{seq}", at_ms, tokens, name, pinned=pinned)
+
+
+def renumbered(chat: Sequence[Message]) -> list[Message]:
+    """Return the messages of a chat with the sequence numbers 1, 2, …: new ones, of which nothing is known yet."""
+    return [
+        Message.make(dict(one), seq, f"m{seq}", one.created_at_ms, one.tokens, one.encoding, pinned=one.pinned)
+        for seq, one in enumerate(chat, 1)
+    ]
 
 
 def user(text: str) -> Message:
@@ -96,8 +123,13 @@ json_values = st.recursive(
 call_pool = st.sampled_from(["c1", "c2", "c3", "c4"])
 
 
+NO_PINS = st.just(False)
+
+
 @st.composite
-def chats(draw: st.DrawFn, tokenizer: Tokenizer, max_size: int = 16) -> list[Message]:
+def chats(
+    draw: st.DrawFn, tokenizer: Tokenizer, max_size: int = 16, pins: st.SearchStrategy[bool] = NO_PINS
+) -> list[Message]:
     """Return any sequence of messages: late and missing results, used-again ids, orphans, huge texts.
 
     The text of each begins with `#<index>#`, so that it can be recognised in a window. Tool messages may name a step;
@@ -124,12 +156,13 @@ def chats(draw: st.DrawFn, tokenizer: Tokenizer, max_size: int = 16) -> list[Mes
         elif kind == "user" and draw(st.booleans()):
             body["content"] = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": "x"}}]
         stored = draw(st.sampled_from([None, tokenizer, tokenizer, WORDS]))
-        chat.append(message(body, stored, index))
+        pinned = kind in ("user", "assistant") and draw(pins)
+        chat.append(message(body, stored, index + 1, at_ms=index * 60_000, pinned=pinned))
     return chat
 
 
 @st.composite
-def sources(draw: st.DrawFn, tokenizer: Tokenizer) -> Sources:
+def sources(draw: st.DrawFn, tokenizer: Tokenizer, pins: st.SearchStrategy[bool] = NO_PINS) -> Sources:
     """Return any sources; each may be empty, and may be far larger than any budget."""
 
     def some(values: st.SearchStrategy[Any]) -> Any:
@@ -149,7 +182,7 @@ def sources(draw: st.DrawFn, tokenizer: Tokenizer) -> Sources:
         profile={type_: [context(one) for one in records] for type_, records in (profile or {}).items()},
         memory=some(facts) or {},
         summaries=[summary(f"2026-01-{day:02}", text + " word" * size) for day, text, size in summaries],
-        chat=draw(chats(tokenizer)),
+        chat=draw(chats(tokenizer, pins=pins)),
         tools=[
             output(step, f"@{step}@" + " word" * size, call_id)
             for step, call_id, size in {one[0]: one for one in outputs}.values()

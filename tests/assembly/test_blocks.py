@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from scrubjay.assembly import LeftOut, validate_window
 from scrubjay.assembly.blocks import group_messages, split_chat
 from scrubjay.core.errors import InvalidMessage
 from scrubjay.core.messages import wire_message
 from scrubjay.core.records import Message
-from tests.assembly.builders import WORDS, assistant, calls, chats, message, result, user
+from tests.assembly.builders import WORDS, assistant, calls, chats, message, renumbered, result, user
 
 
 def shape(chat: list[Message]) -> tuple[list[list[int]], list[tuple[int, str]]]:
     """Return groups and unpaired messages as indexes into `chat`."""
-    groups, unpaired = group_messages(chat)
+    groups, unpaired = group_messages(chat := renumbered(chat))
     indexes = {id(one): index for index, one in enumerate(chat)}
-    return [[indexes[id(one)] for one in group.messages] for group in groups], [(at, str(why)) for at, why in unpaired]
+    shown = [[indexes[id(one)] for one in group.messages] for group in groups]
+    for group, places in zip(groups, shown, strict=True):
+        assert (group.seq, group.end) == (min(places) + 1, max(places) + 1)
+    return shown, [(seq - 1, str(why)) for seq, why in unpaired]
 
 
 def test_a_call_and_its_results_are_one_group() -> None:
@@ -29,12 +33,18 @@ def test_results_stand_in_the_order_of_the_calls() -> None:
     assert shape([calls("a", "b"), result("b"), result("a")]) == ([[0, 2, 1]], [])
 
 
-def test_a_late_result_moves_back_beside_its_call() -> None:
-    assert shape([calls("a"), user("still there?"), result("a"), assistant("r")]) == ([[0, 2], [1], [3]], [])
+def test_a_late_result_takes_its_call_to_where_it_stands() -> None:
+    assert shape([calls("a"), user("still there?"), result("a"), assistant("r")]) == ([[1], [0, 2], [3]], [])
+
+
+def test_a_late_result_changes_nothing_before_it() -> None:
+    chat = renumbered([user("q"), calls("a", "b"), result("a"), user("?"), assistant("wait"), result("b"), user("!")])
+    before = [group.messages for group in group_messages(chat[:5])[0]]
+    assert [group.messages for group in group_messages(chat)[0]][: len(before)] == before
 
 
 def test_two_open_calls_are_untangled() -> None:
-    assert shape([calls("a"), calls("b"), result("b"), result("a")]) == ([[0, 3], [1, 2]], [])
+    assert shape([calls("a"), calls("b"), result("b"), result("a")]) == ([[1, 2], [0, 3]], [])
 
 
 def test_an_unanswered_call_leaves_with_its_other_results() -> None:
@@ -59,7 +69,7 @@ def test_an_id_may_be_used_again() -> None:
 
 def test_a_result_answers_the_nearest_open_call_with_its_id() -> None:
     assert shape([calls("a"), calls("a"), result("a")]) == ([[1, 2]], [(0, "unanswered_tool_call")])
-    assert shape([calls("a"), calls("a"), result("a"), result("a")]) == ([[0, 3], [1, 2]], [])
+    assert shape([calls("a"), calls("a"), result("a"), result("a")]) == ([[1, 2], [0, 3]], [])
 
 
 def test_calls_of_one_message_with_the_same_id_cannot_be_paired() -> None:
@@ -70,18 +80,18 @@ def test_calls_of_one_message_with_the_same_id_cannot_be_paired() -> None:
 
 def test_split_at_the_last_user_message() -> None:
     chat = [message({"role": "system", "content": "s"}), user("1"), assistant("2"), user("3"), calls("a"), result("a")]
-    blocks = split_chat(chat)
-    assert blocks.leading == (chat[0],)
-    assert [group.at for group in blocks.history] == [1, 2]
+    blocks = split_chat(renumbered(chat))
+    assert list(blocks.leading) == [chat[0]]
+    assert [group.seq for group in blocks.history] == [2, 3]
     assert blocks.anchor is not None
-    assert (blocks.anchor.at, blocks.has_user) == (3, True)
-    assert [group.at for group in blocks.turn] == [4]
+    assert (blocks.anchor.seq, blocks.has_user) == (4, True)
+    assert [(group.seq, group.end) for group in blocks.turn] == [(5, 6)]
 
 
 def test_without_a_user_message_the_last_group_is_the_anchor() -> None:
-    blocks = split_chat([assistant("1"), calls("a"), result("a")])
+    blocks = split_chat(renumbered([assistant("1"), calls("a"), result("a")]))
     assert blocks.anchor is not None
-    assert (len(blocks.history), blocks.anchor.at, blocks.turn, blocks.has_user) == (1, 1, [], False)
+    assert (len(blocks.history), blocks.anchor.seq, blocks.turn, blocks.has_user) == (1, 2, [], False)
 
 
 def test_nothing_and_only_system_messages() -> None:
@@ -96,19 +106,28 @@ def test_every_message_is_in_one_group_or_unpaired_and_groups_are_valid(chat: li
     validate_window([wire_message(one) for group in groups for one in group.messages])
     indexes = {id(one): index for index, one in enumerate(chat)}
     grouped = [indexes[id(one)] for group in groups for one in group.messages]
-    assert sorted(grouped + [one.at for one in unpaired]) == list(range(len(chat)))
-    heads = [group.at for group in groups]
-    assert heads == sorted(heads)
+    assert sorted(grouped + [one.seq - 1 for one in unpaired]) == list(range(len(chat)))
+    ends = [group.end for group in groups]
+    assert ends == sorted(ends)
     for group in groups:  # a result is never moved in front of its call
-        assert all(indexes[id(one)] > group.at for one in group.messages[1:])
-    only_tool_traffic = {chat[one.at]["role"] for one in unpaired} <= {"tool", "assistant"}
+        assert group.seq == group.messages[0].seq
+        assert group.end == max(one.seq for one in group.messages)
+        assert all(one.seq > group.seq for one in group.messages[1:])
+    only_tool_traffic = {chat[one.seq - 1]["role"] for one in unpaired} <= {"tool", "assistant"}
     assert only_tool_traffic
+
+
+@given(chats(WORDS, max_size=24), st.integers(0, 24))
+def test_what_is_appended_changes_no_group_that_was_complete(chat: list[Message], length: int) -> None:
+    before, _ = group_messages(chat[:length])
+    assert group_messages(chat)[0][: len(before)] == before
 
 
 @given(chats(WORDS, max_size=24))
 def test_orphans_are_orphans(chat: list[Message]) -> None:
     """Nothing is left out that could have been paired: an orphan has fewer calls with its id before it than results."""
-    for at, reason in group_messages(chat)[1]:
+    for seq, reason in group_messages(chat)[1]:
+        at = seq - 1
         if reason is LeftOut.ORPHAN_TOOL_RESULT:
             before = chat[: at + 1]
             call_id = chat[at]["tool_call_id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrubjay.assembly.budget import fit
+from scrubjay.assembly.fit import Fitted, Fitting
 from scrubjay.assembly.render import (
     Draft,
     agent_text,
@@ -25,6 +26,10 @@ from scrubjay.core.records import AgentConfig
 from tests.assembly.builders import TOKENIZERS, WORDS, calls, context, json_values, output, result, summary, texts, user
 
 PLENTY = 10**9
+
+
+def fit(draft: Draft, room: int, count: Callable[[str], int]) -> Fitted:
+    return Fitting(draft, count, MESSAGE_OVERHEAD).fit(room)
 
 
 def body(draft: Draft, room: int = PLENTY) -> list[str]:
@@ -92,6 +97,34 @@ def test_summaries_stand_oldest_first_and_the_oldest_goes_first() -> None:
     draft = summaries_draft([summary("2026-03-03", "c"), summary("2026-01-01", "a"), summary("2026-02-02", "b")])
     assert body(draft)[1:-1] == ['2026-01-01: "a"', '2026-02-02: "b"', '2026-03-03: "c"']
     assert body(draft, fit(draft, PLENTY, WORDS.count).tokens - 1)[1:-1] == ['2026-02-02: "b"', '2026-03-03: "c"']
+
+
+def test_this_sessions_own_summary_stands_last_and_goes_last() -> None:
+    draft = summaries_draft([summary("2026-01-01", "a"), summary("2026-02-02", "b")], "so far\nso good")
+    own = ["<this_session>", '"so far\\nso good"', "</this_session>"]
+    assert body(draft)[-3:] == own
+    full = fit(draft, PLENTY, WORDS.count).tokens
+    for room in range(full, fit(summaries_draft([], "so far\nso good"), PLENTY, WORDS.count).tokens - 1, -1):
+        assert body(draft, room)[-3:] == own
+    sections = fit(draft, full, WORDS.count).sections
+    assert [(one.name, one.items_in) for one in sections] == [("summary", 2), ("rolling", 1)]
+
+
+def test_changes_are_the_last_of_the_tail_to_go() -> None:
+    updates = [("memory a", "a: 1"), ("memory b", "b: 2 2")]
+    draft = tail_draft([output(1)], [], {"topic": "billing"}, "", updates, "so far")
+    assert [line for line in body(draft) if line.startswith("<")] == [
+        *("<tool_outputs>", "</tool_outputs>", "<this_session>", "</this_session>"),
+        *("<user_updates>", "</user_updates>", "<session_state>", "</session_state>"),
+    ]
+    orders = []
+    for room in range(fit(draft, PLENTY, WORDS.count).tokens, -1, -1):
+        left = {one.name: one.items_in for one in fit(draft, room, WORDS.count).sections}
+        if not orders or orders[-1] != left:
+            orders.append(left)
+    assert [list(left.values()) for left in orders] == [
+        [1, 1, 2, 1], [0, 1, 2, 1], [0, 1, 2, 0], [0, 0, 2, 0], [0, 0, 1, 0], [0, 0, 0, 0],
+    ]  # fmt: skip
 
 
 def test_the_tail() -> None:
@@ -164,12 +197,20 @@ hostile = texts | st.sampled_from(
 )
 
 
+def _updates(facts: dict[str, Any], records: list[Any]) -> list[tuple[str, str]]:
+    """Return changes as they stand in the tail: the lines of the user's section, by name."""
+    listings = user_draft({"x": [context(one) for one in records]}, facts).listings
+    return [pair for one in listings for pair in zip(one.names, one.lines, strict=True)]
+
+
 @given(st.dictionaries(hostile, hostile, max_size=4), hostile, st.dictionaries(hostile, hostile, max_size=3))
 def test_no_content_ends_its_section(facts: dict[str, str], text: str, state: dict[str, str]) -> None:
     drafts = (
         user_draft({"x": [context(text), context({text: text})]}, facts),
         summaries_draft([summary("2026-01-01", text)]),
+        summaries_draft([summary("2026-01-01", text)], text),
         tail_draft([output(1, {text: text})], [], state, text),
+        tail_draft((), (), state, text, _updates(facts, [text]), text),
     )
     for draft in drafts:
         lines = body(draft)
@@ -200,5 +241,6 @@ def test_a_section_fits_its_room(
     given_items = {"profile": len(records), "memory": len(facts)}
     for one in fitted.sections:
         assert one.items_in + one.items_out.get("budget", 0) == given_items[one.name]
+    assert fitted.whole == (fitted.tokens == full.tokens) == (room >= full.tokens)
     if room >= full.tokens:
         assert fitted == full

@@ -15,10 +15,13 @@ from scrubjay.assembly.tokens import (
     IMAGE_TOKENS,
     MESSAGE_OVERHEAD,
     NAME_OVERHEAD,
+    OPENAI_OVERHEAD,
     REPLY_PRIMING,
     CachedTokenizer,
+    Overhead,
     is_estimated,
 )
+from scrubjay.core.errors import InvalidLimit
 from scrubjay.models.tokenizers import BytePairTokenizer
 from tests.assembly.builders import WORDS, calls, result
 
@@ -108,6 +111,26 @@ def test_a_spoken_reply_is_estimated() -> None:
 def test_window_tokens_has_the_overhead() -> None:
     assert window_tokens([], WORDS) == REPLY_PRIMING
     assert window_tokens([{"role": "user", "content": "one"}], WORDS) == REPLY_PRIMING + MESSAGE_OVERHEAD + 1
+
+
+def test_the_overhead_is_that_of_the_provider() -> None:
+    chat = [
+        {"role": "user", "content": "one two", "name": "bob"},
+        calls("c1", "c2"),
+        {"role": "assistant", "content": "three", "name": None},
+    ]
+    stored = sum(message_tokens(one, WORDS) for one in chat)
+    assert window_tokens(chat, WORDS) == window_tokens(chat, WORDS, OPENAI_OVERHEAD) == stored + 3 * 4 + 3
+    other = Overhead(message=10, reply=100, name=5, call=7)
+    assert window_tokens(chat, WORDS, other) == stored + 3 * 10 + 100 + (5 - NAME_OVERHEAD) + 2 * (7 - CALL_OVERHEAD)
+    assert [OPENAI_OVERHEAD.around(one) for one in chat] == [MESSAGE_OVERHEAD] * 3
+    assert Overhead(message=0, call=0).around(chat[1]) == -2 * CALL_OVERHEAD
+
+
+@pytest.mark.parametrize("wrong", [{"message": -1}, {"reply": 1.5}, {"name": True}, {"call": None}])
+def test_an_overhead_is_a_number_of_tokens(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidLimit, match="at least 0"):
+        Overhead(**wrong)
 
 
 class Counting:

@@ -16,7 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrubjay.assembly import Shares, Sources, Window, assemble, validate_window, window_tokens
+from scrubjay.assembly import (
+    Assembled,
+    AssemblyPolicy,
+    History,
+    Share,
+    Sources,
+    Window,
+    assemble,
+    lay_out,
+    validate_window,
+    window_tokens,
+)
 from scrubjay.assembly.blocks import split_chat
 from scrubjay.core.errors import BudgetTooSmall, InvalidLimit
 from scrubjay.core.ports import Tokenizer
@@ -30,6 +41,7 @@ from tests.assembly.builders import (
     context,
     message,
     output,
+    renumbered,
     result,
     sources,
     summary,
@@ -105,12 +117,12 @@ def test_the_chat_is_shown_in_order_and_without_holes(task: tuple[Sources, Token
         return [place[id(one)] for group in groups for one in group.messages]
 
     windows = []
+    end = len(given_sources.chat) + 1
     for cut in range(len(blocks.turn) + 1):
         # Of the history something is shown only if nothing younger was dropped.
-        cuts = range(len(blocks.history) + 1) if cut == 0 else [len(blocks.history)]
-        windows += [
-            [*range(len(blocks.leading)), *indexes([*blocks.history[at:], *anchor, *blocks.turn[cut:]])] for at in cuts
-        ]
+        for first in range(1, end + 1) if cut == 0 else [end]:
+            history = [group for group in blocks.history if group.seq >= first]
+            windows.append([*range(len(blocks.leading)), *indexes([*history, *anchor, *blocks.turn[cut:]])])
     assert kept in windows
 
 
@@ -143,7 +155,7 @@ def test_kept_and_dropped_are_what_was_given(task: tuple[Sources, Tokenizer, int
     receipt = assemble(given_sources, budget=budget, counter=tokenizer).receipt
     seen: dict[str, int] = {}
     for one in receipt.sections:
-        name = "chat" if one.name in ("system", "history", "turn") else one.name
+        name = "chat" if one.name in ("system", "pinned", "history", "turn") else one.name
         seen[name] = seen.get(name, 0) + one.items_in + sum(one.items_out.values())
     seen.pop("reply")
     seen.pop("agent", None)
@@ -180,7 +192,8 @@ def test_with_a_huge_budget_only_what_cannot_be_paired_or_is_shown_elsewhere_is_
 ) -> None:
     given_sources, tokenizer, _ = task
     receipt = assemble(given_sources, budget=HUGE, counter=tokenizer).receipt
-    assert all("budget" not in one.items_out for one in receipt.sections)
+    assert all(not {"budget", "pruned"} & set(one.items_out) for one in receipt.sections)
+    assert receipt.near_misses == ()
 
 
 @given(tasks())
@@ -192,11 +205,14 @@ def test_nothing_is_cut_while_everything_fits(task: tuple[Sources, Tokenizer, in
         assert assemble(given_sources, budget=total + extra, counter=tokenizer).messages == whole.messages
     if total > needed(given_sources, tokenizer):
         receipt = assemble(given_sources, budget=total - 1, counter=tokenizer).receipt
-        assert any("budget" in one.items_out for one in receipt.sections)
+        less = [{"budget", "pruned"} & set(one.items_out) or one.shortened for one in receipt.sections]
+        assert any(less)
 
 
 @given(tasks())
-def test_a_section_is_over_its_share_only_beside_all_the_others_whole(task: tuple[Sources, Tokenizer, int]) -> None:
+def test_a_section_is_over_its_floor_only_beside_those_of_higher_priority(
+    task: tuple[Sources, Tokenizer, int],
+) -> None:
     given_sources, tokenizer, budget = task
     whole = section_tokens(assemble(given_sources, budget=HUGE, counter=tokenizer))
     cut = section_tokens(assemble(given_sources, budget=budget, counter=tokenizer))
@@ -205,10 +221,9 @@ def test_a_section_is_over_its_share_only_beside_all_the_others_whole(task: tupl
     spare = budget - least - (cut["turn"] - fixed["turn"])
     if cut["turn"] < whole["turn"]:
         whole["history"] = 0  # what is older than what was cut does not compete
-    competing = ("user", "summary", "tail", "history")
-    for name, share in (("user", 0.25), ("summary", 0.15), ("tail", 0.30)):
-        others = sum(whole[other] for other in competing if other != name)
-        assert cut[name] <= max(share * spare, spare - others)
+    assert cut["user"] <= max(0.25 * spare, spare - whole["history"])
+    assert cut["summary"] <= max(0.15 * spare, spare - whole["history"] - whole["user"])
+    assert sum(cut[name] for name in ("user", "summary", "tail", "history")) <= spare
 
 
 def section_tokens(window: Window) -> dict[str, int]:
@@ -319,7 +334,24 @@ def test_a_long_current_turn_loses_its_oldest_calls_and_all_history() -> None:
     assert [one.get("tool_call_id") for one in window.messages if one["role"] == "tool"] == ["b"]
     assert [one["content"] for one in window.messages if one["role"] == "user"] == ["q"]
     out = {one.name: dict(one.items_out) for one in window.receipt.sections}
-    assert (out["history"], out["turn"]) == ({"budget": 1}, {"budget": 2})
+    assert (out["history"], out["turn"]) == ({"pruned": 1}, {"budget": 2})
+
+
+def test_a_long_current_turn_is_shortened_before_it_is_cut() -> None:
+    policy = AssemblyPolicy(preview_tokens=5)
+    chat = [user("q"), calls("a"), result("a", "x " * 50), calls("b"), result("b", "y " * 50)]
+    whole = assemble(Sources(chat=chat), budget=200, counter=WORDS, policy=policy)
+    assert [one.shortened for one in whole.receipt.sections if one.name == "turn"] == [0]
+    one = assemble(Sources(chat=chat), budget=whole.total_tokens - 1, counter=WORDS, policy=policy)
+    assert [len(shown["content"].split()) for shown in one.messages if shown["role"] == "tool"] == [14, 50]
+    assert [each.shortened for each in one.receipt.sections if each.name == "turn"] == [1]
+    both = assemble(Sources(chat=chat), budget=one.total_tokens - 1, counter=WORDS, policy=policy)
+    assert [len(shown["content"].split()) for shown in both.messages if shown["role"] == "tool"] == [14, 14]
+    assert [each.shortened for each in both.receipt.sections if each.name == "turn"] == [2]
+    cut = assemble(Sources(chat=chat), budget=both.total_tokens - 1, counter=WORDS, policy=policy)
+    assert [shown["tool_call_id"] for shown in cut.messages if shown["role"] == "tool"] == ["b"]
+    turn = next(each for each in cut.receipt.sections if each.name == "turn")
+    assert (turn.shortened, turn.items_out) == (1, {"budget": 2})
 
 
 def test_what_cannot_be_paired_is_reported_where_it_stood() -> None:
@@ -341,15 +373,19 @@ def test_optional_sections_leave_the_history_its_part() -> None:
         summaries=[summary(f"2026-01-{day:02}", "word " * 20) for day in range(1, 29)],
         chat=chat,
     )
-    receipt = assemble(full, budget=1_000, counter=WORDS).receipt
+    policy = AssemblyPolicy(history=History(messages=None))
+    receipt = assemble(full, budget=1_000, counter=WORDS, policy=policy).receipt
     tokens = {one.name: one.tokens for one in receipt.sections}
     spare = 1_000 - tokens["reply"] - 9 - 4  # the last message is the assistant's: the last user message is fixed
     assert tokens["memory"] <= 0.25 * spare
     assert tokens["summary"] <= 0.15 * spare
-    assert tokens["state"] <= 0.30 * spare
+    # The tail also gets what the others leave because they are cut by whole items.
+    assert tokens["state"] <= 0.30 * spare + 13 + 12 + 23
     assert tokens["history"] >= 0.30 * spare - 26
     assert receipt.total_tokens > 970
-    roomy = assemble(full, budget=1_000, counter=WORDS, shares=Shares(0, 0, 0)).receipt
+    nothing = Share(0, 0)
+    policy = AssemblyPolicy(history=History(messages=None), memory=nothing, summaries=nothing, tail=nothing)
+    roomy = assemble(full, budget=1_000, counter=WORDS, policy=policy).receipt
     assert {one.name for one in roomy.sections if one.items_in} == {"history", "turn"}
 
 
@@ -359,8 +395,8 @@ def test_a_long_profile_stays_where_there_is_room() -> None:
     assert [one.name for one in receipt.sections if one.items_out] == []
     assert receipt.total_tokens > 3_000
     crowded = replace(long, chat=[*(user("word " * 90) for _ in range(90)), user("hi")])
-    out = {one.name: dict(one.items_out) for one in assemble(crowded, budget=8_000, counter=WORDS).receipt.sections}
-    assert out["profile"] == {"budget": 1}
+    receipt = assemble(crowded, budget=8_000, counter=WORDS, policy=AssemblyPolicy(history=History(None))).receipt
+    assert {one.name: dict(one.items_out) for one in receipt.sections}["profile"] == {"budget": 1}
 
 
 def test_stored_tokens_are_not_counted_again() -> None:
@@ -382,27 +418,45 @@ def test_what_is_estimated_is_not_exact() -> None:
     assert not assemble(Sources(), budget=4_000, counter=TOKENIZERS[1]).receipt.exact
 
 
-@pytest.mark.parametrize("budget", [-1, 2**31, 1.5, True, "1000", None])
+@pytest.mark.parametrize("budget", [-1, 2**31, 1.5, True, "1000"])
 def test_a_budget_that_is_none(budget: Any) -> None:
     with pytest.raises(InvalidLimit):
         assemble(Sources(), budget=budget, counter=WORDS)
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.1), (-0.1, 0, 0), (float("nan"), 0, 0)])
-def test_shares_that_cannot_be(shares: tuple[float, float, float]) -> None:
-    with pytest.raises(InvalidLimit):
-        Shares(*shares)
+def follow(tokenizer: Tokenizer) -> list[Assembled]:
+    """Return the windows of a conversation that grows, forgets and learns."""
+    chat: list[Message] = []
+    found: list[Assembled] = []
+    for turn in range(30):
+        chat += renumbered([*chat, user(f"q{turn}"), calls("c"), result("c", "x " * (turn % 7)), assistant("r")])[
+            len(chat) :
+        ]
+        facts = {f"k{number}": "w " * number for number in range(turn % 11)}
+        made = lay_out(
+            session(chat=[*chat], memory=facts, tools=[], rolling=f"until {turn // 9}", rolling_through=turn // 9),
+            counter=tokenizer,
+            policy=AssemblyPolicy(budget=400, preview_tokens=3),
+            layout=found[-1].layout if found else None,
+            before=found[-1].trace if found else None,
+            now_ms=turn * 60_000,
+            before_ms=turn * 60_000 - 400_000 * (turn % 2),
+        )
+        found.append(made)
+    return found
 
 
 SCRIPT = """
 import hashlib
 from tests.assembly.builders import WORDS
-from tests.assembly.test_window import as_bytes, session
+from tests.assembly.test_window import as_bytes, follow, session
 from scrubjay.assembly import assemble
 digest = hashlib.sha256()
 sources = session(memory={f"k{n}": "w " * (n % 5) for n in range(9)}, query="rain billing")
 for budget in range(95, 260):
     digest.update(as_bytes(assemble(sources, budget=budget, counter=WORDS)))
+for made in follow(WORDS):
+    digest.update(as_bytes(made.window) + made.layout.encode() + repr(made.trace).encode())
 print(digest.hexdigest())
 """
 

@@ -37,7 +37,8 @@ def store(tmp_path: Path) -> str:
 
 def test_stats(run: Run, store: str) -> None:
     found = run("stats", "--store", store, "--json").json
-    assert set(found) == {"processes", "hit_rate", "reads", "latencies", "cache", "local", "server", "store"}
+    parts = {"processes", "hit_rate", "reads", "latencies", "prompts", "jobs", "cache", "local", "server", "store"}
+    assert set(found) == parts
     assert found["store"]["messages"] == 3
     assert found["hit_rate"] is None
     ran = run("stats", "--store", store)

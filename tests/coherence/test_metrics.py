@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from scrubjay.core.errors import StoreUnavailable
-from scrubjay.memory.metrics import SessionMetrics
+from scrubjay.memory.metrics import SessionMetrics, encode
 from scrubjay.testing.faults import Fail, LoseReply
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
@@ -26,9 +26,16 @@ def metrics(process: Process) -> SessionMetrics:
     return process.user.session("s").metrics
 
 
+def noted(process: Process, values: dict[str, int], session: str = "s") -> None:
+    """Note metrics as an assembly does."""
+    services = process.engine.services
+    raw = encode(values, services.clock.now_ms(), services.policies.limits)
+    services.activity.note(process.user._scope, session, lambda: raw)
+
+
 async def note(process: Process, value: int) -> None:
     """Write metrics as an assembly does: noted, and written by the housekeeping."""
-    metrics(process).note({"n": value})
+    noted(process, {"n": value})
     await process.engine.services.activity.flush(everything=True)
 
 
@@ -120,7 +127,7 @@ async def test_what_may_not_have_been_written_is_written_again(open_process: Ope
 
 async def test_what_is_recorded_counts_over_what_was_noted_before(open_process: Open) -> None:
     own = await open_process()
-    metrics(own).note({"n": 1})
+    noted(own, {"n": 1})
     held = own.faults.hold("record_activity", "before")
     writing = asyncio.create_task(own.engine.services.activity.flush(everything=True))
     await held.reached()
@@ -128,7 +135,7 @@ async def test_what_is_recorded_counts_over_what_was_noted_before(open_process: 
     assert await value(own) == 2
     held.open()
     await writing
-    metrics(own).note({"n": 3})
+    noted(own, {"n": 3})
     assert await value(own) == 3
     await metrics(own).record(n=4)
     assert await value(own) == 4
@@ -142,10 +149,10 @@ async def test_one_flush_waits_for_another(open_process: Open) -> None:
     await metrics(own).record(n=1)
     held = own.faults.hold("record_activity", "before", every=True)
     written = own.faults.calls["store.record_activity"]
-    metrics(own).note({"n": 2})
+    noted(own, {"n": 2})
     early = asyncio.create_task(own.engine.services.activity.flush(everything=True))
     await held.reached()
-    metrics(own).note({"n": 3})
+    noted(own, {"n": 3})
     late = asyncio.create_task(own.engine.services.activity.flush(everything=True))
     await asyncio.sleep(0)
     assert own.faults.calls["store.record_activity"] == written + 1
@@ -164,7 +171,7 @@ async def test_behind_a_closed_gate_nobody_waits_for_metrics_to_be_told(open_pro
     await metrics(own).record(n=1)
     assert await value(own) == 1
     for number in range(3):
-        own.user.session(f"s{number}").metrics.note({"n": number})
+        noted(own, {"n": number}, f"s{number}")
     await own.tenant.stats()
     await note(own, 2)
     await own.user.export()
@@ -179,7 +186,7 @@ async def test_behind_a_closed_gate_nobody_waits_for_metrics_to_be_told(open_pro
 async def test_averages_wait_for_one_call_that_is_not_answered_and_no_more(open_process: Open) -> None:
     own = await open_process()
     for number in range(20):
-        own.user.session(f"s{number}").metrics.note({"total_tokens": number})
+        noted(own, {"total_tokens": number}, f"s{number}")
     own.faults.fail("push_recent", times=100)
     await own.engine.services.activity.flush(everything=True)
     assert own.faults.calls["hot.push_recent"] == 1
@@ -200,7 +207,7 @@ async def test_a_row_is_left_for_each_session_whose_metrics_are_others_now(open_
     await own.user.session("a").chat.append(role="user", content="x")
     await own.user.session("b").chat.append(role="user", content="x")
     for session in ("a", "nobody's"):
-        own.user.session(session).metrics.note({"n": 1})
+        noted(own, {"n": 1}, session)
     await own.user.session("b").context()
     writing = asyncio.create_task(own.engine.services.activity.flush(everything=True))
     await held.reached()

@@ -491,7 +491,8 @@ async def test_nothing_is_flushed_inside_a_block(world: World) -> None:
     await world.cached(1)
     metrics = world.own.session("s").metrics
     await metrics.record(n=1)
-    metrics.note({"n": 2})
+    noted = {b"n": b"2"}
+    metrics._services.activity.note(metrics._scope, "s", lambda: noted)
     async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
         async with asyncio.timeout(2):

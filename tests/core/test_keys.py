@@ -31,6 +31,7 @@ BUILDERS: dict[str, Builder] = {
     "tool index": lambda t, u, n, s: (("tools", t, u, n), KEYS.tool_index(Scope(t, u), n)),
     "summary": lambda t, u, n, s: (("summary", t, u, n), KEYS.summary(Scope(t, u), n)),
     "metrics": lambda t, u, n, s: (("metrics", t, u, n), KEYS.metrics(Scope(t, u), n)),
+    "layout": lambda t, u, n, s: (("layout", t, u, n), KEYS.layout(Scope(t, u), n)),
     "recent metrics": lambda t, u, n, s: (("recent", t), KEYS.recent_metrics(Scope(t, u))),
 }
 builders = st.sampled_from(sorted(BUILDERS))
@@ -100,7 +101,7 @@ def test_keys_can_be_read_back(thing: tuple[str, str, str, str, int]) -> None:
     parsed = KEYS.parse(key.key)
     assert parsed is not None
     assert parsed.scope == Scope(tenant, "" if name in {"tenant context", "agent", "recent metrics"} else user)
-    if name in {"user context", "chat", "state", "summary", "tool index"}:
+    if name in {"user context", "chat", "state", "summary", "tool index", "layout"}:
         assert parsed.kind == key.kind
         assert parsed.parts == (what,)
     assert identity
@@ -156,6 +157,7 @@ def test_each_kind_has_its_key(kind: Kind) -> None:
         (KEYS.tool(Scope("acme", "alice"), "s1", 3), "sj1:{acme:alice}:tool:s1:step_3"),
         (KEYS.summary(Scope("acme", "alice"), "2026-01-31"), "sj1:{acme:alice}:summary:2026-01-31"),
         (KEYS.metrics(Scope("acme", "alice"), "s1"), "sj1:{acme:alice}:metrics:context:s1"),
+        (KEYS.layout(Scope("acme", "alice"), "s1"), "sj1:{acme:alice}:layout:s1"),
     ],
 )
 def test_keys_of_wire_version_1(key: HotKey, expected: str) -> None:

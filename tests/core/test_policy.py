@@ -28,6 +28,7 @@ def test_ttl_of_context_types(type_: str, minutes: int) -> None:
         (Kind.STATE, 30),
         (Kind.CHAT, 30),
         (Kind.CHAT_LEAD, 30),
+        (Kind.LAYOUT, 30),
         (Kind.TOOL, 60),
         (Kind.TOOL_INDEX, 60),
         (Kind.SUMMARY, 30 * 24 * 60),

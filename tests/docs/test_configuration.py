@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from scrubjay.core.errors import ConfigurationError
 from scrubjay.core.policy import CONTEXT_POLICIES, DEFAULT_CONTEXT_POLICY, MINUTE
-from scrubjay.settings import ContextSettings, LimitSettings, Settings, TtlSettings, load_settings
+from scrubjay.settings import ContextSettings, LimitSettings, RetentionSettings, Settings, TtlSettings, load_settings
 from scrubjay.store.open import parse_store_url
 from scrubjay.valkey.url import parse_cache_url
 from tests.docs.markdown import ROOT, codes, tables
@@ -20,6 +20,7 @@ from tests.docs.markdown import ROOT, codes, tables
 PAGE = ROOT / "docs" / "configuration.md"
 PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "Settings": (Settings, ""),
+    "Retention": (RetentionSettings, "retention."),
     "Times to live": (TtlSettings, "ttl."),
     "Context types": (ContextSettings, "contexts.T."),
     "Limits": (LimitSettings, "limits."),
@@ -33,7 +34,7 @@ def rows() -> dict[str, list[str]]:
 def in_code() -> Iterator[tuple[str, Any]]:
     for model, prefix in PARTS.values():
         for name, field in model.model_fields.items():
-            if f"{prefix}{name}" not in {"ttl", "limits", "contexts"}:
+            if f"{prefix}{name}" not in {"ttl", "limits", "contexts", "retention"}:
                 yield prefix + name, field.get_default(call_default_factory=True)
 
 

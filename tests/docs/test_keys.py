@@ -8,11 +8,12 @@ import pytest
 from redis.asyncio import Redis
 
 from scrubjay.cache.flights import JITTER, NOTHING_MS
+from scrubjay.cache.source import Source
 from scrubjay.core import notices
 from scrubjay.core.codec import Header
 from scrubjay.core.keys import HotKey, KeySpace, Kind
 from scrubjay.core.policy import DAY, HOUR, MINUTE, SECOND, Limits, Policies
-from scrubjay.core.ports import Read, Shape
+from scrubjay.core.ports import Load, Loaded, Read, Shape
 from scrubjay.core.scope import Scope
 from scrubjay.testing.servers import ValkeyServer
 from scrubjay.valkey.line import Lines
@@ -33,13 +34,14 @@ BUILT: dict[str, HotKey] = {
     "user memory": KEYS.memory(USER),
     "agent": KEYS.agent(USER, "AGENT"),
     "chat, the newest messages": KEYS.chat(USER, "SESSION"),
-    "chat, leading system messages": KEYS.chat_lead(USER, "SESSION"),
+    "chat, leading system messages and pinned ones": KEYS.chat_lead(USER, "SESSION"),
     "state": KEYS.state(USER, "SESSION"),
     "tool output": KEYS.tool(USER, "SESSION", 7),
     "tool outputs, the newest, large ones cut": KEYS.tool_index(USER, "SESSION"),
     "summaries of a date": KEYS.summary(USER, "DATE"),
     "summaries, the newest": KEYS.summary(USER, "recent"),
     "metrics of a session's last assembly": KEYS.metrics(USER, "SESSION"),
+    "layout of a session's windows, with its rolling summary": KEYS.layout(USER, "SESSION"),
 }
 TYPES = {"string": "string", "hash": "hash", "list": "list", "sorted set": "zset"}
 UNITS = {"s": SECOND, "min": MINUTE, "h": HOUR, "d": DAY}
@@ -144,6 +146,12 @@ def test_the_header_has_as_many_parts_as_the_page_says() -> None:
     assert len(Header("life", "gen", 1, 1).encode().decode().split(";")) == 8, "the last two are left out together"
 
 
+def layout_of(keys: KeySpace, scope: Scope) -> Source[Loaded]:
+    """Return how a layout is read."""
+    read, ttl_ms = Read(keys.layout(scope, "s"), Shape.VALUE, slide=True), POLICIES.ttl_ms(Kind.LAYOUT)
+    return Source(read, Load(Kind.LAYOUT, scope, "s"), lambda loaded: loaded, ttl_ms=ttl_ms)
+
+
 async def test_a_server_holds_just_these(open_jay: OpenJay, valkey9: ValkeyServer) -> None:
     """Use every kind, twice, and compare what the server then holds: names, types, times to live."""
     jay = await open_jay()
@@ -159,6 +167,7 @@ async def test_a_server_holds_just_these(open_jay: OpenJay, valkey9: ValkeyServe
         await session.chat.append_many([{"role": "system", "content": "x"}, {"role": "user", "content": "Why? " * 20}])
         await session.state.set("a", 1)
         await session.tools.record(1, "t", output=1)
+        await jay._services.store.layout_put(Scope("acme", "alice"), "s", b"1", expected=0)
         await session.close("A summary.")
         await tenant.invalidate()
         for _ in range(2):
@@ -170,6 +179,7 @@ async def test_a_server_holds_just_these(open_jay: OpenJay, valkey9: ValkeyServe
             assert (await tenant.contexts.latest("visits"), await user.contexts.latest("visits")) == (7, 7)
             await session.metrics.record(sources_used=1)
             await session.metrics.get()
+            await jay._services.aside.get(layout_of(jay._services.keys, Scope("acme", "alice")))
             await jay.stats()
     prefix = jay._running.settings.prefix  # type: ignore[union-attr]
     rows = {row[0]: row for heading in ("Cached things", "Other keys") for row in tables(PAGE)[heading]}

@@ -29,6 +29,7 @@ USER_KEYS: dict[str, Any] = {
         b"1;%s;%s;9;-;1;w;1800000\n"
         b'[[1,"a",1750000000000,2,"o200k_base",{"role":"system","content":"be brief"}]]'
     ),
+    "sj1:{acme:alice}:layout:s%201": b'1;%s;%s;9;-;1;w;1800000\n[0,null,"they said hello",4,40]',
     "sj1:{acme:alice}:session:s%201": {b"\0": b"1;%s;%s;3;-;1;w;1800000", b"topic": b'{"a":1}'},
     "sj1:{acme:alice}:tools:s%201": [
         b"1;%s;%s;5;-;1;w;3600000",
@@ -114,5 +115,6 @@ async def test_golden_entries_are_hits(server: ValkeyServer, tmp_path: Path) -> 
         window = await session.assemble(agent="support", history=2)
         assert window.messages[0]["content"].startswith("be kind")
         assert any("be brief" in str(each["content"]) for each in window.messages)
+        assert any("they said hello" in str(each["content"]) for each in window.messages)
         misses = {name for name in jay._open.counters.as_dict()["misses"] if not name.startswith("context.")}
         assert misses == set(), "each was a hit"

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scrubjay.core.errors import InvalidLimit
-from scrubjay.models.extractive import MAX_CHARS, MAX_MESSAGES, MAX_SENTENCES, ExtractiveSummarizer, _read
+from scrubjay.models.extractive import MAX_SENTENCES, ExtractiveSummarizer
+from scrubjay.models.reading import MAX_CHARS, MAX_MESSAGES, read, read_summary
 from scrubjay.models.tokenizers import BytePairTokenizer, CallableTokenizer, HeuristicTokenizer
 
 Message = dict[str, Any]
@@ -31,8 +32,10 @@ def assistant(content: object, **more: object) -> Message:
     return {"role": "assistant", "content": content, **more}
 
 
-def summary_of(messages: list[Message], max_tokens: int = 100, tokenizer: Any = None) -> str:
-    return asyncio.run(ExtractiveSummarizer(tokenizer).summarize(messages, max_tokens=max_tokens))
+def summary_of(
+    messages: list[Message], max_tokens: int = 100, tokenizer: Any = None, previous: str | None = None
+) -> str:
+    return asyncio.run(ExtractiveSummarizer(tokenizer).summarize(messages, max_tokens=max_tokens, previous=previous))
 
 
 def call(identifier: str, name: str) -> Message:
@@ -168,6 +171,60 @@ class TestReading:
         assert all(part in summary for part in ("wedding in Bergen", "KX-9917", "peonies"))
 
 
+class TestTheSummarySoFar:
+    LATER = (
+        user("Please send the replacement to Rua Nova 7 in Porto instead."),
+        assistant("Done: ORD-48213 goes to Rua Nova 7 in Porto, tracking PT-5531."),
+    )
+
+    def test_it_comes_first_and_keeps_its_speakers(self) -> None:
+        before = summary_of(SUPPORT, 60)
+        assert summary_of([*self.LATER], 1_000, previous=before).splitlines() == [
+            *before.splitlines(),
+            "User: Please send the replacement to Rua Nova 7 in Porto instead.",
+            "Assistant: Done: ORD-48213 goes to Rua Nova 7 in Porto, tracking PT-5531.",
+        ]
+
+    def test_without_room_for_all_both_are_covered(self) -> None:
+        summary = summary_of([*self.LATER], 60, previous=summary_of(SUPPORT, 200))
+        assert "glass shade of the floor lamp is cracked" in summary
+        assert "PT-5531" in summary
+        assert BytePairTokenizer().count(summary) <= 60
+
+    def test_without_new_messages_it_stays(self) -> None:
+        before = summary_of(SUPPORT, 60)
+        assert summary_of([], 60, previous=before) == before
+        assert summary_of([user("Thanks, bye!")], 60, previous=before) == before
+        assert BytePairTokenizer().count(summary_of([], 20, previous=before)) <= 20
+        assert summary_of(SUPPORT, 60, previous="") == before
+
+    def test_a_summary_by_a_model_is_read_too(self) -> None:
+        before = "Alice moved to Porto in May. She owes 40 euros.\n- Her cat is called Tofu."
+        summary = summary_of([user("I paid the 40 euros on Monday.")], 1_000, previous=before)
+        assert summary.splitlines() == [
+            "Alice moved to Porto in May. She owes 40 euros.",
+            "Her cat is called Tofu.",
+            "User: I paid the 40 euros on Monday.",
+        ]
+
+    def test_what_is_said_again_stands_where_it_was_said_last(self) -> None:
+        before = "User: Book flight LX-90 to Oslo.\nAssistant: Which day suits you for Oslo and the hotel?"
+        assert summary_of([user("Book flight LX-90 to Oslo.")], 1_000, previous=before).count("LX-90") == 1
+
+    def test_facts_survive_many_rounds(self) -> None:
+        summary = ""
+        for week in range(30):
+            said = [
+                user(f"In week {week} the garden needs water and the {week * 7} roses need shade."),
+                assistant("I see that the garden needs water and shade."),
+            ]
+            if week == 0:
+                said.insert(0, user("My contract is KX-9917 with Hotel Solsiden in Bergen."))
+            summary = summary_of(said, 120, previous=summary)
+        assert "KX-9917" in summary
+        assert "week 29" in summary
+
+
 class TestOddContent:
     @pytest.mark.parametrize(
         "messages",
@@ -194,7 +251,7 @@ class TestOddContent:
     def test_nothing_to_say(self, messages: list[Any]) -> None:
         assert summary_of(messages) == ""
 
-    def test_the_text_parts_are_read(self) -> None:
+    def test_the_text_parts_areread(self) -> None:
         image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
         said = user([{"type": "text", "text": "This bolt is from shelf 12."}, image, "It is rusty inside."])
         assert summary_of([said]) == "User: This bolt is from shelf 12. It is rusty inside."
@@ -241,7 +298,7 @@ class TestOddContent:
 
 
 class TestLimits:
-    def test_only_the_ends_of_a_very_long_conversation_are_read(self) -> None:
+    def test_only_the_ends_of_a_very_long_conversation_areread(self) -> None:
         said = [user(f"Item {i:05d} is on shelf {i % 7}.") for i in range(3 * MAX_MESSAGES)]
         summary = summary_of(said, 100_000)
         numbers = [int(number) for number in re.findall(r"Item (\d+)", summary)]
@@ -249,7 +306,7 @@ class TestLimits:
         assert not [n for n in numbers if MAX_MESSAGES // 4 <= n < len(said) - MAX_MESSAGES * 3 // 4]
         assert 0 < len(numbers) <= MAX_SENTENCES
 
-    def test_of_a_very_long_message_the_ends_are_read(self) -> None:
+    def test_of_a_very_long_message_the_ends_areread(self) -> None:
         filler = "The gravel path bends left again. " * (MAX_CHARS // 10)
         summary = summary_of([user(f"My case is QA-1. {filler} I want the fee of 75 euros back.")], 60)
         assert "QA-1" in summary
@@ -321,7 +378,7 @@ class TestProperties:
     @settings(deadline=None)
     @given(messages=conversations)
     def test_every_sentence_was_said_word_for_word(self, messages: list[Message]) -> None:
-        for turn, role, _, sentence in _read(messages):
+        for turn, role, _, sentence in read(messages):
             assert role == messages[turn]["role"]
             assert role != "system"
             assert sentence
@@ -336,7 +393,7 @@ class TestProperties:
         summary = summary_of(messages, max_tokens, tokenizer)
         assert tokenizer.count(summary) <= max_tokens
         assert repr(messages) == before
-        sentences = sorted({sentence for _, _, _, sentence in _read(messages)}, key=len, reverse=True)
+        sentences = sorted({sentence for _, _, _, sentence in read(messages)}, key=len, reverse=True)
         for line in summary.splitlines():
             label, _, text = line.partition(" returned " if line.startswith("Tool") else ": ")
             assert label in ("User", "Assistant", "Tool", "Tool find")
@@ -345,6 +402,20 @@ class TestProperties:
             for sentence in sentences:
                 text = text.replace(sentence, "")
             assert not text.strip()
+
+    @settings(deadline=None)
+    @given(earlier=conversations, messages=conversations, max_tokens=st.integers(0, 120), tokenizer=tokenizers)
+    def test_a_rolling_summary_fits_and_invents_nothing(
+        self, earlier: list[Message], messages: list[Message], max_tokens: int, tokenizer: Any
+    ) -> None:
+        previous = summary_of(earlier, 100, tokenizer)
+        summary = summary_of(messages, max_tokens, tokenizer, previous)
+        assert tokenizer.count(summary) <= max_tokens
+        assert summary == summary_of(messages, max_tokens, tokenizer, previous)
+        said = [one[3] for one in [*read_summary(previous), *read(messages)]]
+        for _, _, _, sentence in read_summary(summary):
+            start = sentence.removesuffix("…")
+            assert any(start in one or one in start for one in said)
 
     @settings(deadline=None)
     @given(messages=conversations, max_tokens=st.integers(0, 120))

@@ -258,6 +258,20 @@ def test_with_tiktoken_the_native_code_is_used() -> None:
         ("anthropic/claude-3-opus", "o200k_base~claude", False),
         ("gemini-2.5-pro", "o200k_base~gemini", False),
         ("models/gemini-1.5-flash", "o200k_base~gemini", False),
+        ("gpt-5.6-sol", "o200k_base", True),
+        ("openai/gpt-6.1-terra", "o200k_base~gpt-6", False),
+        ("gpt-7", "o200k_base~gpt-6", False),
+        ("o5-mini", "o200k_base~gpt-6", False),
+        ("gemma-3-27b-it", "o200k_base~gemini", False),
+        ("meta-llama/Llama-3.3-70B-Instruct", "cl100k_base~llama", False),
+        ("us.meta.llama3-3-70b-instruct-v1:0", "cl100k_base~llama", False),
+        ("mistral-large-latest", "o200k_base~mistral", False),
+        ("open-mixtral-8x22b", "o200k_base~mistral", False),
+        ("codestral-2508", "o200k_base~mistral", False),
+        ("ministral-8b", "o200k_base~mistral", False),
+        ("Qwen/Qwen3-32B", "cl100k_base~qwen", False),
+        ("deepseek-chat", "o200k_base~deepseek", False),
+        ("xai/grok-4", "o200k_base~grok", False),
         ("heuristic", "heuristic", False),
     ],
 )
@@ -269,7 +283,7 @@ def test_names(name: str, stored_as: str, exact: bool) -> None:
     assert again.count("hello world") > 0
 
 
-@pytest.mark.parametrize("name", ["", "llama-3", "o9", "o1x", "gpt-40", "gpt", "o200k", "o200k_base~llama"])
+@pytest.mark.parametrize("name", ["", "phi-4", "o10", "o1x", "gpt-40", "gpt-60", "gpt", "o200k", "o200k_base~phi"])
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"o200k_base, cl100k_base.*gpt-4o.*claude.*heuristic"):
         tokenizer_for(name)

@@ -17,7 +17,7 @@ import pytest
 from scrubjay.core.errors import Closed, NotFound, StoreUnavailable
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import Activity, Load, PutMode
+from scrubjay.core.ports import Activity, Load, NewJob, PutMode, ReceiptRow
 from scrubjay.core.scope import Scope
 from scrubjay.store.driver import Access, Driver
 from scrubjay.store.open import migrate, open_store
@@ -264,6 +264,7 @@ async def test_round_trips(postgres: PostgresServer) -> None:
         store = await opened(proxy.url, connections=1)
         await fill_user(store, ALICE)
         loads = everything_of(ALICE)
+        job = NewJob(ALICE, "roll", "x", b"1", 0)
         reads: dict[str, Callable[[], Awaitable[Any]]] = {
             "load one": lambda: store.load(loads[:1]),
             "load all": lambda: store.load(loads),
@@ -275,6 +276,10 @@ async def test_round_trips(postgres: PostgresServer) -> None:
             "export": lambda: store.export(ALICE),
             "ping": store.ping,
             "counts": store.counts,
+            "range": lambda: store.messages_range(ALICE, "s", 0, 9, 9),
+            "receipts": lambda: store.receipts(ALICE, "s", 9),
+            "counts of jobs": store.jobs_counts,
+            "idle": lambda: store.sessions_idle(2**50, 9),
         }
         writes: dict[str, tuple[int, Callable[[], Awaitable[Any]]]] = {
             "context": (2, lambda: put(store, "one")),
@@ -286,6 +291,15 @@ async def test_round_trips(postgres: PostgresServer) -> None:
             "append": (2, lambda: say(store, "a")),
             "append many": (2, lambda: say(store, *"abcdefghij")),
             "prune": (3, lambda: store.chat_prune(ALICE, "s", 3)),
+            "layout": (2, lambda: store.layout_put(ALICE, "s", b"1", expected=1, jobs=[job])),
+            "rolling": (2, lambda: store.rolling_put(ALICE, "s", b'"x"', 1, expected=2, through=3)),
+            "pin": (2, lambda: store.chat_pin(ALICE, "s", 1, True)),
+            "receipts": (
+                1,
+                lambda: store.receipts_put([ReceiptRow(ALICE, "s", "r", b"1", None, 1_760_000_000_000)], 9),
+            ),
+            "jobs": (1, lambda: store.jobs_add([job, job])),
+            "claim": (2, lambda: store.jobs_claim(["roll"], "me", 0, 9)),
             "clear": (2, lambda: store.chat_clear(ALICE, "s")),
             "tool": (2, lambda: store.tool_put(ALICE, "s", None, {b"a": b"1"})),
             "close": (3, lambda: store.session_close(ALICE, "s", b'"x"', 1, None)),

@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from scrubjay.core.errors import Closed, ConfigurationError, NotFound, StoreUnavailable, TooLarge, VersionConflict
+from scrubjay.core.keys import Kind
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import PutMode
+from scrubjay.core.ports import Load, NewJob, PutMode
 from scrubjay.store.driver import Access
 from scrubjay.store.open import migrate, open_store
 from scrubjay.store.sql import Batch, Query, Statement
@@ -119,6 +120,31 @@ async def test_a_commit_is_for_the_relay(world: World) -> None:
     assert written.previous == before.version
     await world.application.begin()
     assert await world.orders() == 1
+
+
+@everywhere
+@pytest.mark.parametrize("commits", [True, False])
+async def test_layouts_pins_and_jobs_end_with_the_transaction(world: World, commits: bool) -> None:
+    await say(world.plain, "a", "b")
+    job = NewJob(ALICE, "roll", "s", b"1", 0)
+    store = await world.begin()
+    laid = await store.layout_put(ALICE, "s", b'"mine"', expected=0, jobs=[job])
+    pinned = await store.chat_pin(ALICE, "s", 2, True)
+    assert laid is not None
+    assert pinned is not None
+    loads = [Load(Kind.LAYOUT, ALICE, "s"), Load(Kind.CHAT_LEAD, ALICE, "s")]
+    assert [each.count for each in await store.load(loads)] == [1, 1]
+    assert [each.count for each in await world.plain.load(loads)] == [0, 0]
+    assert await world.plain.jobs_counts() == {"due": 0, "claimed": 0, "failed": 0}
+    await (world.application.commit() if commits else world.application.rollback())
+    layout, lead = await world.plain.load(loads)
+    assert (layout.count, lead.count, (await world.plain.jobs_counts())["due"]) == ((1, 1, 1) if commits else (0, 0, 0))
+    told = {row.id for row in await world.plain.outbox_open(9)}
+    assert ({laid.outbox_id, pinned.outbox_id} <= told) is commits
+    if commits:
+        assert (layout.version, lead.version) == (laid.version, pinned.version)
+    await world.application.begin()
+    assert await world.orders() == int(commits)
 
 
 @everywhere

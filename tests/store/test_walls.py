@@ -54,8 +54,8 @@ def filled(postgres: PostgresServer) -> str:
             connection.execute("INSERT INTO knowledge_documents VALUES (%s, %s, %s, '1', '1', 1)", values)
             connection.execute("INSERT INTO knowledge_chunks VALUES (%s, %s, %s, 0, '1')", values)
             connection.execute(
-                "INSERT INTO jobs (tenant_id, id, kind, payload, state, run_at, created_at)"
-                " VALUES (%s, %s, %s, '1', 's', 1, 1)", values
+                "INSERT INTO jobs (tenant_id, user_id, id, kind, payload, state, run_at, created_at)"
+                " VALUES (%s, '', %s, %s, '1', 's', 1, 1)", values
             )  # fmt: skip
     return url
 

@@ -12,8 +12,10 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from scrubjay.assembly.tokens import is_estimated
 from scrubjay.core.errors import InvalidMessage
-from scrubjay.core.messages import ROLES, call_ids, is_system
+from scrubjay.core.frozen import FrozenDict
+from scrubjay.core.messages import ROLES, call_ids, is_system, wire_message
 from scrubjay.core.records import Message
 
 
@@ -21,30 +23,72 @@ class LeftOut(StrEnum):
     """Why something that was read is not in the window."""
 
     BUDGET = "budget"
+    PRUNED = "pruned"
     UNANSWERED_TOOL_CALL = "unanswered_tool_call"
     ORPHAN_TOOL_RESULT = "orphan_tool_result"
     IN_CHAT = "in_chat"
+
+    # An enum's own hash runs in Python.
+    __hash__ = str.__hash__
 
 
 class Group(NamedTuple):
     """Messages that stay together: one message, or an assistant's tool calls with their results in order of the calls.
 
-    `at` is the place in the chat of the first one.
+    Attributes:
+        seq: The sequence number of its first message: it decides on which side of a cut the group is.
+        end: The sequence number of the message that made it complete: groups stand in this order. So a group that is
+            completed late, after other messages, comes in at the end and changes nothing before it.
+        messages: What it holds.
     """
 
-    at: int
+    seq: int
+    end: int
     messages: tuple[Message, ...]
 
 
-class Unpaired(NamedTuple):
-    """A message that cannot stand in a window, and why; `at` is its place in the chat."""
+class Seen:
+    """What assembly knows of a message. It is kept beside it, for a message is in many windows.
 
-    at: int
+    Attributes:
+        group: The group that it makes by itself; None for one with tool calls, and for a tool's result.
+        is_user: Whether it is a user's.
+        wire: The message as a provider takes it.
+        estimated: Whether its tokens can only be estimated.
+        cut_to: If it is itself a preview, to how many tokens that was cut; else 0.
+        preview: Its preview, with the tokens that it may take and what counted them; None before there was one.
+    """
+
+    __slots__ = ("cut_to", "estimated", "group", "is_user", "preview", "wire")
+
+    def __init__(self, message: Message) -> None:
+        role = message["role"]
+        alone = role != "tool" and not message.get("tool_calls")
+        self.group = Group(message.seq, message.seq, (message,)) if alone else None
+        self.is_user = role == "user"
+        self.wire: FrozenDict[str, Any] = FrozenDict(wire_message(message))
+        self.estimated = is_estimated(message)
+        self.cut_to = 0
+        self.preview: tuple[tuple[int, str], Message] | None = None
+
+
+def seen(message: Message) -> Seen:
+    """Return what assembly knows of a message."""
+    try:
+        return message.derived  # type: ignore[no-any-return]
+    except AttributeError:
+        known = message.derived = Seen(message)
+        return known
+
+
+class Unpaired(NamedTuple):
+    """A message that cannot stand in a window, and why."""
+
+    seq: int
     reason: LeftOut
 
 
-@dataclass(frozen=True, slots=True)
-class ChatBlocks:
+class ChatBlocks(NamedTuple):
     """A chat cut into what a window treats differently.
 
     Attributes:
@@ -56,7 +100,7 @@ class ChatBlocks:
         unpaired: Messages that no provider would take.
     """
 
-    leading: tuple[Message, ...]
+    leading: Sequence[Message]
     history: list[Group]
     anchor: Group | None
     turn: list[Group]
@@ -64,79 +108,73 @@ class ChatBlocks:
     unpaired: list[Unpaired]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Calls:
-    """An assistant message with tool calls, and the results found for it: index and message by call id."""
+    """An assistant message with tool calls, and the results found for it, by call id."""
 
-    index: int
     message: Message
     ids: list[str]
-    results: dict[str, tuple[int, Message]] = field(default_factory=dict)
+    results: dict[str, Message] = field(default_factory=dict)
 
 
 def split_chat(chat: Sequence[Message]) -> ChatBlocks:
     """Cut a chat (oldest first) into blocks."""
-    first = next((index for index, message in enumerate(chat) if not is_system(message)), len(chat))
+    first = 0
+    for message in chat:
+        if not is_system(message):
+            break
+        first += 1
     groups, unpaired = group_messages(chat, first)
-    anchor = next((at for at in range(len(groups) - 1, -1, -1) if groups[at].messages[0]["role"] == "user"), None)
-    has_user = anchor is not None
-    if anchor is None:
-        anchor = len(groups) - 1
+    at = len(groups) - 1
+    while at >= 0 and not seen(groups[at].messages[0]).is_user:
+        at -= 1
+    has_user = at >= 0
+    if not has_user:
+        at = len(groups) - 1
     return ChatBlocks(
-        leading=tuple(chat[:first]),
-        history=groups[: max(anchor, 0)],
-        anchor=groups[anchor] if groups else None,
-        turn=groups[anchor + 1 :],
-        has_user=has_user,
-        unpaired=unpaired,
+        chat[:first], groups[: max(at, 0)], groups[at] if groups else None, groups[at + 1 :], has_user, unpaired
     )
 
 
 def group_messages(chat: Sequence[Message], start: int = 0) -> tuple[list[Group], list[Unpaired]]:
     """Group the messages of `chat` from index `start` on.
 
-    A result that came late, after other messages, is moved back beside its call. Call ids may be used again within a
-    conversation: a result answers the nearest earlier call with its id that is still open.
+    A result that comes after other messages is shown beside its call, and both where the result is: not where the call
+    was, for what stood behind it has been shown already. Call ids may be used again within a conversation: a result
+    answers the nearest earlier call with its id that is still open.
 
     Returns:
-        The groups in order, and the messages that are in none: all of a group with an unanswered call, also while the
-        tools are still running, and results whose call is not there.
+        The groups in the order in which they were complete, and the messages that are in none: all of a group with an
+        unanswered call, also while the tools are still running, and results whose call is not there.
     """
-    entries: list[Group | _Calls] = []
+    groups: list[Group] = []
     waiting: dict[str, list[_Calls]] = {}
     unpaired: list[Unpaired] = []
-    for index in range(start, len(chat)):
-        message = chat[index]
-        if message.get("tool_calls"):
-            calls = _Calls(index, message, call_ids(message))
-            entries.append(calls)
+    unanswered: list[_Calls] = []
+    for message in chat[start:] if start else chat:
+        alone = seen(message).group
+        if alone is not None:
+            groups.append(alone)
+        elif message["role"] == "tool":
+            owners = waiting.get(message["tool_call_id"])
+            if not owners:
+                unpaired.append(Unpaired(message.seq, LeftOut.ORPHAN_TOOL_RESULT))
+                continue
+            calls = owners.pop()
+            calls.results[message["tool_call_id"]] = message
+            if len(calls.results) == len(calls.ids):
+                unanswered.remove(calls)
+                results = [calls.results[call_id] for call_id in calls.ids]
+                groups.append(Group(calls.message.seq, message.seq, (calls.message, *results)))
+        else:
+            calls = _Calls(message, call_ids(message))
+            unanswered.append(calls)
             for call_id in dict.fromkeys(calls.ids):
                 waiting.setdefault(call_id, []).append(calls)
-        elif message["role"] == "tool":
-            call_id = message["tool_call_id"]
-            owners = waiting.get(call_id)
-            if owners:
-                owners.pop().results[call_id] = (index, message)
-            else:
-                unpaired.append(Unpaired(index, LeftOut.ORPHAN_TOOL_RESULT))
-        else:
-            entries.append(Group(index, (message,)))
-    return _close(entries, unpaired), unpaired
-
-
-def _close(entries: list[Group | _Calls], unpaired: list[Unpaired]) -> list[Group]:
-    """Turn calls into groups; those with an unanswered call go to `unpaired`."""
-    groups: list[Group] = []
-    for entry in entries:
-        if isinstance(entry, Group):
-            groups.append(entry)
-        elif len(entry.results) == len(entry.ids):
-            results = [entry.results[call_id][1] for call_id in entry.ids]
-            groups.append(Group(entry.index, (entry.message, *results)))
-        else:
-            indexes = [entry.index, *(index for index, _ in entry.results.values())]
-            unpaired.extend(Unpaired(index, LeftOut.UNANSWERED_TOOL_CALL) for index in indexes)
-    return groups
+    for calls in unanswered:
+        left = [calls.message, *calls.results.values()]
+        unpaired.extend(Unpaired(message.seq, LeftOut.UNANSWERED_TOOL_CALL) for message in left)
+    return groups, unpaired
 
 
 def validate_window(messages: Sequence[Mapping[str, Any]]) -> None:

@@ -25,6 +25,10 @@ class Sources:
         state: The session's state.
         query: What the tail is ranked by; None for the text of the last user message.
         messages_before: Whether the chat has older messages than those given.
+        read_from: The sequence number from which on all messages of the chat are in `chat`; 0 if it is whole.
+        sensitive: The context types of `profile` that must not be pinned: they stand in the tail.
+        rolling: The summary of what was cut from this session; empty for none.
+        rolling_through: The sequence number through which it covers the session; 0 for nothing.
     """
 
     agent: AgentConfig | None = None
@@ -37,3 +41,7 @@ class Sources:
     state: Mapping[str, Any] = field(default_factory=dict)
     query: str | None = None
     messages_before: bool = False
+    read_from: int = 0
+    sensitive: frozenset[str] = frozenset()
+    rolling: str = ""
+    rolling_through: int = 0

@@ -4,16 +4,21 @@ The recipe is OpenAI's ("How to count tokens with tiktoken", OpenAI Cookbook): t
 is one, a name costs one more than its text, and three tokens prime the reply. It says nothing about tool calls; a call
 is counted as its id, name and arguments plus `CALL_OVERHEAD`. What is not text is estimated from above, see
 `part_tokens`.
+
+What a message holds is counted when it is written and stored with it, the same for all providers; what a provider puts
+around it is added when a window is made, see `Overhead`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
 import orjson
 
+from scrubjay.core.errors import InvalidLimit
 from scrubjay.core.ports import Tokenizer
 
 MESSAGE_OVERHEAD: Final = 4
@@ -43,6 +48,44 @@ _FILES: Final = frozenset({"file", "input_file", "document"})
 _COUNTED_CALL_FIELDS: Final = frozenset({"id", "type", "function", "custom", "index"})
 
 
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """The tokens that a provider puts around what the messages hold.
+
+    `message_tokens` is stored and has OpenAI's overhead for names and calls in it; `around` corrects that for a
+    provider that takes another one.
+
+    Attributes:
+        message: Around each message: its frame and its role.
+        reply: After the last message, to begin the assistant's reply; with what every request costs besides.
+        name: For the name of a message's author, besides its text.
+        call: For each tool call, besides its id, name and arguments.
+
+    Raises:
+        InvalidLimit: One is not a whole number of at least 0.
+    """
+
+    message: int = MESSAGE_OVERHEAD
+    reply: int = REPLY_PRIMING
+    name: int = NAME_OVERHEAD
+    call: int = CALL_OVERHEAD
+
+    def __post_init__(self) -> None:
+        if not all(type(tokens) is int and tokens >= 0 for tokens in astuple(self)):
+            raise InvalidLimit(f"an overhead is a number of tokens of at least 0, not {self}")
+
+    def around(self, body: Mapping[str, Any]) -> int:
+        """Return the tokens to add to the `message_tokens` of a message. Negative where the stored count has more."""
+        if self.name == NAME_OVERHEAD and self.call == CALL_OVERHEAD:
+            return self.message
+        calls = len(body.get("tool_calls") or ())
+        named = 1 if body.get("name") else 0
+        return self.message + named * (self.name - NAME_OVERHEAD) + calls * (self.call - CALL_OVERHEAD)
+
+
+OPENAI_OVERHEAD: Final = Overhead()
+
+
 def message_tokens(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
     """Return the tokens of a message's content: what is stored with it when it is written.
 
@@ -70,9 +113,17 @@ def message_tokens(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
     return total
 
 
-def window_tokens(messages: Iterable[Mapping[str, Any]], tokenizer: Tokenizer) -> int:
-    """Return the tokens of a whole prompt, with the overhead of its messages and of the reply's beginning."""
-    return REPLY_PRIMING + sum(message_tokens(message, tokenizer) + MESSAGE_OVERHEAD for message in messages)
+def window_tokens(
+    messages: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, overhead: Overhead = OPENAI_OVERHEAD
+) -> int:
+    """Return the tokens of a whole prompt, with the overhead of its messages and of the reply's beginning.
+
+    Args:
+        messages: In the OpenAI chat format.
+        tokenizer: What counts.
+        overhead: What the provider adds; OpenAI's if none is given.
+    """
+    return overhead.reply + sum(message_tokens(message, tokenizer) + overhead.around(message) for message in messages)
 
 
 def part_tokens(part: Mapping[str, Any], tokenizer: Tokenizer) -> int:

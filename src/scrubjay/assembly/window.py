@@ -4,16 +4,16 @@ The window, from what changes least to what changes most:
 
 1. the agent's configuration (a system message)
 2. system and developer messages that the chat begins with
-3. the user's profile, preferences and facts (a system message)
-4. summaries of the user's earlier sessions (a system message)
-5. the chat up to the last user message
-6. the tail: tool outputs that are not in the chat, and session state (a system message)
+3. the user's profile, preferences and facts (a system message), as they were pinned
+4. summaries of the user's earlier sessions, and of what was cut from this one (a system message), as they were pinned
+5. the chat up to the last user message: pinned messages, then from the beginning of the history on
+6. the tail: tool outputs that are not in the chat, what has changed since 3 and 4 were pinned, session state (a system
+   message)
 7. the last user message and what follows it
 
-The budget is hard. 1, 2 and the last user message are fixed. What they leave goes to what follows the last user message
-first, then to the rest: if all of it fits, all of it is shown. If not, 3, 4 and 6 are each cut to a share or, if it is
-more, to what is left when all the others are whole; 5 gets what remains. Of the chat the newest part stays: once a
-group does not fit, all that is older goes too.
+The budget is hard. 1, 2, pinned messages and the last user message are fixed. What they leave goes to what follows the
+last user message first, then to the rest, by the shares of the policy. Everything before 6 stays as it is from one
+window to the next, and only grows, until a planned break (see `plan`).
 """
 
 from __future__ import annotations
@@ -22,65 +22,170 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scrubjay.assembly.blocks import ChatBlocks, Group, LeftOut, split_chat, validate_window
-from scrubjay.assembly.budget import DEFAULT_SHARES, MAX_BUDGET, Fitted, Shares, fit_all, newest_that_fit
-from scrubjay.assembly.receipt import Receipt, SectionReceipt, section
-from scrubjay.assembly.render import agent_text, summaries_draft, tail_draft, user_draft
+from scrubjay.assembly.blocks import Group, LeftOut, seen
+from scrubjay.assembly.formats.anthropic import to_anthropic
+from scrubjay.assembly.formats.openai import to_openai
+from scrubjay.assembly.layout import Layout
+from scrubjay.assembly.plan import Moment, Plan, plan
+from scrubjay.assembly.policy import DEFAULT_POLICY, AssemblyPolicy
+from scrubjay.assembly.prefix import Trace, shared_tokens, trace_of
+from scrubjay.assembly.providers import ProviderRules, rules_for
+from scrubjay.assembly.receipt import NearMiss, Prefix, Receipt, SectionReceipt, section
+from scrubjay.assembly.scene import Scene
 from scrubjay.assembly.sources import Sources
-from scrubjay.assembly.tokens import MESSAGE_OVERHEAD, REPLY_PRIMING, CachedTokenizer, is_estimated, message_tokens
-from scrubjay.core.errors import BudgetTooSmall
-from scrubjay.core.frozen import FrozenDict, FrozenList, thaw
-from scrubjay.core.messages import text_of, wire_message
-from scrubjay.core.policy import check_limit
+from scrubjay.assembly.usage import Usage, read_usage
+from scrubjay.core.frozen import FrozenDict, FrozenList
 from scrubjay.core.ports import Tokenizer
 from scrubjay.core.records import AgentConfig, Message
 
 SOURCES = ("agent", "profile", "memory", "summary", "chat", "tools", "state")
 """The sources of a window, as receipts name them."""
-_CHAT_SECTIONS = frozenset({"system", "history", "turn"})
+_SOURCE_OF = {
+    "system": "chat", "pinned": "chat", "history": "chat", "turn": "chat", "rolling": "summary", "updates": "memory",
+}  # fmt: skip
 
-Cost = Callable[[Message], int]
 
-
-@dataclass(frozen=True, slots=True)
 class Window:
     """An assembled prompt.
 
     Attributes:
         messages: What the model gets, in the OpenAI chat format; read-only.
-        receipt: What went in, and what was left out and why.
+        total_tokens: The tokens that it takes.
         agent: The agent's whole configuration, with the model's parameters that are not in the messages.
+        rules: What is known of the model's provider.
+        marks: The messages (by index) behind which a prompt cache may break: the end of what is pinned, the end of the
+            window before where it is known, the end of the history, the end of the window.
+        prompt_cache_key: Names the session to OpenAI's `prompt_cache_key`, so that its requests meet the same cache; it
+            says nothing of whose it is. Empty outside a session.
     """
 
-    messages: FrozenList[FrozenDict[str, Any]]
-    receipt: Receipt
-    agent: AgentConfig | None = None
+    __slots__ = ("_receipt", "_usage", "agent", "marks", "messages", "prompt_cache_key", "rules", "total_tokens")
+
+    def __init__(
+        self,
+        messages: FrozenList[FrozenDict[str, Any]],
+        total_tokens: int,
+        receipt: Callable[[], Receipt],
+        rules: ProviderRules,
+        agent: AgentConfig | None = None,
+        marks: tuple[int, ...] = (),
+    ) -> None:
+        self.messages = messages
+        self.total_tokens = total_tokens
+        self.agent = agent
+        self.rules = rules
+        self.marks = marks
+        self.prompt_cache_key = ""
+        self._receipt: Receipt | Callable[[], Receipt] = receipt
+        self._usage: Callable[[Usage], None] | None = None
+
+    @property
+    def receipt(self) -> Receipt:
+        """What went in, and what was left out and why."""
+        if not isinstance(self._receipt, Receipt):
+            self._receipt = self._receipt()
+        return self._receipt
+
+    @property
+    def make_receipt(self) -> Callable[[], Receipt]:
+        """What makes the receipt: that is not done before it is asked for, or written."""
+        made = self._receipt
+        return (lambda: made) if isinstance(made, Receipt) else made
+
+    def in_session(self, receipt: Callable[[], Receipt], prompt_cache_key: str, usage: Callable[[Usage], None]) -> None:
+        """Make it the window of a session.
+
+        Args:
+            receipt: Makes the receipt as the session keeps it.
+            prompt_cache_key: As in the attributes.
+            usage: Takes what the provider reports for it.
+        """
+        self._receipt, self.prompt_cache_key, self._usage = receipt, prompt_cache_key, usage
+
+    def record_usage(self, usage: object) -> Usage:
+        """Take what the provider has reported for this window, so that hit rates are measured ones.
+
+        Args:
+            usage: `response.usage` of the OpenAI or the Anthropic SDK (or of Gemini `usage_metadata`), or a mapping of
+                the same form.
+
+        Returns:
+            What was understood.
+
+        Raises:
+            InvalidContent: It has no count of input tokens.
+        """
+        found = read_usage(usage)
+        if self._usage is not None:
+            self._usage(found)
+        return found
 
     def to_openai(self) -> list[dict[str, Any]]:
-        """Return the messages as plain dicts, the caller's own, for `client.chat.completions.create(messages=…)`."""
-        return [thaw(message) for message in self.messages]
+        """Return the messages as plain dicts, the caller's own, for `client.chat.completions.create(messages=…)`.
 
-    def with_time(self, assembly_time_ms: float) -> Window:
-        """Return this window with the time that its assembly took, in milliseconds, in the receipt."""
-        return replace(self, receipt=self.receipt.with_time(assembly_time_ms))
+        For models that cache up to breakpoints only (GPT-5.6 and later) these are set.
+        """
+        return to_openai(self.messages, marks=self.marks, rules=self.rules)
+
+    def to_anthropic(self, *, ttl: str | None = None) -> dict[str, Any]:
+        """Return `system` and `messages` for `client.messages.create(**window.to_anthropic(), …)`, with breakpoints.
+
+        Args:
+            ttl: How long Anthropic is to keep the prompt: `5m` or `1h`; None for its default.
+        """
+        rules = self.rules if self.rules.name == "anthropic" else rules_for("anthropic")
+        return to_anthropic(self.messages, marks=self.marks, rules=rules, ttl=ttl)
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
-    """What of each section is in the window."""
+class Assembled:
+    """A window with what the next one of its session is laid out by.
 
-    agent_text: str
-    agent_tokens: int
-    user: Fitted
-    summaries: Fitted
-    history: list[Group]
-    history_tokens: int
-    tail: Fitted
-    turn: list[Group]
-    turn_tokens: int
+    Attributes:
+        window: The window.
+        layout: The layout that it follows.
+        is_new: Whether that is a new one, which is to be kept.
+        trace: What the window began with.
+    """
+
+    window: Window
+    layout: Layout
+    is_new: bool
+    trace: Trace
 
 
-def assemble(sources: Sources, *, budget: int, counter: Tokenizer, shares: Shares = DEFAULT_SHARES) -> Window:
+def assemble(
+    sources: Sources,
+    *,
+    counter: Tokenizer,
+    policy: AssemblyPolicy = DEFAULT_POLICY,
+    budget: int | None = None,
+) -> Window:
+    """Assemble the window of a session that has no layout yet; see `lay_out`.
+
+    Args:
+        sources: What it is made from.
+        counter: What counts.
+        policy: How it is divided.
+        budget: The most tokens; None for the policy's.
+    """
+    if budget is not None:
+        policy = replace(policy, budget=budget)
+    return lay_out(sources, counter=counter, policy=policy).window
+
+
+def lay_out(
+    sources: Sources,
+    *,
+    counter: Tokenizer,
+    policy: AssemblyPolicy = DEFAULT_POLICY,
+    rules: ProviderRules | None = None,
+    layout: Layout | None = None,
+    before: Trace | None = None,
+    before_ms: int | None = None,
+    now_ms: int = 0,
+    breaks: int = 0,
+) -> Assembled:
     """Assemble a window.
 
     The same arguments give the same bytes. Tokens that are stored with a message are taken as they are if `counter`
@@ -88,162 +193,164 @@ def assemble(sources: Sources, *, budget: int, counter: Tokenizer, shares: Share
 
     Args:
         sources: What it is made from.
-        budget: The most tokens that it may take, counted as `window_tokens` counts.
         counter: What counts.
-        shares: What the optional sections may take when not everything fits.
+        policy: How it is divided.
+        rules: What is known of the model's provider; None for what is known of the policy's model.
+        layout: The session's layout; None if it has none.
+        before: The trace of the session's window before; None if it is not known.
+        before_ms: When the model was called last, in milliseconds since the Unix epoch; None if that is not known.
+        now_ms: The time, in milliseconds since the Unix epoch.
+        breaks: How many layouts the session has had, should it have none now.
 
     Raises:
         BudgetTooSmall: The fixed sections alone exceed the budget; `needed` is the smallest budget that works.
-        InvalidLimit: The budget is not a whole number from 0 to 2³¹ - 1.
         InvalidMessage: A message of the chat is none that could have been appended.
     """
-    check_limit(budget, "a token budget", most=MAX_BUDGET, least=0)
-    tokenizer = CachedTokenizer(counter)
-    cost = _cost_of(tokenizer)
-    chat = split_chat(sources.chat)
-    cut = _cut(sources, chat, budget, tokenizer, cost, shares)
-    messages = FrozenList(_layout(chat, cut))
-    sections = _sections(chat, cut, cost)
-    total = sum(one.tokens for one in sections)
-    # Both hold by construction; a window that breaks one must not reach a provider.
-    validate_window(messages)
-    if total > budget or total != _recount(chat, cut, cost):
-        raise AssertionError(f"a window of {total} tokens was assembled for a budget of {budget}")
-    chat_kept = sum(one.items_in for one in sections if one.name in _CHAT_SECTIONS)
-    receipt = Receipt(
+    known = rules if rules is not None else rules_for(policy.model)
+    scene = Scene(sources, policy, counter, known.overhead)
+    ttl_s = known.ttl_s if policy.cache_ttl_s is None else policy.cache_ttl_s
+    found = plan(scene, layout, Moment(now_ms, before_ms, ttl_s, breaks), counter.name)
+    trace = trace_of(scene, found)
+    messages, stable = _messages(scene, found)
+    total = _stable_tokens(scene, found) + found.tail.tokens + _turn_tokens(scene)
+    # It holds by construction; a window that breaks it must not reach a provider.
+    if total > scene.budget:
+        raise AssertionError(f"a window of {total} tokens was assembled for a budget of {scene.budget}")
+    window = Window(
+        FrozenList(messages),
+        total,
+        lambda: _receipt(scene, found, trace, before, counter, total),
+        known,
+        sources.agent,
+        _marks(scene, found, before, stable, len(messages)),
+    )
+    return Assembled(window, found.layout, found.reason is not None, trace)
+
+
+def _receipt(scene: Scene, found: Plan, trace: Trace, before: Trace | None, counter: Tokenizer, total: int) -> Receipt:
+    """Return the receipt of a window. It is made when it is asked for: the caller's model need not wait for it."""
+    sources, policy = scene.sources, scene.policy
+    sections = _sections(scene, found)
+    shown = [*scene.chat.leading, *_messages_of([*found.older, *found.history, *_anchor(scene), *scene.turn])]
+    return Receipt(
         sources_used=_sources_used(sections),
         total_tokens=total,
-        pruned_messages=len(sources.chat) - chat_kept,
+        pruned_messages=len(sources.chat) - len(shown),
         older_messages=sources.messages_before,
-        budget=budget,
+        budget=policy.budget,
         tokenizer=counter.name,
-        exact=counter.exact and not any(map(is_estimated, messages)),
+        exact=counter.exact and not any(seen(message).estimated for message in shown),
         sections=sections,
         agent=sources.agent_id,
-    )
-    return Window(messages, receipt, sources.agent)
-
-
-def _cut(
-    sources: Sources, chat: ChatBlocks, budget: int, tokenizer: CachedTokenizer, cost: Cost, shares: Shares
-) -> _Cut:
-    """Divide the budget."""
-
-    def group_cost(group: Group) -> int:
-        return sum(map(cost, group.messages))
-
-    instructions = agent_text(sources.agent)
-    agent_tokens = tokenizer.count(instructions) + MESSAGE_OVERHEAD if instructions else 0
-    fixed = REPLY_PRIMING + agent_tokens + sum(map(cost, chat.leading))
-    anchor_tokens = group_cost(chat.anchor) if chat.anchor else 0
-    fixed += anchor_tokens
-    if fixed > budget:
-        raise BudgetTooSmall(
-            f"the agent's configuration, system messages and last user message take {fixed:,} tokens and the budget is "
-            f"{budget:,}: raise the budget to at least {fixed:,}, or shorten them",
-            budget=budget,
-            needed=fixed,
-        )
-    turn, turn_tokens = newest_that_fit(chat.turn, budget - fixed, group_cost)
-    spare = budget - fixed - turn_tokens
-    # What is older than a message that found no room has none either: a chat is shown without holes in its past.
-    candidates = chat.history if len(turn) == len(chat.turn) else []
-    history, history_tokens = newest_that_fit(candidates, spare, group_cost)
-
-    shown = _messages_of([*chat.history, *_anchor(chat), *chat.turn]) if sources.tools else ()
-    user, summaries, tail = fit_all(
-        (
-            (user_draft(sources.profile, sources.memory), shares.memory),
-            (summaries_draft(sources.summaries), shares.summaries),
-            (tail_draft(sources.tools, shown, sources.state, _query(sources, chat)), shares.tail),
+        reserve=policy.reserve,
+        prefix=Prefix(
+            _stable_tokens(scene, found),
+            None if before is None else shared_tokens(scene, found, trace, before),
+            found.layout.number,
+            found.reason.value if found.reason else None,
         ),
-        spare,
-        history_tokens if len(history) == len(candidates) else spare,
-        tokenizer.count,
-    )
-    left = spare - user.tokens - summaries.tokens - tail.tokens
-    if history_tokens > left:
-        history, history_tokens = newest_that_fit(history, left, group_cost)
-    return _Cut(
-        agent_text=instructions,
-        agent_tokens=agent_tokens,
-        user=user,
-        summaries=summaries,
-        history=history,
-        history_tokens=history_tokens,
-        tail=tail,
-        turn=turn,
-        turn_tokens=anchor_tokens + turn_tokens,
     )
 
 
-def _layout(chat: ChatBlocks, cut: _Cut) -> list[FrozenDict[str, Any]]:
-    tail = _system(cut.tail.text)
-    return [
-        *_system(cut.agent_text),
-        *map(_wire, chat.leading),
-        *_system(cut.user.text),
-        *_system(cut.summaries.text),
-        *map(_wire, _messages_of(cut.history)),
-        *(tail if chat.has_user else ()),
-        *map(_wire, _messages_of([*_anchor(chat), *cut.turn])),
-        *(tail if not chat.has_user else ()),
+def _messages(scene: Scene, found: Plan) -> tuple[list[FrozenDict[str, Any]], int]:
+    """Return the messages, and how many stand before the tail."""
+    layout, chat = found.layout, scene.chat
+    messages = [
+        *_system(scene.agent_text),
+        *[seen(message).wire for message in chat.leading],
+        *_system(layout.user.text),
+        *_system(layout.summaries.text),
+        *_wires(found.older),
+        *_wires(found.history),
     ]
+    if chat.has_user:
+        stable = len(messages)
+        messages += _system(found.tail.text)
+    messages += _wires(_anchor(scene))
+    messages += _wires(scene.turn)
+    if not chat.has_user:
+        stable = len(messages)
+        messages += _system(found.tail.text)
+    return messages, stable
 
 
-def _sections(chat: ChatBlocks, cut: _Cut, cost: Cost) -> tuple[SectionReceipt, ...]:
+def _sections(scene: Scene, found: Plan) -> tuple[SectionReceipt, ...]:
     """Return the receipt's sections, without those that had nothing to show and left nothing out."""
-    out_of_history = {LeftOut.BUDGET: _size(chat.history) - _size(cut.history)}
-    out_of_turn = {LeftOut.BUDGET: _size(chat.turn) - _size(cut.turn)}
-    for at, reason in chat.unpaired:
-        out = out_of_history if chat.anchor is None or at < chat.anchor.at else out_of_turn
+    layout, chat = found.layout, scene.chat
+    anchor = _anchor(scene)
+    pruned = len(chat.history) - len(found.history) - len(found.older)
+    out_of_history: dict[LeftOut, int] = {}
+    misses: list[NearMiss] = []
+    if pruned:
+        cut = [group for group in scene.history if group.seq < layout.from_seq]
+        out_of_history[LeftOut.PRUNED] = _size(cut)
+        misses = [NearMiss("history", f"message {group.seq}", scene.group_cost(group)) for group in cut[-1:-11:-1]]
+    out_of_turn = {LeftOut.BUDGET: _size(chat.turn) - _size(scene.turn)}
+    for seq, reason in chat.unpaired:
+        out = out_of_history if chat.anchor is None or seq < chat.anchor.seq else out_of_turn
         out[reason] = out.get(reason, 0) + 1
-    turn_size = _size(_anchor(chat)) + _size(cut.turn)
+    pinned_tokens = scene.cost_of(found.older)
     sections = (
-        section("agent", cut.agent_tokens, 1 if cut.agent_text else 0, {}),
-        section("system", sum(map(cost, chat.leading)), len(chat.leading), {}),
-        *cut.user.sections,
-        *cut.summaries.sections,
-        section("history", cut.history_tokens, _size(cut.history), out_of_history),
-        *cut.tail.sections,
-        section("turn", cut.turn_tokens, turn_size, out_of_turn),
-        section("reply", REPLY_PRIMING, 0, {}),
+        section("agent", scene.agent_tokens, 1 if scene.agent_text else 0, {}),
+        section("system", scene.lead_tokens, len(chat.leading), {}),
+        *layout.user.sections,
+        *layout.summaries.sections,
+        section("pinned", pinned_tokens, _size(found.older), {}),
+        section(
+            "history",
+            found.history_tokens + scene.pinned_tokens - pinned_tokens,
+            _size(found.history),
+            out_of_history,
+            misses,
+            found.shortened,
+        ),
+        *found.tail.sections,
+        section(
+            "turn",
+            scene.anchor_tokens + scene.turn_tokens,
+            _size(anchor) + _size(scene.turn),
+            out_of_turn,
+            shortened=scene.shortened,
+        ),
+        section("reply", scene.overhead.reply, 0, {}),
     )
-    return tuple(one for one in sections if one.tokens or one.items_in or one.items_out)
+    return tuple([one for one in sections if one.tokens or one.items_in or one.items_out])
+
+
+def _stable_tokens(scene: Scene, found: Plan) -> int:
+    layout = found.layout
+    pinned = layout.user.tokens + layout.summaries.tokens
+    return scene.agent_tokens + scene.lead_tokens + pinned + scene.pinned_tokens + found.history_tokens
+
+
+def _turn_tokens(scene: Scene) -> int:
+    return scene.anchor_tokens + scene.turn_tokens + scene.overhead.reply
+
+
+def _marks(scene: Scene, found: Plan, before: Trace | None, stable: int, length: int) -> tuple[int, ...]:
+    """Return behind which messages a prompt cache may break."""
+    # Without a user message the last group stands before the tail, too.
+    history = [*found.history, *(() if scene.chat.has_user else (*_anchor(scene), *scene.turn))]
+    pinned_end = stable - _size(history)
+    marks = [pinned_end - 1]
+    if before is not None and found.reason is None and history:
+        # Where the window before ended: a provider looks back only so far from a later breakpoint.
+        done = sum([len(group.messages) for group in history if group.end <= before.stable_end])
+        marks.append(pinned_end + done - 1)
+    marks.append(stable - 1)
+    if not found.tail.text or (scene.turn and scene.chat.has_user):
+        # Behind the tail the next window begins otherwise, unless this turn goes on: then it begins with all of this.
+        marks.append(length - 1)
+    return tuple(sorted({mark for mark in marks if mark >= 0}))
 
 
 def _sources_used(sections: Sequence[SectionReceipt]) -> tuple[str, ...]:
-    used = {"chat" if one.name in _CHAT_SECTIONS else one.name for one in sections if one.items_in}
-    return tuple(source for source in SOURCES if source in used)
+    used = {_SOURCE_OF.get(one.name, one.name) for one in sections if one.items_in}
+    return tuple([source for source in SOURCES if source in used])
 
 
-def _recount(chat: ChatBlocks, cut: _Cut, cost: Cost) -> int:
-    """Add up the messages that the window holds, not what was reckoned while it was cut."""
-    chat_messages = [*chat.leading, *_messages_of([*cut.history, *_anchor(chat), *cut.turn])]
-    drafted = cut.agent_tokens + cut.user.tokens + cut.summaries.tokens + cut.tail.tokens
-    return REPLY_PRIMING + drafted + sum(map(cost, chat_messages))
-
-
-def _cost_of(tokenizer: CachedTokenizer) -> Cost:
-    """Return a function from a message to its tokens with overhead; it counts only what is not stored."""
-    name = tokenizer.name
-
-    def cost(message: Message) -> int:
-        if getattr(message, "encoding", None) == name:
-            return message.tokens + MESSAGE_OVERHEAD
-        return message_tokens(message, tokenizer) + MESSAGE_OVERHEAD
-
-    return cost
-
-
-def _query(sources: Sources, chat: ChatBlocks) -> str:
-    if sources.query is not None:
-        return sources.query
-    return text_of(chat.anchor.messages[0]["content"]) if chat.anchor and chat.has_user else ""
-
-
-def _anchor(chat: ChatBlocks) -> tuple[Group, ...]:
-    return (chat.anchor,) if chat.anchor else ()
+def _anchor(scene: Scene) -> tuple[Group, ...]:
+    return (scene.chat.anchor,) if scene.chat.anchor else ()
 
 
 def _messages_of(groups: Iterable[Group]) -> list[Message]:
@@ -251,12 +358,12 @@ def _messages_of(groups: Iterable[Group]) -> list[Message]:
 
 
 def _size(groups: Iterable[Group]) -> int:
-    return sum(len(group.messages) for group in groups)
+    return sum([len(group.messages) for group in groups])
 
 
 def _system(text: str) -> tuple[FrozenDict[str, Any], ...]:
     return (FrozenDict({"role": "system", "content": text}),) if text else ()
 
 
-def _wire(message: Message) -> FrozenDict[str, Any]:
-    return FrozenDict(wire_message(message))
+def _wires(groups: Iterable[Group]) -> list[FrozenDict[str, Any]]:
+    return [seen(message).wire for group in groups for message in group.messages]

@@ -9,17 +9,24 @@ takes little room, and is not measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from scrubjay.cache.l1 import deep_size
+from scrubjay.core.ports import Loaded, Payload
 
+T = TypeVar("T")
 MAX_BYTES = 2 * 1024 * 1024
 """The most memory that bytes and values take together, as objects; the newer half survives when it is reached."""
 SHARE = 8
 """Which part of what process memory may take is for them, at most."""
 _ENTRY_BYTES = 300
 """What an entry takes besides its bytes and its value."""
+_ITEM_BYTES = 1_000
+"""What a value that is made of items takes besides their bytes, for each of them: they are not measured."""
+_VALUE_FACTOR = 6
+"""What such a value takes, as a multiple of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +39,20 @@ class _Known:
         value: What they were decoded to; None if they were seen only once.
         size: What all of it takes, in bytes.
         owner: The key of its owner's generation.
+        grows: Whether it is made of items, most of which stay when it changes.
+        version: The version that was read with it; 0 where it does not matter.
     """
 
-    payload: bytes
+    payload: Payload
     count: int
     value: Any
     size: int
     owner: str
+    grows: bool = False
+    version: int = 0
 
 
-_NOTHING = _Known(b"", -1, None, 0, "")
+_NOTHING = _Known(b"", -1, None, 0, "", version=-1)
 
 
 class _Half:
@@ -93,7 +104,7 @@ class Decoded:
         """What it takes, in bytes."""
         return self._young.bytes + self._old.bytes
 
-    def get(self, key: str, payload: bytes, count: int) -> Any:
+    def get(self, key: str, payload: Payload, count: int) -> Any:
         """Return the value of a payload as it was decoded before; None if it was not, or from other bytes."""
         known = self._young.known.get(key)
         if known is not None:
@@ -105,7 +116,7 @@ class Decoded:
         self._add(key, known)
         return known.value
 
-    def put(self, key: str, payload: bytes, count: int, value: Any, owner: str = "") -> None:
+    def put(self, key: str, payload: Payload, count: int, value: Any, owner: str = "") -> None:
         """Remember what a payload was decoded to, or that it was seen.
 
         Args:
@@ -125,8 +136,70 @@ class Decoded:
         if size * SHARE <= self._max_bytes:
             self._add(key, _Known(payload, count, value if seen else None, size, owner))
 
+    def value(self, key: str, loaded: Loaded, decode: Callable[[Loaded], T], owner: str) -> T:
+        """Return what a payload of any shape is decoded to: the very same as before, where the bytes are the same.
+
+        Args:
+            key: The key in the cache.
+            loaded: What is there.
+            decode: Decodes it, from the bytes, their count and version alone, to something read-only.
+            owner: The key of its owner's generation.
+
+        Raises:
+            Corrupt: It cannot be decoded.
+        """
+        known = self._known(key)
+        if known.version == loaded.version and known.payload == loaded.payload and known.count == loaded.count:
+            return known.value  # type: ignore[no-any-return]
+        value = decode(loaded)
+        size = _estimate(loaded.payload)
+        self._remember(key, _Known(loaded.payload, loaded.count, value, size, owner, version=loaded.version))
+        return value
+
+    def items(self, key: str, payload: list[bytes], decode: Callable[[bytes], T], owner: str) -> list[T]:
+        """Return what the items of a list are decoded to: what was there before need not be decoded again.
+
+        Args:
+            key: The key in the cache.
+            payload: The items.
+            decode: Decodes one, to something read-only.
+            owner: The key of the owner's generation.
+
+        Raises:
+            Corrupt: An item cannot be decoded.
+        """
+        known = self._known(key)
+        if known.payload == payload:
+            return known.value  # type: ignore[no-any-return]
+        before: dict[bytes, T] = {}
+        if known.grows:
+            before = dict(zip(known.payload, known.value, strict=True))  # type: ignore[arg-type]
+        found = [before[raw] if raw in before else decode(raw) for raw in payload]
+        self._remember(key, _Known(payload, len(payload), found, _estimate(payload), owner, grows=True))
+        return found
+
+    def _known(self, key: str) -> _Known:
+        known = self._young.known.get(key)
+        if known is None:
+            known = self._old.known.get(key, _NOTHING)
+            if known is not _NOTHING:
+                self._old.forget(key)
+                self._add(key, known)
+        return known
+
+    def _remember(self, key: str, known: _Known) -> None:
+        self.forget(key)
+        if known.size * SHARE <= self._max_bytes:
+            self._add(key, known)
+
+    def changed(self, key: str) -> None:
+        """Forget what has changed; of what is made of items, those that are in it later, too, are of use."""
+        known = self._young.known.get(key) or self._old.known.get(key)
+        if known is not None and not known.grows:
+            self.forget(key)
+
     def forget(self, key: str) -> None:
-        """Forget what has changed."""
+        """Forget what is there no more."""
         self._young.forget(key)
         self._old.forget(key)
 
@@ -143,3 +216,12 @@ class Decoded:
         if self._young.bytes + known.size > self._max_bytes // 2:
             self._old, self._young = self._young, _Half()
         self._young.put(key, known)
+
+
+def _estimate(payload: Payload) -> int:
+    """Return about what a payload and its value take: to measure it each time would cost more than to decode it."""
+    if isinstance(payload, bytes):
+        size, items = len(payload), 1
+    else:
+        size, items = sum(map(len, payload.values() if isinstance(payload, dict) else payload)), len(payload)
+    return _ENTRY_BYTES + _VALUE_FACTOR * size + _ITEM_BYTES * items

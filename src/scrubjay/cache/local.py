@@ -30,17 +30,28 @@ class Local:
         self._floors = floors
         self._lives = lives
 
-    def changed(self, keys: Sequence[HotKey], generations: Sequence[str] = (), versions: Sequence[int] = ()) -> None:
+    def changed(
+        self,
+        keys: Sequence[HotKey],
+        generations: Sequence[str] = (),
+        versions: Sequence[int] = (),
+        *,
+        grown: bool = False,
+    ) -> None:
         """Forget what has changed.
 
         Args:
             keys: The entries.
             generations: The keys of the generations of owners all of whose entries have changed.
             versions: The versions of the entries, by their places; 0 where it is not known.
+            grown: Whether something was only added to them: what they had before is no secret.
         """
         for index, key in enumerate(keys):
             self._l1.drop(key.key)
-            self._decoded.forget(key.key)
+            if grown:
+                self._decoded.changed(key.key)
+            else:
+                self._decoded.forget(key.key)
             self._flights.detach(key.key)
             if versions and versions[index]:
                 self._floors.written(key.key, versions[index])

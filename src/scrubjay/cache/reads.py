@@ -183,7 +183,9 @@ class Reads:
         try:
             answers = await self._read(sources)
             taken = [
-                await self._taken(source, answer.loaded) if isinstance(answer, Hit) else (_NOTHING, _NotTaken(answer))
+                self._good(source, answer.loaded) or await self._taken(source, answer.loaded)
+                if isinstance(answer, Hit)
+                else (_NOTHING, _NotTaken(answer))
                 for source, answer in zip(sources, answers, strict=True)
             ]
         except BaseException:
@@ -219,7 +221,24 @@ class Reads:
             return None
         if not source.enough(loaded) or not self._floors.admits(source.key, loaded.version):
             return None
-        return self.decoded.get(source.key, loaded.payload, loaded.count)  # type: ignore[arg-type]
+        return self.decoded.get(source.key, loaded.payload, loaded.count)
+
+    def _good(self, source: Source[Any], loaded: Loaded) -> tuple[Loaded, Any] | None:
+        """Return a hit that is as it should be, and its value; None for `_taken` to look into it.
+
+        Mostly that is so, and to wait for nothing takes as long as to look.
+        """
+        if loaded.fresh_until_ms and loaded.fresh_until_ms - self._clock.now_ms() < loaded.cost_ms * _SURELY_FRESH:
+            return None
+        # What is not admitted is counted: it is asked once.
+        if source.grows or not source.enough(loaded):
+            return None
+        if not self._floors.admits(source.key, loaded.version):
+            return loaded, _ALONE
+        try:
+            return loaded, self._decoded(source, loaded)
+        except Corrupt:
+            return None
 
     async def _taken(self, source: Source[Any], loaded: Loaded) -> tuple[Loaded, Any]:
         """Return what a hit gives, which may have been loaded anew, and its value.
@@ -242,13 +261,22 @@ class Reads:
         """Return the value of a hit; `_NotTaken`, and the entry dropped, if it cannot be read."""
         key = source.read.key
         try:
-            value = source.decode(loaded)
+            return self._decoded(source, loaded)
         except Corrupt:
             self._watch.counters.hits[key.kind] -= 1
             self._watch.counters.misses[key.kind, MissReason.CORRUPT] += 1
             return await self._dropped(key)
-        if source.local and isinstance(loaded.payload, bytes):
-            self.decoded.put(source.key, loaded.payload, loaded.count, value, key.generation)
+
+    def _decoded(self, source: Source[Any], loaded: Loaded) -> Any:
+        """Return the value of a hit, the very same as before where its bytes are."""
+        if source.recall is not None:
+            return source.recall(loaded, self.decoded)
+        if not source.local or not isinstance(loaded.payload, bytes):
+            return source.decode(loaded)
+        value = self.decoded.get(source.key, loaded.payload, loaded.count)
+        if value is None:
+            value = source.decode(loaded)
+            self.decoded.put(source.key, loaded.payload, loaded.count, value, source.read.key.generation)
         return value
 
     async def _dropped(self, key: HotKey) -> _NotTaken:

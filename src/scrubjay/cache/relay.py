@@ -279,6 +279,8 @@ class Relay:
                 return [keys.state(scope, row.name)]
             case Kind.METRICS:
                 return [keys.metrics(scope, row.name)]
+            case Kind.LAYOUT:
+                return [keys.layout(scope, row.name)]
             case _:
                 # The row does not say which steps or dates; or all of the owner is gone; or a later version wrote it.
                 return keys.generation(scope)

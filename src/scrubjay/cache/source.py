@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
+from scrubjay.cache.decoded import Decoded
 from scrubjay.core.counters import Tally
 from scrubjay.core.policy import MINUTE, SECOND
 from scrubjay.core.ports import Load, Loaded, Read, Shape
@@ -32,6 +33,8 @@ class Source(Generic[T]):
         grows: Whether a part that is too small for a reader makes room for a larger one.
         max_bytes: The largest payload that is cached, in bytes; 0 for no limit.
         tally: Where its reads are counted.
+        recall: Decodes it with the help of what was decoded before; None to decode it anew each time. Its value is
+            read-only then.
         loader: Makes it, where it is not the store that has it.
         deadline_s: How long the loader may take once it has begun, in seconds; 0 for as long as it likes.
         key: The key in the cache.
@@ -50,6 +53,7 @@ class Source(Generic[T]):
     grows: bool = False
     max_bytes: int = 0
     tally: Tally = field(default_factory=Tally)
+    recall: Callable[[Loaded, Decoded], T] | None = None
     loader: Callable[[], Awaitable[Loaded]] | None = None
     deadline_s: float = 0
     key: str = field(init=False)
@@ -74,6 +78,17 @@ class Source(Generic[T]):
         """Return the load that serves both the caller and the cache."""
         limit = self.limit()
         return replace(self.load, limit=limit) if limit else self.load
+
+
+def recalling(source: Source[T]) -> Source[T]:
+    """Return a source whose value is the very same as before where the bytes are: it must be made of them alone."""
+    key = source.read.key
+
+    def recall(loaded: Loaded, decoded: Decoded) -> T:
+        return decoded.value(key.key, loaded, source.decode, key.generation)
+
+    source.recall = recall
+    return source
 
 
 def kept(source: Source[T], loaded: Loaded) -> Loaded | None:

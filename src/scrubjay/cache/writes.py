@@ -159,7 +159,8 @@ class Writes:
         if planned is not None:
             written, mutations = planned
             # From here on nobody may see what was before, whatever becomes of the telling.
-            self.changed([each.key for each in mutations], (), [each.version for each in mutations])
+            keys, versions = [each.key for each in mutations], [each.version for each in mutations]
+            self.changed(keys, (), versions, grown=_only_grow(mutations))
             await self._tell(mutations, [(tenant, written.outbox_id)])
             self._watch.recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
         return result
@@ -173,7 +174,7 @@ class Writes:
         else:
             self._put_off(keys, (), rows, asked=asked)
         # Once more: what was read from the shared cache before it knew is old.
-        self.changed(keys)
+        self.changed(keys, grown=_only_grow(mutations))
 
     async def _invalidate(
         self,
@@ -218,3 +219,7 @@ class Writes:
     def _confirm(self, rows: Sequence[tuple[str, str]]) -> None:
         for tenant, outbox_id in rows:
             self._watch.confirmer.confirm(tenant, outbox_id)
+
+
+def _only_grow(mutations: Sequence[Mutation]) -> bool:
+    return all(each.op is Op.APPEND for each in mutations)

@@ -8,6 +8,7 @@ from scrubjay import __version__
 from scrubjay.cli.chaos import chaos
 from scrubjay.cli.data import export, forget, migrate, stats
 from scrubjay.cli.demo import demo
+from scrubjay.cli.receipt import receipt
 from scrubjay.cli.replay import replay
 from scrubjay.cli.shell import EXIT_CODES, Cli
 
@@ -37,7 +38,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, replay, stats, forget, export, migrate, chaos):
+for command in (demo, replay, receipt, stats, forget, export, migrate, chaos):
     cli.add_command(command)
 
 

@@ -15,17 +15,20 @@ from typing import Any
 from urllib.parse import quote
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from click.core import ParameterSource
 
 from scrubjay.app import AsyncScrubjay
+from scrubjay.assembly import DEFAULT_POLICY
 from scrubjay.cli.options import connection_options, json_option
 from scrubjay.cli.read_ahead import read_ahead
-from scrubjay.cli.replay_input import STDIN, BadLine, Conversation, ConversationFile, total_bytes
+from scrubjay.cli.replay_compare import Options as CompareOptions
+from scrubjay.cli.replay_compare import check_options, compare, compare_options
+from scrubjay.cli.replay_input import STDIN, BadLine, Conversation, ConversationFile
+from scrubjay.cli.replay_progress import progress
 from scrubjay.cli.replay_report import build_report, show_report
 from scrubjay.cli.replay_run import Replayer, Tally
 from scrubjay.cli.shell import Failure, open_console, print_json, run
 from scrubjay.core.errors import InvalidInput
-from scrubjay.handles import DEFAULT_BUDGET, DEFAULT_HISTORY
 
 READ_AHEAD = 8
 """Conversations that are read before they are wanted."""
@@ -53,7 +56,7 @@ class _Options:
 @click.option(
     "--budget",
     type=click.IntRange(min=0),
-    default=DEFAULT_BUDGET,
+    default=DEFAULT_POLICY.budget,
     show_default=True,
     metavar="N",
     help="Tokens of a window.",
@@ -61,7 +64,7 @@ class _Options:
 @click.option(
     "--history",
     type=click.IntRange(0, 10_000),
-    default=DEFAULT_HISTORY,
+    default=DEFAULT_POLICY.history.messages,
     show_default=True,
     metavar="N",
     help="The most chat messages of a window.",
@@ -78,8 +81,12 @@ class _Options:
 @click.option("--skip-bad", is_flag=True, help="Count lines and messages that cannot be read, and go on.")
 @click.option("--keep", is_flag=True, help="Keep the temporary data directory and print where it is.")
 @connection_options
+@compare_options
 @json_option
+@click.pass_context
 def replay(
+    context: click.Context,
+    /,
     files: tuple[str, ...],
     limit: int | None,
     budget: int,
@@ -92,6 +99,7 @@ def replay(
     cache: str | None,
     data_dir: Path | None,
     as_json: bool,
+    **comparison: Any,
 ) -> None:
     """Run recorded conversations turn by turn through the full stack and report hits and latencies.
 
@@ -103,17 +111,31 @@ def replay(
     SQLite: your own data is not touched. With a --cache and no --store, keys get a prefix of their own, and at the end
     they are erased or left to expire.
 
+    With --compare nothing is started or stored. Before each reply a prompt is made in three ways, with the same budget
+    and content, and a provider's prompt cache is simulated: `sliding` (the newest messages that fit, what was retrieved
+    in the system prompt), `sliding-tail` (the same, what was retrieved before the last user message) and `blocks` (as
+    Scrubjay assembles windows). Breakpoints of the first two stand where they cost least. The chat is bounded by
+    tokens; by messages too, if --history is given.
+
     \b
     Examples:
       scrubjay replay chats.jsonl.gz
       scrubjay replay *.jsonl --limit 100 --json
       zcat chats.jsonl.gz | scrubjay replay - --cache none:
       scrubjay replay chats.jsonl --store postgresql://…/test --cache valkey://localhost
+      scrubjay replay chats.jsonl.gz --compare --provider claude-opus-5 --plot out.png
     """
+    compared = CompareOptions(**comparison)
+    check_options(context, compared)
+    _check_files(files)
+    if compared.compare:
+        given = context.get_parameter_source("history") is not ParameterSource.DEFAULT
+        most = history if given else None
+        compare(compared, files, limit=limit, history=most, skip_bad=skip_bad, as_json=as_json)
+        return
     options = _Options(
         files, limit, budget, history, concurrency, not agent_less, skip_bad, sys.stderr.isatty() and not as_json
     )
-    _check_files(files)
     with _place(store, cache, data_dir, keep=keep) as settings:
         report = run(lambda: _replay(options, settings))
     if as_json:
@@ -159,8 +181,8 @@ def _place(store: str | None, cache: str | None, data_dir: Path | None, *, keep:
 async def _replay(options: _Options, settings: dict[str, Any]) -> dict[str, Any]:
     async with AsyncScrubjay.open(**settings) as jay:
         tally = Tally()
-        with _progress(options) as progress:
-            reader = _Reader(options, tally, progress)
+        with progress(options.files, options.limit, show=options.show_progress) as done:
+            reader = _Reader(options, tally, done)
             replayer = Replayer(
                 jay,
                 tally,
@@ -221,31 +243,3 @@ class _Reader:
                 yield item, done + position
             done += position
             position = 0
-
-
-@contextmanager
-def _progress(options: _Options) -> Iterator[Callable[[int], None]]:
-    """Yield what takes the bytes that were read, once a conversation, and shows them on stderr."""
-    if not options.show_progress:
-        yield lambda _: None
-        return
-    columns = (
-        TextColumn("replay"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[count]:,} conversations"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=open_console(stderr=True), transient=True) as progress:
-        # How far into the files a limit lies is not known; how many conversations it leaves is.
-        total = options.limit or total_bytes(options.files)
-        task = progress.add_task("replay", total=total, count=0)
-        count = 0
-
-        def show(position: int) -> None:
-            nonlocal count
-            count += 1
-            progress.update(task, completed=count if options.limit else position, count=count)
-
-        yield show

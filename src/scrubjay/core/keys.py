@@ -33,6 +33,7 @@ class Kind(StrEnum):
     TOOL_INDEX = "tools"
     SUMMARY = "summary"
     METRICS = "metrics"
+    LAYOUT = "layout"
 
     # An enum's own hash runs in Python, and kinds label the counters of every read.
     __hash__ = str.__hash__
@@ -82,6 +83,7 @@ _KIND_OF = {
     "tools": Kind.TOOL_INDEX,
     "summary": Kind.SUMMARY,
     "metrics": Kind.METRICS,
+    "layout": Kind.LAYOUT,
 }
 
 
@@ -154,6 +156,10 @@ class KeySpace:
         """Return the key of the bounded list of a tenant's newest assembly metrics."""
         return self._hot(Scope(scope.tenant), "metrics", "recent")
 
+    def layout(self, scope: Scope, session: str) -> HotKey:
+        """Return the key of a session's layout: what the stable part of its windows is."""
+        return self._hot(scope, "layout", session)
+
     def of(self, kind: Kind, scope: Scope, name: str, step: int = 0) -> HotKey:  # noqa: PLR0911 - one line a kind
         """Return the key of a thing given by its kind and its name within the kind."""
         match kind:
@@ -177,6 +183,8 @@ class KeySpace:
                 return self.summary(scope, name)
             case Kind.METRICS:
                 return self.metrics(scope, name)
+            case Kind.LAYOUT:
+                return self.layout(scope, name)
 
     def generation(self, scope: Scope) -> str:
         """Return the key of the generation whose change makes everything cached for `scope` a miss."""

@@ -112,7 +112,7 @@ class Policies:
     Attributes:
         contexts: Policies by context type; other types have `default_context`.
         state_ttl_ms: Inactivity after which session state is gone (short-term by definition), in milliseconds.
-        chat_ttl_ms: Inactivity after which a chat leaves the cache (it comes back from the store).
+        chat_ttl_ms: Inactivity after which a chat leaves the cache, and a session's layout (the store has them).
         tool_ttl_ms: Time for which a tool output stays in the cache.
         summary_ttl_ms: Time for which summaries stay in the cache.
         metrics_ttl_ms: Time for which assembly metrics are kept.
@@ -151,6 +151,7 @@ _TTL_OF = {
     Kind.TOOL_INDEX: "tool_ttl_ms",
     Kind.SUMMARY: "summary_ttl_ms",
     Kind.METRICS: "metrics_ttl_ms",
+    Kind.LAYOUT: "chat_ttl_ms",
 }
 
 

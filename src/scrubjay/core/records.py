@@ -17,7 +17,10 @@ class Record(FrozenDict[str, Any]):
 class ContextRecord(Record):
     """One context: `id`, `type`, `content`, `metadata`, `version`, `created_at` and `updated_at` (ISO 8601, UTC)."""
 
-    __slots__ = ()
+    __slots__ = ("derived",)
+
+    derived: Any
+    """What assembly has made of it, kept so that it need not be made again."""
 
     @property
     def id(self) -> str:
@@ -46,22 +49,36 @@ class Message(FrozenDict[str, Any]):
         created_at_ms: When it was appended, in milliseconds since the Unix epoch.
         tokens: Its tokens as counted when it was written, without message overhead.
         encoding: The name of the tokenizer that counted them.
+        pinned: Whether it stays in the window when older messages are cut.
+        derived: What assembly has made of it, kept so that it need not be made again.
     """
 
-    __slots__ = ("created_at_ms", "encoding", "id", "seq", "tokens")
+    __slots__ = ("created_at_ms", "derived", "encoding", "id", "pinned", "seq", "tokens")
 
     seq: int
     id: str
     created_at_ms: int
     tokens: int
     encoding: str
+    pinned: bool
+    derived: Any
 
     @classmethod
-    def make(cls, body: dict[str, Any], seq: int, id: str, created_at_ms: int, tokens: int, encoding: str) -> Message:
+    def make(
+        cls,
+        body: dict[str, Any],
+        seq: int,
+        id: str,
+        created_at_ms: int,
+        tokens: int,
+        encoding: str,
+        *,
+        pinned: bool = False,
+    ) -> Message:
         """Return a message with its attributes set, read-only all through."""
         message = freeze_as(cls, body)
         message.seq, message.id, message.created_at_ms = seq, id, created_at_ms
-        message.tokens, message.encoding = tokens, encoding
+        message.tokens, message.encoding, message.pinned = tokens, encoding, pinned
         return message
 
 
@@ -71,9 +88,10 @@ class ToolOutput(Record):
     __slots__ = ()
 
     @property
-    def step(self) -> int:
-        """The step, unique within the session."""
-        return int(self["step"])
+    def step(self) -> int | None:
+        """The step, unique within the session; None for a tool message of the chat."""
+        step = self["step"]
+        return None if step is None else int(step)
 
     @property
     def output(self) -> Any:
@@ -95,9 +113,22 @@ class Summary(Record):
 class AgentConfig(FrozenDict[str, Any]):
     """An agent's configuration as it was set; `version` grows with each change."""
 
-    __slots__ = ("version",)
+    __slots__ = ("derived", "version")
 
     version: int
+    derived: Any
+
+
+class Fields(FrozenDict[str, Any]):
+    """A hash as it was read: facts, session state, metrics.
+
+    Attributes:
+        derived: What assembly has made of it, kept so that it need not be made again.
+    """
+
+    __slots__ = ("derived",)
+
+    derived: Any
 
 
 def iso(at_ms: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -21,7 +21,7 @@ MAX_SESSIONS = 20_000
 METRICS_EVERY_MS = 60 * SECOND
 """How often the metrics of one session are written at the most."""
 BATCH = 200
-AVERAGED = ("assembly_time_ms", "total_tokens", "pruned_messages")
+AVERAGED = ("assembly_time_ms", "total_tokens", "pruned_messages", "shared_tokens")
 """The metrics of which a tenant's averages are taken."""
 
 
@@ -29,8 +29,13 @@ AVERAGED = ("assembly_time_ms", "total_tokens", "pruned_messages")
 class _Noted:
     at_ms: int
     ttl_ms: int
-    metrics: dict[bytes, bytes] | None = None
+    measured: Callable[[], dict[bytes, bytes]] | None = None
     measured_ms: int = 0
+
+    @property
+    def metrics(self) -> dict[bytes, bytes] | None:
+        """What an assembly measured, as JSON fields: not made before somebody wants it."""
+        return None if self.measured is None else self.measured()
 
 
 class ActivityLog:
@@ -66,13 +71,15 @@ class ActivityLog:
         # One at a time: else an older note of a session could be written after a newer one.
         self._turn = asyncio.Lock()
 
-    def note(self, scope: Scope, session: str, metrics: dict[bytes, bytes] | None = None, *, ttl_ms: int = 0) -> None:
+    def note(
+        self, scope: Scope, session: str, metrics: Callable[[], dict[bytes, bytes]] | None = None, *, ttl_ms: int = 0
+    ) -> None:
         """Note that a session was used now; the oldest note goes when there are too many.
 
         Args:
             scope: The user.
             session: The session.
-            metrics: What an assembly measured, as JSON fields.
+            metrics: Makes what an assembly measured, as JSON fields; it may be asked several times.
             ttl_ms: The time to live of the session's state, in milliseconds; 0 for the usual one.
         """
         key = (scope, session)
@@ -83,15 +90,15 @@ class ActivityLog:
                 del self._noted[next(iter(self._noted))]
         noted.at_ms = self._clock.now_ms()
         noted.ttl_ms = ttl_ms or noted.ttl_ms
-        if metrics:
-            noted.metrics, noted.measured_ms = metrics, noted.at_ms
+        if metrics is not None:
+            noted.measured, noted.measured_ms = metrics, noted.at_ms
         self._noted[key] = noted
 
     def metrics(self, scope: Scope, session: str) -> dict[bytes, bytes] | None:
         """Return the metrics that were noted and not yet written."""
         for notes in (self._noted, self._writing):
             noted = notes.get((scope, session))
-            if noted is not None and noted.metrics is not None:
+            if noted is not None and noted.measured is not None:
                 return noted.metrics
         return None
 
@@ -100,7 +107,7 @@ class ActivityLog:
         for notes in (self._noted, self._writing):
             noted = notes.get((scope, session))
             if noted is not None and noted.measured_ms <= at_ms:
-                noted.metrics = None
+                noted.measured = None
 
     def discard(self, scope: Scope) -> None:
         """Forget what was noted of a user, or of a whole tenant."""
@@ -126,7 +133,7 @@ class ActivityLog:
 
     def _is_due(self, key: tuple[Scope, str], noted: _Noted, now_ms: int) -> bool:
         every = noted.ttl_ms // 6
-        if noted.metrics is not None:
+        if noted.measured is not None:
             every = min(every, METRICS_EVERY_MS)
         return now_ms - self._written_at.get(key, 0) >= every
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Source, recalling
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
@@ -20,12 +20,14 @@ from scrubjay.memory.services import Services
 def source(services: Services, scope: Scope, agent: str) -> Source[AgentConfig | None]:
     """Return how an agent's configuration is read."""
     tenant = Scope(scope.tenant)
-    return Source(
-        Read(services.keys.agent(tenant, agent), Shape.HASH),
-        Load(Kind.AGENT, tenant, agent),
-        decode.agent,
-        local=True,
-        tally=services.tallies.of(scope.tenant, Kind.AGENT),
+    return recalling(
+        Source(
+            Read(services.keys.agent(tenant, agent), Shape.HASH),
+            Load(Kind.AGENT, tenant, agent),
+            decode.agent,
+            local=True,
+            tally=services.tallies.of(scope.tenant, Kind.AGENT),
+        )
     )
 
 
@@ -41,16 +43,19 @@ class Agents:
 
         Args:
             id: The agent's id.
-            config: Names with JSON values. `system_prompt` is what a window begins with.
+            config: Names with JSON values. `system_prompt` is what a window begins with; `assembly` changes how its
+                windows are divided (`AssemblyPolicy.override`); `model` says which provider's rules hold.
             expected_version: Write only if the agent still has this version.
 
         Raises:
             InvalidContent: It is no mapping, or a value is not JSON.
+            InvalidLimit: A setting of `assembly` is unknown or out of range.
             VersionConflict: Somebody else wrote meanwhile.
         """
         agent = self._agent(id)
         if not isinstance(config, Mapping) or not config:
             raise InvalidContent("an agent's configuration is a dict with at least one setting")
+        self._services.check_agent(config)
         limits = self._services.policies.limits
         if expected_version is not None:
             check_limit(expected_version, "expected_version", most=MAX_VERSION, least=0)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
-from scrubjay.cache.source import Source
+from scrubjay.cache.decoded import Decoded
+from scrubjay.cache.source import Source, recalling
 from scrubjay.core.codec import from_json, to_json
 from scrubjay.core.errors import InvalidMessage, TooLarge
 from scrubjay.core.frozen import FrozenList
-from scrubjay.core.keys import Kind
+from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.messages import is_system, normalise_message
-from scrubjay.core.policy import check_limit
-from scrubjay.core.ports import Appended, Load, Loaded, Mutation, NewMessage, Op, Read, Shape, Written
+from scrubjay.core.policy import MAX_VERSION, check_limit
+from scrubjay.core.ports import Appended, Cut, Load, Loaded, Mutation, NewMessage, Op, Read, Shape, Written
 from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
+from scrubjay.memory.jobs import to_summarise
 from scrubjay.memory.services import Services
+
+T = TypeVar("T")
 
 
 def source(
@@ -26,16 +30,22 @@ def source(
 ) -> Source[tuple[FrozenList[Message], bool]]:
     """Return how the newest messages of a chat are read: the messages, and whether the chat has older ones."""
 
-    def newest(loaded: Loaded) -> tuple[FrozenList[Message], bool]:
+    key = services.keys.chat(scope, session)
+
+    def newest(loaded: Loaded, decoded: Decoded | None = None) -> tuple[FrozenList[Message], bool]:
         assert isinstance(loaded.payload, list)
         cut = loaded.payload[-last:] if last else []
         older = not loaded.whole or loaded.count > len(cut)
-        return decode.messages(Loaded(loaded.version, cut, len(cut))), older
+        if decoded is None:
+            return FrozenList([decode.message(raw) for raw in cut]), older
+        # At the next turn most of the messages are the same.
+        return FrozenList(decoded.items(key.key, cut, decode.message, key.generation)), older
 
     return Source(
-        Read(services.keys.chat(scope, session), Shape.LIST, last=max(last, 1), slide=slide),
+        Read(key, Shape.LIST, last=max(last, 1), slide=slide),
         Load(Kind.CHAT, scope, session),
         newest,
+        recall=newest,
         wanted=last,
         keep=services.policies.limits.hot_messages,
         max_bytes=services.policies.limits.hot_bytes,
@@ -45,13 +55,15 @@ def source(
 
 
 def lead_source(services: Services, scope: Scope, session: str, *, slide: bool = False) -> Source[FrozenList[Message]]:
-    """Return how the system messages that a chat begins with are read: they stand in every window."""
-    return Source(
-        Read(services.keys.chat_lead(scope, session), Shape.VALUE, slide=slide),
-        Load(Kind.CHAT_LEAD, scope, session),
-        decode.message_records,
-        ttl_ms=services.policies.ttl_ms(Kind.CHAT),
-        tally=services.tallies.of(scope.tenant, Kind.CHAT_LEAD),
+    """Return how what stands in every window is read: the system messages that a chat begins with, and pinned ones."""
+    return recalling(
+        Source(
+            Read(services.keys.chat_lead(scope, session), Shape.VALUE, slide=slide),
+            Load(Kind.CHAT_LEAD, scope, session),
+            decode.message_records,
+            ttl_ms=services.policies.ttl_ms(Kind.CHAT),
+            tally=services.tallies.of(scope.tenant, Kind.CHAT_LEAD),
+        )
     )
 
 
@@ -63,24 +75,28 @@ class Chat:
         self._scope = scope
         self._session = session
 
-    async def append(self, message: object = None, *, idempotency_key: str | None = None, **fields: Any) -> Message:
+    async def append(
+        self, message: object = None, *, idempotency_key: str | None = None, pinned: bool = False, **fields: Any
+    ) -> Message:
         """Append one message.
 
         Args:
             message: A dict in the OpenAI chat format, an SDK's reply object, or None with the fields by keyword.
             idempotency_key: Appending again with the same key changes nothing and returns the message that is there.
+            pinned: Whether it stays in the window when older messages are cut; see `pin`.
             **fields: Fields of the message (`role`, `content`, `name`, `tool_calls`, `tool_call_id`, …).
 
         Returns:
             The message with its sequence number (`.seq`), id (`.id`) and tokens (`.tokens`).
 
         Raises:
-            InvalidMessage: No provider would take it.
+            InvalidMessage: No provider would take it, or it cannot be pinned.
             ToolResultWithoutCall: It answers a call that this session did not make, or that has its answer.
-            TooLarge: It is over the limit.
+            TooLarge: It is over the limit, or the session has too many pinned messages.
             StoreUnavailable: The store cannot be reached; nothing was written.
         """
-        (appended,) = await self._append([self._new(message, idempotency_key, fields)])
+        _check_flag(pinned)
+        (appended,) = await self._append([self._new(message, idempotency_key, fields, pinned=pinned)])
         return appended
 
     async def append_many(
@@ -120,18 +136,51 @@ class Chat:
     async def prune(self, keep: int = 20) -> int:
         """Cut the oldest messages from the chat, so that the newest `keep` stay; return how many were cut.
 
-        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store.
+        A tool call is never parted from its results: a few more stay if need be. What is cut stays in the store, and
+        goes into the session's summary, in the background.
         """
-        self._services.check_open()
+        services = self._services
+        services.check_open()
         check_limit(keep, "the number of messages to keep", most=2**31 - 1, least=0)
-        return await self._cut(self._services.store.chat_prune(self._scope, self._session, keep))
+        job = to_summarise(self._scope, self._session, services.clock.now_ms())
+        prune = services.store.chat_prune(self._scope, self._session, keep, [job])
+        count = (await self._written(prune, self._cut)).count
+        if count and not services.inside:
+            services.jobs.wake()
+        return count
 
     async def clear(self) -> int:
         """Delete all messages of the session, also those that were pruned; return how many."""
         self._services.check_open()
-        return await self._cut(self._services.store.chat_clear(self._scope, self._session))
+        clear = self._services.store.chat_clear(self._scope, self._session)
+        layout = self._services.keys.layout(self._scope, self._session)
+        return (await self._written(clear, self._cut, layout)).count
 
-    def _new(self, message: object, key: str | None, fields: dict[str, Any]) -> NewMessage:
+    async def pin(self, seq: int, pinned: bool = True) -> bool:
+        """Pin a message, so that it stays in the window when older ones are cut, or let it go.
+
+        Args:
+            seq: Its sequence number (`message.seq`).
+            pinned: False to let it go.
+
+        Returns:
+            False if the session has no such message.
+
+        Raises:
+            InvalidMessage: It is a tool message, or makes tool calls: these are of no use alone.
+            TooLarge: The session would have over 64 pinned messages.
+        """
+        self._services.check_open()
+        check_limit(seq, "a sequence number", most=MAX_VERSION)
+        _check_flag(pinned)
+
+        def plan(written: Written | None) -> tuple[Written, list[Mutation]] | None:
+            return None if written is None else (written, self._drops(written))
+
+        pin = self._services.store.chat_pin(self._scope, self._session, seq, pinned)
+        return await self._written(pin, plan) is not None
+
+    def _new(self, message: object, key: str | None, fields: dict[str, Any], *, pinned: bool = False) -> NewMessage:
         self._services.check_open()
         body = normalise_message(message, fields)
         raw = to_json(body, "message", max_bytes=self._services.policies.limits.message_bytes)
@@ -144,13 +193,14 @@ class Chat:
             body=from_json(raw),
             tokens=self._services.message_tokens(body, tokenizer),
             encoding=tokenizer.name,
+            pinned=pinned,
         )
 
     async def _append(self, new: Sequence[NewMessage]) -> list[Message]:
         services = self._services
         cached = services.keys.chat(self._scope, self._session)
         lead = services.keys.chat_lead(self._scope, self._session)
-        leads = [Mutation(lead, Op.DROP)] if any(is_system(message.body) for message in new) else []
+        leads = [Mutation(lead, Op.DROP)] if any(each.pinned or is_system(each.body) for each in new) else []
 
         def plan(done: Appended) -> tuple[Written, list[Mutation]] | None:
             if done.written is None:
@@ -171,22 +221,32 @@ class Chat:
         appended = await services.aside.write(self._scope.tenant, Kind.CHAT, [cached, lead], append, plan)
         return [decode.message(item) for item in appended.items]
 
-    async def _cut(self, cut: Awaitable[tuple[int, Written | None]]) -> int:
+    async def _written(
+        self, commit: Awaitable[T], plan: Callable[[T], tuple[Written, list[Mutation]] | None], *more: HotKey
+    ) -> T:
+        """Commit a change of what was said before, and tell the caches of it."""
+        keys = self._services.keys
+        cached = [keys.chat(self._scope, self._session), keys.chat_lead(self._scope, self._session), *more]
+        return await self._services.aside.write(self._scope.tenant, Kind.CHAT, cached, commit, plan)
+
+    def _cut(self, done: Cut) -> tuple[Written, list[Mutation]] | None:
+        drops = [] if done.written is None else self._drops(done.written)
+        if done.layout is not None:
+            # Its outbox row is left to a relay.
+            layout = self._services.keys.layout(self._scope, self._session)
+            drops.append(Mutation(layout, Op.DROP, done.layout.version))
+        written = done.written or done.layout
+        return None if written is None else (written, drops)
+
+    def _drops(self, written: Written) -> list[Mutation]:
         keys = self._services.keys
         cached = [keys.chat(self._scope, self._session), keys.chat_lead(self._scope, self._session)]
+        return [Mutation(key, Op.DROP, written.version) for key in cached]
 
-        def plan(done: tuple[int, Written | None]) -> tuple[Written, list[Mutation]] | None:
-            _, written = done
-            return None if written is None else (written, [Mutation(key, Op.DROP, written.version) for key in cached])
 
-        count, _ = await self._services.aside.write(
-            self._scope.tenant,
-            Kind.CHAT,
-            cached,
-            cut,
-            plan,
-        )
-        return count
+def _check_flag(pinned: object) -> None:
+    if not isinstance(pinned, bool):
+        raise InvalidMessage(f"a message is pinned or not: True or False, not {pinned!r:.40}")
 
 
 def _listed(values: Iterable[object], what: str, *, most: int) -> list[Any]:

@@ -50,6 +50,8 @@ class Loaders:
         self._clock = clock
         self._threads = Threads(MAX_THREADS)
         self._loaders: dict[tuple[Scope, str], Loader] = {}
+        self.registered = 0
+        """How many were registered: what is made for reading types with a loader is made anew when it grows."""
         self._sources: WeakValueDictionary[Scope, Sources] = WeakValueDictionary()
 
     def register(self, scope: Scope, type_: str, loader: Loader) -> None:
@@ -64,6 +66,7 @@ class Loaders:
         if len(self._loaders) >= MAX_LOADERS and (scope, type_) not in self._loaders:
             raise TooLarge(f"{MAX_LOADERS:,} loaders are registered, which is the limit")
         self._loaders[scope, type_] = loader
+        self.registered += 1
         self.sources(scope).clear()
 
     def sources(self, scope: Scope) -> Sources:

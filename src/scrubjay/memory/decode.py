@@ -10,20 +10,20 @@ from scrubjay.core.errors import InvalidContent, TooLarge
 from scrubjay.core.frozen import CONTAINERS, FrozenDict, FrozenList, freeze, freeze_as
 from scrubjay.core.messages import ROLES
 from scrubjay.core.ports import Loaded
-from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
+from scrubjay.core.records import AgentConfig, ContextRecord, Fields, Message, Summary, ToolOutput
 from scrubjay.core.scope import check_id
 
 
-def fields(loaded: Loaded) -> FrozenDict[str, Any]:
+def fields(loaded: Loaded) -> Fields:
     """Return a hash: field to value."""
     assert isinstance(loaded.payload, dict)
     return from_fields(loaded.payload)
 
 
-def from_fields(payload: Mapping[bytes, bytes]) -> FrozenDict[str, Any]:
+def from_fields(payload: Mapping[bytes, bytes]) -> Fields:
     """Return encoded fields decoded."""
     try:
-        return FrozenDict({key.decode(): freeze(from_json(raw)) for key, raw in payload.items()})
+        return Fields({key.decode(): freeze(from_json(raw)) for key, raw in payload.items()})
     except UnicodeDecodeError as error:
         raise Corrupt(str(error)) from error
 
@@ -99,15 +99,16 @@ def message(raw: bytes) -> Message:
 
 def _message(item: Any) -> Message:
     try:
-        seq, id_, created_at_ms, tokens, encoding, body = item
-        if not isinstance(seq, int) or not isinstance(tokens, int):
+        seq, id_, created_at_ms, tokens, encoding, body, *pin = item
+        # Only a pinned message has a seventh element.
+        if not isinstance(seq, int) or not isinstance(tokens, int) or pin not in ([], [True]):
             raise Corrupt("not a message")
         body = _record(body, _BODY)
         if body["role"] not in ROLES or (body["role"] == "tool" and not isinstance(body.get("tool_call_id"), str)):
             raise Corrupt("not a message")
         for call in body.get("tool_calls") or ():
             _record(call, _CALL)
-        return Message.make(body, seq=seq, id=str(id_), created_at_ms=created_at_ms, tokens=tokens, encoding=encoding)
+        return Message.make(body, seq, str(id_), created_at_ms, tokens, encoding, pinned=bool(pin))
     except (TypeError, ValueError) as error:
         raise Corrupt(str(error)) from error
 

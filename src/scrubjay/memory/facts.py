@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Source, recalling
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Load, Mutation, Op, Read, Shape, Written
@@ -16,13 +16,15 @@ from scrubjay.memory.services import Services
 
 def source(services: Services, scope: Scope, *fields: bytes) -> Source[FrozenDict[str, Any]]:
     """Return how a user's facts are read: all, or at least some."""
-    return Source(
-        Read(services.keys.memory(scope), Shape.HASH, fields=fields),
-        Load(Kind.MEMORY, scope),
-        decode.fields,
-        # Some facts are not all of them, which is what process memory holds.
-        local=not fields,
-        tally=services.tallies.of(scope.tenant, Kind.MEMORY),
+    return recalling(
+        Source(
+            Read(services.keys.memory(scope), Shape.HASH, fields=fields),
+            Load(Kind.MEMORY, scope),
+            decode.fields,
+            # Some facts are not all of them, which is what process memory holds.
+            local=not fields,
+            tally=services.tallies.of(scope.tenant, Kind.MEMORY),
+        )
     )
 
 

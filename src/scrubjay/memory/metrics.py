@@ -12,6 +12,7 @@ from scrubjay.cache.source import Source
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
+from scrubjay.core.policy import Limits
 from scrubjay.core.ports import Activity, Load, Mutation, Op, Read, Shape, Written
 from scrubjay.core.records import iso
 from scrubjay.core.scope import Scope
@@ -61,16 +62,8 @@ class SessionMetrics:
             # What may be rolled back is no part of averages.
             await services.activity.publish([activity])
 
-    def note(self, values: Mapping[str, Any], *, ttl_ms: int = 0) -> None:
-        """Take metrics to be recorded off the request path; see `ActivityLog.note`."""
-        encoded = self._encoded(values, self._services.clock.now_ms())
-        self._services.activity.note(self._scope, self._session, encoded, ttl_ms=ttl_ms)
-
     def _encoded(self, values: Mapping[str, Any], now_ms: int) -> dict[bytes, bytes]:
-        limits = self._services.policies.limits
-        stamped = {"timestamp": iso(now_ms), **values}
-        fields = decode.encode_fields(stamped, "metric", max_bytes=limits.field_bytes, most=limits.agent_fields)
-        return {key.encode(): raw for key, raw in fields.items()}
+        return encode(values, now_ms, self._services.policies.limits)
 
     async def get(self) -> FrozenDict[str, Any]:
         """Return the metrics of the last assembly; empty if there are none, or only older ones."""
@@ -90,6 +83,18 @@ class SessionMetrics:
         )
 
 
+def encode(values: Mapping[str, Any], now_ms: int, limits: Limits) -> dict[bytes, bytes]:
+    """Return metrics as JSON fields, with the time at which they were measured.
+
+    Raises:
+        InvalidContent: A value is not JSON.
+        TooLarge: There are too many, or one is too large.
+    """
+    stamped = {"timestamp": iso(now_ms), **values}
+    fields = decode.encode_fields(stamped, "metric", max_bytes=limits.field_bytes, most=limits.agent_fields)
+    return {key.encode(): raw for key, raw in fields.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class AssemblyAverages:
     """Averages over a tenant's newest sessions: of each, its last assembly.
@@ -100,6 +105,7 @@ class AssemblyAverages:
         assembly_time_ms: The mean time in milliseconds; None if no session has it.
         total_tokens: The mean tokens of a window.
         pruned_messages: The mean number of messages left out.
+        shared_tokens: The mean of the tokens that a window and the one before begin with alike, where that is known.
     """
 
     sessions: int
@@ -107,6 +113,7 @@ class AssemblyAverages:
     assembly_time_ms: float | None
     total_tokens: float | None
     pruned_messages: float | None
+    shared_tokens: float | None
 
 
 async def averages(services: Services, scope: Scope) -> AssemblyAverages | None:

@@ -17,6 +17,8 @@ from scrubjay.core.policy import Policies
 from scrubjay.core.ports import Store, Summarizer, Tokenizer
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
+from scrubjay.memory.jobs import Jobs
+from scrubjay.memory.receipts import ReceiptLog
 
 
 @dataclass(slots=True)
@@ -36,6 +38,11 @@ class Services:
         tallies: Counts reads by tenant and kind.
         activity: Notes the use of sessions, off the request path, in the store of the process.
         loaders: Make computed contexts.
+        jobs: Does what may wait, off the request path.
+        receipts: Receipts of windows that are to be written.
+        assembler: Assembles windows; handles know how to ask it.
+        check_agent: Raises for a configuration that no window could be assembled with.
+        sensitive: The context types that must not be copied into what is kept of a session.
         lives: The epochs of tenants.
         users: The handles of users that were used lately: they remember how things are read.
         encrypted: Whether cached values are encrypted (sensitive contexts are cached only then).
@@ -54,6 +61,11 @@ class Services:
     tallies: Tallies
     loaders: Loaders
     lives: Lives
+    jobs: Jobs
+    receipts: ReceiptLog
+    assembler: Any
+    check_agent: Callable[[Mapping[str, Any]], None]
+    sensitive: frozenset[str] = frozenset()
     users: dict[tuple[str, str], Any] = field(default_factory=dict)
     encrypted: bool = False
     closed: bool = False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from scrubjay.cache.decoded import Decoded
 from scrubjay.cache.source import Source
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.keys import Kind
@@ -26,10 +28,14 @@ def source(services: Services, scope: Scope, session: str, *fields: bytes) -> So
 def sliding_source(services: Services, scope: Scope, session: str) -> Source[tuple[FrozenDict[str, Any], int]]:
     """Return how a session's state is read by what renews its life: the fields, and their time to live in ms."""
 
-    def with_ttl(loaded: Loaded) -> tuple[FrozenDict[str, Any], int]:
-        return decode.fields(loaded), loaded.ttl_ms
+    key = services.keys.state(scope, session)
 
-    return _source(services, scope, session, with_ttl, slide=True)
+    def with_ttl(loaded: Loaded, decoded: Decoded | None = None) -> tuple[FrozenDict[str, Any], int]:
+        if decoded is None:
+            return decode.fields(loaded), loaded.ttl_ms
+        return decoded.value(key.key, loaded, decode.fields, key.generation), loaded.ttl_ms
+
+    return replace(_source(services, scope, session, with_ttl, slide=True), recall=with_ttl)
 
 
 def _source(

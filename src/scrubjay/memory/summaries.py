@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Source, recalling
 from scrubjay.core.errors import InvalidInput
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
@@ -21,14 +21,16 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 def recent_source(services: Services, scope: Scope, wanted: int = 0) -> Source[FrozenList[Summary]]:
     """Return how a user's newest summaries are read."""
-    return Source(
-        Read(services.keys.summary(scope, "recent"), Shape.VALUE),
-        Load(Kind.SUMMARY, scope, "recent"),
-        decode.summaries,
-        wanted=wanted,
-        keep=services.policies.limits.hot_summaries,
-        ttl_ms=services.policies.ttl_ms(Kind.SUMMARY),
-        tally=services.tallies.of(scope.tenant, Kind.SUMMARY),
+    return recalling(
+        Source(
+            Read(services.keys.summary(scope, "recent"), Shape.VALUE),
+            Load(Kind.SUMMARY, scope, "recent"),
+            decode.summaries,
+            wanted=wanted,
+            keep=services.policies.limits.hot_summaries,
+            ttl_ms=services.policies.ttl_ms(Kind.SUMMARY),
+            tally=services.tallies.of(scope.tenant, Kind.SUMMARY),
+        )
     )
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from scrubjay.cache.source import Source
 from scrubjay.core.codec import to_json
-from scrubjay.core.errors import InvalidContent
+from scrubjay.core.errors import InvalidContent, InvalidId
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
+from scrubjay.core.policy import MAX_VERSION
 from scrubjay.core.ports import Load, Mutation, Op, Read, Shape, ToolWritten
-from scrubjay.core.records import ToolOutput
+from scrubjay.core.records import ToolOutput, iso
 from scrubjay.core.scope import Scope, check_id, check_step
 from scrubjay.memory import decode
 from scrubjay.memory.services import Services
+
+_HANDLE: Final = re.compile(r"(step|message)_(0|[1-9][0-9]{0,18})", re.ASCII)
 
 
 def index_source(services: Services, scope: Scope, session: str, wanted: int = 0) -> Source[FrozenList[ToolOutput]]:
@@ -98,10 +102,26 @@ class Tools:
         )
         return [index, Mutation(keys.tool(self._scope, self._session, done.step), Op.DROP, done.written.version)]
 
-    async def get(self, step: int) -> ToolOutput | None:
-        """Return one tool output, whole; None if there is none."""
+    async def get(self, handle: int | str) -> ToolOutput | None:
+        """Return one tool output, whole; None if there is none.
+
+        Args:
+            handle: The number of its step; or the handle that stands in a window where the output is cut to a preview:
+                `step_3` for a recorded one, `message_57` for a tool message of the chat, also if that was pruned.
+
+        Returns:
+            The output as it was recorded. Of a tool message: `output` is its content, `step` None, `name` the message's
+            if it has one, else None.
+
+        Raises:
+            InvalidId: It is no such number, and no handle.
+            StoreUnavailable: The store cannot be reached.
+        """
         self._services.check_open()
-        number = check_step(step)
+        kind, number = _parsed(handle)
+        return await (self._message(number) if kind == "message" else self._step(number))
+
+    async def _step(self, number: int) -> ToolOutput | None:
         return await self._services.aside.get(
             Source(
                 Read(self._services.keys.tool(self._scope, self._session, number), Shape.HASH),
@@ -113,6 +133,22 @@ class Tools:
             )
         )
 
+    async def _message(self, seq: int) -> ToolOutput | None:
+        """Return a tool message. It is not cached: whole outputs are asked for seldom, and long."""
+        found = await self._services.store.messages_range(self._scope, self._session, seq - 1, seq, 1)
+        if not found or (message := decode.message(found[0]))["role"] != "tool":
+            return None
+        fields = {
+            "step": None,
+            "name": message.get("name"),
+            "arguments": None,
+            "output": message["content"],
+            "tool_call_id": message["tool_call_id"],
+            "error": None,
+            "recorded_at": iso(message.created_at_ms),
+        }
+        return ToolOutput(fields)
+
     async def all(self) -> FrozenList[ToolOutput]:
         """Return all tool outputs of the session, in order of their steps.
 
@@ -122,3 +158,13 @@ class Tools:
         self._services.check_open()
         page = self._services.policies.limits.page
         return await self._services.aside.get(index_source(self._services, self._scope, self._session, page))
+
+
+def _parsed(handle: object) -> tuple[str, int]:
+    """Return what a handle names: `step` or `message`, and its number."""
+    if isinstance(handle, str):
+        found = _HANDLE.fullmatch(handle)
+        if found is None or (found[1] == "message" and not 0 < int(found[2]) <= MAX_VERSION):
+            raise InvalidId(f"a tool output is named 3, step_3 or message_57, not {handle!r:.64}")
+        return found[1], int(found[2]) if found[1] == "message" else check_step(int(found[2]))
+    return "step", check_step(handle)

@@ -16,19 +16,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from scrubjay.core.errors import InvalidLimit
+from scrubjay.models.reading import Said, read, read_summary, words
 from scrubjay.models.tokenizers import BytePairTokenizer
 
-MAX_MESSAGES: Final = 2_000
-"""Of a longer conversation the first quarter of this many messages and the last three quarters are read."""
-MAX_CHARS: Final = 160_000
-"""Characters that are read in all; of the longest messages only the beginning and the end."""
 MAX_SENTENCES: Final = 160
 """Sentences in one summary, whatever the token budget."""
 
-_MESSAGE_CHARS: Final = 6_000
-_SENTENCE_CHARS: Final = 300
-_PARTS: Final = 100
-_TOOL_RESULT_CHARS: Final = 120
 _MISSES: Final = 40  # sentences in a row that are too long for the rest of the budget, before giving up
 
 
@@ -44,6 +37,9 @@ class ExtractiveSummarizer:
     frequency says; a word that is already in the summary weighs much less. Greetings, thanks and the like are passed
     over, and so are code blocks and system messages: those are instructions and no part of the conversation. Of tool
     results only short ones are considered.
+
+    A summary so far is read like a conversation: its lines come first, and its sentences compete with those of the new
+    messages for the room.
 
     Works on any language. Stop words are known for English; for other languages the most frequent short words are taken
     as such. Chinese and Japanese are read in pairs of characters.
@@ -62,7 +58,9 @@ class ExtractiveSummarizer:
     def __init__(self, tokenizer: _Tokenizer | None = None) -> None:
         self._tokenizer: _Tokenizer = tokenizer or BytePairTokenizer()
 
-    async def summarize(self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int) -> str:
+    async def summarize(
+        self, messages: Sequence[Mapping[str, Any]], *, max_tokens: int, previous: str | None = None
+    ) -> str:
         """Return a summary of `messages`, one line per speaker's turn: ``User: …``.
 
         Works in a thread, because a conversation of 2,000 messages takes some 40 ms. Content that is no text (images,
@@ -71,6 +69,8 @@ class ExtractiveSummarizer:
         Args:
             messages: The conversation in OpenAI's chat format, oldest first.
             max_tokens: The most tokens that the summary may have by the tokenizer's count.
+            previous: The summary of what was said before these messages, by this or by another summarizer: what is
+                returned covers it and them.
 
         Returns:
             The summary; the beginning of its most important sentence, ending in ``…``, if not one whole sentence fits;
@@ -81,10 +81,13 @@ class ExtractiveSummarizer:
         """
         if max_tokens < 0:
             raise InvalidLimit(f"max_tokens must be at least 0, not {max_tokens}")
-        return await asyncio.to_thread(self._summarize, messages, max_tokens)
+        return await asyncio.to_thread(self._summarize, messages, max_tokens, previous)
 
-    def _summarize(self, messages: Sequence[Mapping[str, Any]], max_tokens: int) -> str:
-        sentences = _weigh(_read(messages))
+    def _summarize(self, messages: Sequence[Mapping[str, Any]], max_tokens: int, previous: str | None) -> str:
+        said = read_summary(previous) if previous else []
+        shift = said[-1][0] + 1 if said else 0
+        later = [(turn + shift, role, lead, sentence) for turn, role, lead, sentence in read(messages)]
+        sentences = _weigh([*said, *later])
         if not sentences or max_tokens == 0:
             return ""
         chosen = self._choose(sentences, max_tokens)
@@ -135,7 +138,7 @@ class ExtractiveSummarizer:
         glue = " " if " " in sentence.text else ""
         for length in range(min(len(words), max_tokens), 0, -1):
             said = glue.join(words[:length])
-            text = f"{sentence.lead} {said}…"
+            text = f"{sentence.lead} {said}…".lstrip()
             if self._tokenizer.count(text) <= max_tokens:
                 return text if _WORD.search(said) else ""
         return ""
@@ -162,138 +165,6 @@ class _Sentence:
     question: bool
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
-_TOOL_NAME: Final = re.compile(r"[\w.-]{1,64}")
-_CODE_BLOCK: Final = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-_BULLET: Final = re.compile(r"\s*(?:[-*•‣◦–>#|]+|\(?\d{1,2}[.)])\s+")
-_BOUNDARY: Final = re.compile(r"[.!?…؟।॥۔։]+[\"'”’»)\]*]*\s+|[。！？｡]+[”’」』）)]*")
-# A dot after these does not end a sentence, nor does one after a single letter ("J. Smith", "e.g.").
-_ABBREVIATIONS: Final = _words(
-    """
-    mr mrs ms dr prof st no nr vs etc inc ltd co corp approx dept est fig ref tel ext ave blvd jr sr gen sen rep jan feb
-    mar apr jun jul aug sep sept oct nov dec bzw ca usw str abs sra dra mme mlle art núm
-    """
-)
-
-
-def _read(messages: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str, str]]:
-    """Return (turn, role, lead, sentence) for what was said, within the limits on messages and characters."""
-    tools: dict[str, str] = {}
-    sentences: list[tuple[int, str, str, str]] = []
-    if len(messages) > MAX_MESSAGES:
-        head = MAX_MESSAGES // 4
-        messages = [*messages[:head], *messages[head - MAX_MESSAGES :]]
-    texts = [_text_of(message) for message in messages]
-    limit = _fair_limit([len(text) for text in texts])
-    for turn, (message, whole) in enumerate(zip(messages, texts, strict=True)):
-        if not isinstance(message, Mapping):
-            continue
-        role = message.get("role")
-        _note_tool_names(message, tools)
-        if not isinstance(role, str) or not whole:
-            continue
-        text = _CONTROL.sub("\n", _clip(whole, limit))
-        if role in ("tool", "function"):
-            name = tools.get(str(message.get("tool_call_id"))) or message.get("name")
-            named = isinstance(name, str) and _TOOL_NAME.fullmatch(name)
-            lead = f"Tool {name} returned" if named else "Tool returned"
-            result = text.strip()
-            if result and len(result) <= _TOOL_RESULT_CHARS and len(result.splitlines()) == 1:
-                sentences.append((turn, "tool", lead, result))
-            continue
-        lead = f"{role.capitalize()}:" if role.isidentifier() else "Speaker:"
-        sentences.extend((turn, role, lead, sentence) for sentence in _split_sentences(text))
-    return sentences
-
-
-def _note_tool_names(message: Mapping[str, Any], tools: dict[str, str]) -> None:
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if isinstance(name, str):
-            tools[str(call.get("id"))] = name
-
-
-def _text_of(message: object) -> str:
-    """Return the text of a message; empty if it has none, or if it is an instruction to the model."""
-    if not isinstance(message, Mapping) or message.get("role") in ("system", "developer"):
-        return ""
-    content = message.get("content")
-    if isinstance(content, list | tuple):
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content[:_PARTS]]
-        content = "\n".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
-
-
-def _fair_limit(lengths: Sequence[int]) -> int:
-    """Return to how many characters each message is to be cut, so that all together are within `MAX_CHARS`."""
-    left = MAX_CHARS
-    for done, length in enumerate(sorted(lengths)):
-        share = left // (len(lengths) - done)
-        if length > share:
-            return min(share, _MESSAGE_CHARS)
-        left -= length
-    return _MESSAGE_CHARS
-
-
-def _clip(text: str, limit: int) -> str:
-    """Return the first three quarters of `limit` and the rest from the end, without the sentences that the cuts hit."""
-    if len(text) <= limit:
-        return text
-    head = text[: limit * 3 // 4]
-    tail = text[-(limit // 4) :]
-    first, last = list(_BOUNDARY.finditer(head)), _BOUNDARY.search(tail)
-    return (head[: first[-1].end()] if first else head) + "\n" + (tail[last.end() :] if last else "")
-
-
-def _split_sentences(text: str) -> list[str]:
-    """Split a text at line ends and at the ends of sentences; overlong ones also at clauses."""
-    sentences: list[str] = []
-    if "```" in text:
-        text = _CODE_BLOCK.sub("\n", text)
-    for line in text.splitlines():
-        bullet = _BULLET.match(line)
-        start = bullet.end() if bullet else 0
-        for boundary in _BOUNDARY.finditer(line, start):
-            if line[boundary.start()] == "." and not _ends_sentence(line, start, boundary):
-                continue
-            sentences.append(line[start : boundary.end()].strip())
-            start = boundary.end()
-        sentences.append(line[start:].strip())
-    return [clause for sentence in sentences if sentence for clause in _clauses(sentence)]
-
-
-def _ends_sentence(line: str, start: int, boundary: re.Match[str]) -> bool:
-    """Tell whether the dot at the boundary is a full stop."""
-    dot = boundary.start()
-    if line[dot + 1] in ".…":
-        return True
-    if line[boundary.end() : boundary.end() + 1].islower():
-        return dot - start > _SENTENCE_CHARS  # careless writing: no capitals, but it has to be cut somewhere
-    word = line[line.rfind(" ", start, dot) + 1 : dot].lstrip("([\"'").lower()
-    return word not in _ABBREVIATIONS and not (word[-1:].isalpha() and (len(word) == 1 or word[-2] == "."))
-
-
-def _clauses(sentence: str) -> list[str]:
-    clauses = []
-    while len(sentence) > _SENTENCE_CHARS:
-        cut = max(sentence.rfind(mark, _SENTENCE_CHARS // 2, _SENTENCE_CHARS) for mark in (", ", "; ", "，", "、"))
-        if cut < 0:
-            cut = sentence.rfind(" ", _SENTENCE_CHARS // 2, _SENTENCE_CHARS)
-        cut = _SENTENCE_CHARS if cut < 0 else cut + 1
-        clauses.append(sentence[:cut].strip())
-        sentence = sentence[cut:].strip()
-    return [*clauses, sentence]
-
-
 # --- weighing ------------------------------------------------------------------------------------------------------
 
 _REPEATED: Final = 0.2  # what a word is worth that the summary already has (SumBasic squares its probability)
@@ -301,12 +172,13 @@ _WORTHWHILE: Final = 0.02
 _FACT_WEIGHT: Final = 0.8
 _NAME_WEIGHT: Final = 0.4
 
+
 _WORD: Final = re.compile(r"\w+(?:[-'’.@/:,&]\w+)*")
 _DIGIT: Final = re.compile(r"\d")
 _SPACELESS: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
 
-_STOP_WORDS: Final = _words(
+_STOP_WORDS: Final = words(
     """
     a about above after again all also am an and any are aren't as at be because been before being below between
     both but by can can't cannot could couldn't did didn't do does doesn't doing don't down during each either
@@ -323,7 +195,7 @@ _STOP_WORDS: Final = _words(
     """
 )
 # A sentence that has no other content words says nothing that a summary needs.
-_PLEASANTRIES: Final = _words(
+_PLEASANTRIES: Final = words(
     """
     hi hello hey hiya howdy greetings dear thanks thank thankyou thx ty cheers welcome bye goodbye cya ok okay
     okey k kk alright sure yes yeah yep yup no nope please sorry apologies apologize great good fine nice
@@ -338,13 +210,13 @@ _PLEASANTRIES: Final = _words(
     reach further safe travel travels stay tuned bless wish wishes process proceed
     """
 )
-_DATES: Final = _words(
+_DATES: Final = words(
     """
     january february march april june july august september october november december monday tuesday wednesday
     thursday friday saturday sunday tomorrow yesterday tonight noon midnight
     """
 )
-_DECISIONS: Final = _words(
+_DECISIONS: Final = words(
     """
     agreed approved booked canceled cancelled changed completed confirmed credited deadline decided declined deliver
     delivered denied fixed instead issued ordered prefer promise promised purchased refund refunded rejected replaced
@@ -353,15 +225,15 @@ _DECISIONS: Final = _words(
 )
 
 
-def _weigh(read: Sequence[tuple[int, str, str, str]]) -> list[_Sentence]:
+def _weigh(said: Sequence[Said]) -> list[_Sentence]:
     """Drop pleasantries and repetitions; find the content words of what is left and its worth besides them."""
-    last_turn = read[-1][0] if read else 0
-    unique: dict[tuple[str, str], tuple[int, str, str, str]] = {}
-    for item in read:
+    last_turn = said[-1][0] if said else 0
+    unique: dict[tuple[str, str], Said] = {}
+    for item in said:
         key = (item[1], item[3].casefold())
         unique.pop(key, None)  # the later one counts: what was said again still held then
         unique[key] = item
-    stop_words = _stop_words([item[3] for item in unique.values()])
+    stop_words = _stopwords([item[3] for item in unique.values()])
     memo: dict[str, str] = {}
     sentences = []
     for order, (turn, role, lead, text) in enumerate(unique.values()):
@@ -389,7 +261,7 @@ def _factor(role: str, terms: Sequence[str], question: bool, position: float) ->
     return factor
 
 
-def _stop_words(texts: Sequence[str]) -> frozenset[str]:
+def _stopwords(texts: Sequence[str]) -> frozenset[str]:
     """Return the English stop words, or for another language the short words that are in every eighth sentence."""
     sample = texts[:200]
     words = [word for text in sample for word in _WORD.findall(text.lower())]
@@ -478,6 +350,6 @@ def _render(sentences: Sequence[_Sentence]) -> str:
         if sentence.turn == turn:
             lines[-1] += f" {sentence.text}"
         else:
-            lines.append(f"{sentence.lead} {sentence.text}")
+            lines.append(f"{sentence.lead} {sentence.text}".lstrip())
         turn = sentence.turn
     return "\n".join(lines)

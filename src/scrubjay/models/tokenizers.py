@@ -216,22 +216,33 @@ class CallableTokenizer:
         return f"CallableTokenizer({self.name!r}, exact={self.exact})"
 
 
-# First match wins. A family is written with what may follow its name, so that "o1" does not claim "o100-large".
+# First match wins. A family is written with what may follow its name, so that "o1" does not claim "o100-large". One
+# with a third entry has another vocabulary, or one that is not published: the encoding stands in for it. Llama 3 and
+# Qwen extend cl100k_base; the others are as large as o200k_base.
 _FAMILIES: Final[Sequence[tuple[re.Pattern[str], str, str | None]]] = tuple(
     (re.compile(pattern), encoding, approximates)
     for pattern, encoding, approximates in (
         (r"(chat)?gpt-4o|gpt-4\.\d|gpt-5|gpt-oss|o[1-4]($|-)|codex-mini", "o200k_base", None),
         (r"gpt-4($|-)|gpt-3\.5|gpt-35|text-embedding-(3|ada)", "cl100k_base", None),
+        (r"gpt-[6-9]($|[.-])|o[5-9]($|-)", "o200k_base", "gpt-6"),
         (r"claude", "o200k_base", "claude"),
-        (r"gemini", "o200k_base", "gemini"),
+        (r"gemini|gemma", "o200k_base", "gemini"),
+        (r"(meta-?)?llama", "cl100k_base", "llama"),
+        (r"(open-)?mi[sx]tral|(code|dev|pix)stral|(mini|magi)stral|voxtral", "o200k_base", "mistral"),
+        (r"qwen|qwq", "cl100k_base", "qwen"),
+        (r"deepseek", "o200k_base", "deepseek"),
+        (r"grok", "o200k_base", "grok"),
     )
 )
 _KNOWN_MODELS: Final = (
-    "gpt-4o*, gpt-4.1*, gpt-5*, gpt-oss*, o1* to o4*, gpt-4*, gpt-3.5*, text-embedding-3*, claude* (approximate), "
-    "gemini* (approximate)"
+    "gpt-4o*, gpt-4.1*, gpt-5*, gpt-oss*, o1* to o4*, gpt-4*, gpt-3.5*, text-embedding-3*; and approximately gpt-6* "
+    "and later, claude*, gemini*, llama*, mistral*, qwen*, deepseek*, grok*"
 )
-# What gateways put in front of a model: "openai/gpt-4o", "ft:gpt-4o:acme", "us.anthropic.claude-sonnet-4".
-_VENDOR: Final = re.compile(r"^(?:.*/)?(?:ft:)?(?:(?:[a-z]+\.)?anthropic\.)?")
+# What gateways put in front of a model: "openai/gpt-4o", "ft:gpt-4o:acme", "us.anthropic.claude-sonnet-4",
+# "us.meta.llama3-70b".
+_VENDOR: Final = re.compile(r"^(?:.*/)?(?:ft:)?(?:(?:[a-z]+\.)?(?:anthropic|meta)\.)?")
+# The name of an approximation leads back to it.
+_STAND_IN: Final = re.compile(r"^(?:o200k|cl100k)_base~")
 
 
 def tokenizer_for(name: str) -> BytePairTokenizer | HeuristicTokenizer:
@@ -242,8 +253,9 @@ def tokenizer_for(name: str) -> BytePairTokenizer | HeuristicTokenizer:
             (``o200k_base~claude``, ``heuristic``) or a model (``gpt-4o-mini``, ``openai/gpt-5``), in any letter case.
 
     Returns:
-        A tokenizer that loads its vocabulary at the first count. Models whose vocabulary is not published (Claude,
-        Gemini) get ``o200k_base`` labelled as an approximation: `exact` is false.
+        A tokenizer that loads its vocabulary at the first count. Models with another vocabulary, or one that is not
+        published (Claude, Gemini, Llama, Mistral, Qwen, DeepSeek, Grok, GPT-6 and later), get the closest encoding,
+        labelled as an approximation: `exact` is false.
 
     Raises:
         ConfigurationError: The name is unknown; the message lists the known ones.
@@ -253,13 +265,13 @@ def tokenizer_for(name: str) -> BytePairTokenizer | HeuristicTokenizer:
         return BytePairTokenizer(wanted)
     if wanted == HeuristicTokenizer.name:
         return HeuristicTokenizer()
-    model = _VENDOR.sub("", wanted.removeprefix("o200k_base~"))
+    model = _VENDOR.sub("", _STAND_IN.sub("", wanted))
     for pattern, encoding, approximates in _FAMILIES:
         if pattern.match(model):
             return BytePairTokenizer(encoding, approximates=approximates)
     raise ConfigurationError(
         f"no tokenizer is known for {name!r}; use an encoding ({', '.join(ENCODINGS)}), a model ({_KNOWN_MODELS}), "
-        "'heuristic' for an estimate, or a CallableTokenizer with your own function"
+        "'heuristic' for an estimate, or give a function that counts the tokens of a text"
     )
 
 

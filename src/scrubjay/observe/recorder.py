@@ -69,12 +69,67 @@ class Histogram:
         return {"buckets": {str(bucket): count for bucket, count in self.buckets.items()}, "total_s": self.total_s}
 
 
+class PromptCounts:
+    """Counts prompts: how long they are, and how much of each the one before began with.
+
+    Attributes:
+        counts: By name: `windows` and their `tokens`; of those that were compared with the one before, `known_tokens`
+            and `shared_tokens`; and what providers have reported: `calls`, `input_tokens`, `cached_tokens`,
+            `written_tokens`.
+    """
+
+    NAMES = (
+        "windows", "tokens", "known_tokens", "shared_tokens",
+        "calls", "input_tokens", "cached_tokens", "written_tokens",
+    )  # fmt: skip
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(self.NAMES, 0)
+
+    def assembled(self, tokens: int) -> None:
+        """Count a window and its tokens."""
+        self.counts["windows"] += 1
+        self.counts["tokens"] += tokens
+
+    def compared(self, tokens: int, shared: int | None) -> None:
+        """Count what a window shares with the one before, in tokens; None where that is not known."""
+        if shared is not None:
+            self.counts["known_tokens"] += tokens
+            self.counts["shared_tokens"] += shared
+
+    def reported(self, input_tokens: int, cached: int, written: int) -> None:
+        """Count what a provider has reported for a prompt."""
+        counts = self.counts
+        counts["calls"] += 1
+        counts["input_tokens"] += input_tokens
+        counts["cached_tokens"] += cached
+        counts["written_tokens"] += written
+
+    def merge(self, counts: Mapping[str, int]) -> None:
+        """Add another process's counts."""
+        for name in self.NAMES:
+            self.counts[name] += counts.get(name, 0)
+
+    def summary(self) -> dict[str, int | float | None]:
+        """Return the counts, with `prefix_rate` (of the tokens of windows) and `reported_rate` (of the providers')."""
+        counts = self.counts
+        known, reported = counts["known_tokens"], counts["input_tokens"]
+        return {
+            **counts,
+            "prefix_rate": counts["shared_tokens"] / known if known else None,
+            "reported_rate": counts["cached_tokens"] / reported if reported else None,
+        }
+
+
 class ProcessRecorder:
     """Counts what this process reads and writes, and how long it takes by tier."""
 
     def __init__(self) -> None:
         self.reads_by_tier = {tier: Histogram() for tier in Tier}
         self.writes = Histogram()
+        self.prompts = PromptCounts()
         self.shared_hits = 0
         self.misses = 0
         self.count_local: Callable[[], int] = int
@@ -121,6 +176,7 @@ class ProcessRecorder:
             "local_hits": self.local_hits,
             "reads": {str(tier): histogram.as_dict() for tier, histogram in self.reads_by_tier.items()},
             "writes": self.writes.as_dict(),
+            "prompts": self.prompts.counts,
         }
 
     def merge(self, other: Mapping[str, Any]) -> None:
@@ -133,3 +189,4 @@ class ProcessRecorder:
             if part:
                 histogram.merge(part["buckets"], part["total_s"])
         self.writes.merge(other["writes"]["buckets"], other["writes"]["total_s"])
+        self.prompts.merge(other.get("prompts", {}))

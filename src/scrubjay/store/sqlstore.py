@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from scrubjay.core.clock import Clock
@@ -15,9 +15,11 @@ from scrubjay.core.ports import (
     Activity,
     Appended,
     Closed,
+    Cut,
     ErasedKeys,
     Load,
     Loaded,
+    NewJob,
     NewMessage,
     OutboxRow,
     PutMode,
@@ -27,8 +29,21 @@ from scrubjay.core.ports import (
 from scrubjay.core.scope import Scope
 from scrubjay.store.driver import Access, Driver
 from scrubjay.store.joined.join import join
-from scrubjay.store.queries import admin, agents, chat, contexts, epochs, memory, outbox, sessions, tools
+from scrubjay.store.queries import (
+    admin,
+    agents,
+    chat,
+    contexts,
+    cuts,
+    epochs,
+    layouts,
+    memory,
+    outbox,
+    sessions,
+    tools,
+)
 from scrubjay.store.sql import Batch, Query, Rows
+from scrubjay.store.sqljobs import SqlJobs
 
 T = TypeVar("T")
 TransactionState = Literal["open", "committed", "gone"]
@@ -42,7 +57,7 @@ _KEEP_DONE_MS = DAY
 """How long confirmed outbox rows are kept: a cache may come back without what it was told, and is told it again."""
 
 
-class SqlStore:
+class SqlStore(SqlJobs):
     """The system of record on PostgreSQL or SQLite.
 
     Args:
@@ -56,10 +71,8 @@ class SqlStore:
     def __init__(
         self, driver: Driver, incarnation: str, clock: Clock, policies: Policies, *, purges: bool = True
     ) -> None:
-        self._driver = driver
+        super().__init__(driver, clock, policies)
         self._incarnation = incarnation
-        self._clock = clock
-        self._policies = policies
         self._purge_at_ms = 0 if purges else _NEVER
 
     @property
@@ -194,6 +207,8 @@ class SqlStore:
                 return sessions.summary_load(load)
             case Kind.METRICS:
                 return sessions.metrics_load(load, self._policies.metrics_ttl_ms, self._clock.now_ms())
+            case Kind.LAYOUT:
+                return layouts.load(load)
 
     async def context_put(
         self,
@@ -260,15 +275,43 @@ class SqlStore:
         """Return how many messages the chat has."""
         return await self._read(scope, lambda: chat.count(scope, session))
 
-    async def chat_prune(self, scope: Scope, session: str, keep: int) -> tuple[int, Written | None]:
+    async def chat_prune(self, scope: Scope, session: str, keep: int, jobs: Sequence[NewJob] = ()) -> Cut:
         """Cut the oldest messages."""
         now = self._clock.now_ms()
-        return await self._write(scope, lambda: chat.prune(scope, session, keep, now))
+        return await self._write(scope, lambda: cuts.prune(scope, session, keep, jobs, now))
 
-    async def chat_clear(self, scope: Scope, session: str) -> tuple[int, Written | None]:
+    async def chat_clear(self, scope: Scope, session: str) -> Cut:
         """Delete all messages."""
         now = self._clock.now_ms()
-        return await self._write(scope, lambda: chat.clear(scope, session, now))
+        return await self._write(scope, lambda: cuts.clear(scope, session, now))
+
+    async def chat_pin(self, scope: Scope, session: str, seq: int, pinned: bool) -> Written | None:
+        """Pin a message, or let it go."""
+        now = self._clock.now_ms()
+        return await self._write(scope, lambda: cuts.pin(scope, session, seq, pinned, now))
+
+    async def messages_range(self, scope: Scope, session: str, after: int, through: int, limit: int) -> list[bytes]:
+        """Return messages by their sequence numbers, pruned or not."""
+        return await self._read(scope, lambda: chat.messages_range(scope, session, after, through, limit))
+
+    async def layout_put(
+        self, scope: Scope, session: str, body: bytes, *, expected: int, jobs: Sequence[NewJob] = ()
+    ) -> Written | None:
+        """Replace a session's layout, if its number is `expected`."""
+        now = self._clock.now_ms()
+        return await self._write(
+            scope, lambda: layouts.put(scope, session, body, expected=expected, jobs=jobs, now_ms=now)
+        )
+
+    async def rolling_put(
+        self, scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, through: int
+    ) -> Written | None:
+        """Set the rolling summary of a session, if it covers the messages through `expected` until now."""
+        now = self._clock.now_ms()
+        return await self._write(
+            scope,
+            lambda: layouts.roll(scope, session, summary, tokens, expected=expected, through=through, now_ms=now),
+        )
 
     async def tool_put(
         self, scope: Scope, session: str, step: int | None, fields: Mapping[bytes, bytes]
@@ -410,12 +453,6 @@ class SqlStore:
     async def export(self, scope: Scope) -> dict[str, Any]:
         """Return everything of one user."""
         return await self._read(scope, lambda: admin.export(scope))
-
-    async def _read(self, scope: Scope, query: Callable[[], Query[T]]) -> T:
-        return await self._driver.run(query, Access(scope, read_only=True))
-
-    async def _write(self, scope: Scope, query: Callable[[], Query[T]]) -> T:
-        return await self._driver.run(query, Access(scope))
 
 
 def _nothing() -> Query[None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Index,
     Integer,
@@ -60,6 +61,15 @@ def _number(name: str, *, nullable: bool = False, default: str | None = None) ->
     return Column(name, BigInteger, nullable=nullable, server_default=default)
 
 
+def _owner() -> list[Column[str]]:
+    return [_id("tenant_id"), _id("user_id"), _id("session_id")]
+
+
+def _some(name: str, columns: str, where: str) -> Index:
+    """Return an index of some rows only."""
+    return Index(name, *columns.split(), sqlite_where=text(where), postgresql_where=text(where))
+
+
 # The store's own facts (its incarnation): the one table that belongs to no tenant.
 meta = Table("meta", metadata, Column("key", _ID, primary_key=True), _text("value"))
 
@@ -92,6 +102,7 @@ contexts = Table(
     Index(None, "tenant_id", "user_id", "type", "position"),
 )
 
+_LAST_USED = "last_active_at tenant_id user_id session_id"
 sessions = Table(
     "sessions",
     metadata,
@@ -107,7 +118,11 @@ sessions = Table(
     _number("last_step", default="0"),
     _number("state_ttl_ms", nullable=True),
     _at("state_expires_at", nullable=True),
+    # How many messages are on record, pruned ones too: what a sweep looks for must be found without counting.
+    _number("on_record", default="0"),
     Index(None, "tenant_id", "user_id", "last_active_at"),
+    _some("ix_sessions_unclosed", _LAST_USED, "closed_at IS NULL AND on_record > 0"),
+    _some("ix_sessions_on_record", _LAST_USED, "on_record > 0"),
 )
 
 session_state = Table(
@@ -129,7 +144,9 @@ messages = Table(
     Column("tokens", Integer, nullable=False),
     _text("encoding"),
     _at("created_at"),
+    Column("pinned", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("tenant_id", "user_id", "session_id", "message_id"),
+    _some("ix_messages_pinned", "tenant_id user_id session_id seq", "pinned"),
 )
 
 tool_outputs = Table(
@@ -141,6 +158,7 @@ tool_outputs = Table(
     Column("step", BigInteger, primary_key=True, autoincrement=False),
     _json("body"),
     _at("recorded_at"),
+    Index(None, "recorded_at"),
 )
 
 memories = Table(
@@ -168,6 +186,7 @@ summaries = Table(
     _number("chat_version"),
     _number("position"),
     _at("created_at"),
+    Index(None, "created_at"),
     Index(None, "tenant_id", "user_id", "date"),
     Index(None, "tenant_id", "user_id", "position"),
 )
@@ -207,6 +226,35 @@ assembly_metrics = Table(
     _id("session_id"),
     _json("body"),
     _at("recorded_at"),
+    Index(None, "recorded_at"),
+)
+
+layouts = Table(
+    "layouts",
+    metadata,
+    *_owner(),
+    # Each put gives the next one: a put names the number that it replaces.
+    _number("number", default="0"),
+    _json("body", nullable=True),
+    # What was said up to `through`, in short: a JSON text.
+    _json("summary", nullable=True),
+    Column("summary_tokens", Integer, nullable=False, server_default="0"),
+    _number("through", default="0"),
+    _at("updated_at"),
+    # What is pinned is not kept for longer than its session is used.
+    _some("ix_layouts_pinned", "updated_at", "body IS NOT NULL"),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    *_owner(),
+    _id("id"),
+    _json("body"),
+    _json("usage", nullable=True),
+    _at("created_at"),
+    Index("ix_receipts_newest", "tenant_id", "user_id", "session_id", "created_at", "id"),
+    Index(None, "created_at"),
 )
 
 _OPEN, _DONE = text("done_at IS NULL"), text("done_position IS NOT NULL")
@@ -244,14 +292,23 @@ jobs = Table(
     "jobs",
     metadata,
     _id("tenant_id"),
+    # Empty for a job of the tenant itself.
+    _id("user_id"),
+    # `kind:name`
     _id("id"),
     _text("kind"),
     _json("payload"),
+    # `due`, `claimed` or `failed`
     _text("state"),
     _number("attempts", default="0"),
+    # Each time it is added counts: what is added while it runs has to run again.
+    _number("generation", default="1"),
+    # Of a claimed one: when to run it again, if it was added meanwhile. Of a failed one: when it failed.
     _at("run_at"),
     _text("claimed_by", nullable=True),
     _at("claimed_until", nullable=True),
+    # What went wrong the last time, without U+0000.
+    _text("error", nullable=True),
     _at("created_at"),
     Index(None, "state", "run_at"),
 )
@@ -283,9 +340,10 @@ WALLS = tuple(
     Wall(table, "user_id" in table.columns) for table in metadata.sorted_tables if "tenant_id" in table.columns
 )
 USER_TABLES = (
-    sessions, heads, contexts, session_state, messages, tool_outputs, memories, summaries, assembly_metrics,
+    sessions, heads, contexts, session_state, messages, tool_outputs, memories, summaries, assembly_metrics, layouts,
+    receipts, jobs,
 )  # fmt: skip
 """What an erasure of a user deletes, besides outbox rows, in the order in which every write takes its locks."""
 
-TENANT_TABLES = (*USER_TABLES, agents, knowledge_chunks, knowledge_documents, jobs)
+TENANT_TABLES = (*USER_TABLES, agents, knowledge_chunks, knowledge_documents)
 """What an erasure of a tenant deletes, besides outbox rows."""

@@ -13,7 +13,20 @@ import pytest
 from scrubjay.core.errors import ToolResultWithoutCall, VersionConflict
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import Activity, Appended, Closed, Load, Loaded, NewMessage, PutMode, Store, Written
+from scrubjay.core.ports import (
+    Activity,
+    Appended,
+    Closed,
+    Cut,
+    Load,
+    Loaded,
+    NewJob,
+    NewMessage,
+    PutMode,
+    ReceiptRow,
+    Store,
+    Written,
+)
 from scrubjay.core.scope import Scope
 from scrubjay.testing.clock import ManualClock
 
@@ -113,6 +126,10 @@ async def fill_user(store: Store, scope: Scope, text: str = "text", sessions: Se
         await store.tool_put(scope, session, None, {b"name": b'"f"', b"output": value})
         await store.session_close(scope, session, value, 1, None)
         await store.record_activity([Activity(scope, session, 1_750_000_001_000, {b"tokens": value})])
+        await store.layout_put(scope, session, value, expected=0)
+        await store.rolling_put(scope, session, value, 1, expected=0, through=2)
+        await store.receipts_put([ReceiptRow(scope, session, "r1", value, value, 1_750_000_001_000)], 9)
+        await store.jobs_add([NewJob(scope, "roll", session, value, 1_750_000_001_000)])
 
 
 async def close(store: Store, session: str, text: str) -> Closed:
@@ -129,7 +146,7 @@ def everything_of(
     loads = [Load(Kind.MEMORY, scope), Load(Kind.CONTEXT, scope, "note", limit)]
     loads += [Load(Kind.SUMMARY, scope, "recent", limit), Load(Kind.SUMMARY, scope, date)]
     for session in sessions:
-        kinds = (Kind.CHAT, Kind.CHAT_LEAD, Kind.STATE, Kind.TOOL_INDEX, Kind.METRICS)
+        kinds = (Kind.CHAT, Kind.CHAT_LEAD, Kind.STATE, Kind.TOOL_INDEX, Kind.METRICS, Kind.LAYOUT)
         loads += [Load(kind, scope, session, limit) for kind in kinds]
         loads.append(Load(Kind.TOOL, scope, session, step=1))
     return loads
@@ -145,9 +162,9 @@ class KindSuite:
         await store.ping()
         assert store.incarnation
         for load, loaded in zip(everything_of(ALICE), await store.load(everything_of(ALICE)), strict=True):
-            empty: Any = {Kind.CHAT: [], Kind.TOOL_INDEX: [], Kind.CONTEXT: b"[]", Kind.CHAT_LEAD: b"[]"}.get(
-                load.kind, {}
-            )
+            lists: dict[Kind, Any] = {Kind.CHAT: [], Kind.TOOL_INDEX: []}
+            values = dict.fromkeys((Kind.CONTEXT, Kind.CHAT_LEAD, Kind.LAYOUT), b"[]")
+            empty: Any = {**lists, **values}.get(load.kind, {})
             empty = b"[]" if load.name == "recent" else empty
             assert (loaded.version, loaded.payload, loaded.count, loaded.whole) == (0, empty, 0, True), load
         assert await store.load([]) == []
@@ -156,8 +173,17 @@ class KindSuite:
         assert await store.memory_delete(ALICE, "x") is None
         assert await store.state_delete(ALICE, "s", "x") is None
         assert await store.chat_count(ALICE, "s") == 0
-        assert await store.chat_prune(ALICE, "s", 5) == (0, None)
-        assert await store.chat_clear(ALICE, "s") == (0, None)
+        assert await store.chat_prune(ALICE, "s", 5) == Cut()
+        assert await store.chat_clear(ALICE, "s") == Cut()
+        assert await store.chat_pin(ALICE, "s", 1, True) is None
+        assert await store.messages_range(ALICE, "s", 0, 9, 9) == []
+        assert await store.layout_put(ALICE, "s", b"1", expected=0) is None
+        assert await store.rolling_put(ALICE, "s", b'"x"', 1, expected=0, through=1) is None
+        assert await store.receipts(ALICE, "s", 9) == []
+        assert await store.receipt(ALICE, "s", "r") is None
+        assert await store.jobs_claim(["roll"], "me", 1_000, 9) == []
+        assert await store.sessions_idle(2**60, 9) == []
+        assert await store.jobs_counts() == {"due": 0, "claimed": 0, "failed": 0}
         assert await store.session_summary(ALICE, "s") is None
         assert await store.session_info(ALICE, "s") is None
         assert await store.agent_delete(TENANT, "a") is None
@@ -167,6 +193,11 @@ class KindSuite:
         await store.record_activity([Activity(ALICE, "s", 5)])
         await store.confirm([])
         await store.confirm([("acme", "no such row")])
+        await store.receipts_put([], 9)
+        await store.receipts_put([ReceiptRow(ALICE, "s", "r", b"1", None, 5)], 9)
+        await store.jobs_add([])
+        for kind in ("receipts", "metrics", "tool_outputs", "messages", "summaries", "jobs"):
+            assert await store.sweep(kind, 2**60, 9) == 0
         assert not any(rows for table, rows in (await rig.dump()).items() if table not in {"meta", "schema_version"})
 
     # --- contexts
@@ -329,35 +360,37 @@ class KindSuite:
     async def test_prune(self, rig: StoreRig) -> None:
         store = rig.store
         await say(store, *"abcdef")
-        assert await store.chat_prune(ALICE, "s", 6) == (0, None)
-        cut, written = await store.chat_prune(ALICE, "s", 4)
-        assert (cut, await texts_of(store), await store.chat_count(ALICE, "s")) == (2, list("cdef"), 4)
-        assert written is not None
+        assert await store.chat_prune(ALICE, "s", 6) == Cut()
+        cut = await store.chat_prune(ALICE, "s", 4)
+        assert (cut.count, cut.through, cut.layout) == (2, 2, None)
+        assert (await texts_of(store), await store.chat_count(ALICE, "s")) == (list("cdef"), 4)
+        assert cut.written is not None
         loaded = await chat_of(store)
-        assert (loaded.version, loaded.whole) == (written.version, True), "what was pruned is not missing"
+        assert (loaded.version, loaded.whole) == (cut.written.version, True), "what was pruned is not missing"
         assert seqs((await say(store, "g")).items) == [7]
-        cut, _ = await store.chat_prune(ALICE, "s", 0)
-        assert (cut, await texts_of(store), await store.chat_count(ALICE, "s")) == (5, [], 0)
+        cut = await store.chat_prune(ALICE, "s", 0)
+        assert (cut.count, cut.through) == (5, 7)
+        assert (await texts_of(store), await store.chat_count(ALICE, "s")) == ([], 0)
         assert len((await rig.dump())["messages"]) == 7, "what is pruned stays on record"
         assert seqs((await say(store, "h")).items) == [8]
-        assert await store.chat_clear(ALICE, "s") != (0, None)
+        cut = await store.chat_clear(ALICE, "s")
+        assert (cut.count, cut.through, cut.layout) == (8, 8, None)
         assert (await rig.dump())["messages"] == []
         assert await texts_of(store) == []
         assert seqs((await say(store, "i")).items) == [9], "numbers are not given twice"
-        assert await store.chat_clear(ALICE, "s") != (0, None)
-        assert await store.chat_clear(ALICE, "s") == (0, None)
+        assert (await store.chat_clear(ALICE, "s")).count == 1
+        assert await store.chat_clear(ALICE, "s") == Cut()
 
     async def test_prune_parts_no_call_from_its_results(self, rig: StoreRig) -> None:
         store = rig.store
         await store.chat_append(
             ALICE, "s", [new_message("a"), call("1", "2"), result("1"), new_message("b"), result("2"), new_message("c")]
         )
-        cut, _ = await store.chat_prune(ALICE, "s", 2)
-        assert cut == 1
+        assert (await store.chat_prune(ALICE, "s", 2)).count == 1
         assert seqs((await chat_of(store)).payload) == [2, 3, 4, 5, 6]  # type: ignore[arg-type]
-        assert await store.chat_prune(ALICE, "s", 3) == (0, None)
-        cut, _ = await store.chat_prune(ALICE, "s", 1)
-        assert (cut, await texts_of(store)) == (4, ["c"])
+        assert await store.chat_prune(ALICE, "s", 3) == Cut()
+        cut = await store.chat_prune(ALICE, "s", 1)
+        assert (cut.count, cut.through, await texts_of(store)) == (4, 5, ["c"])
 
     async def test_the_lead_outlives_pruning(self, rig: StoreRig) -> None:
         store = rig.store

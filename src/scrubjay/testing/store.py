@@ -23,9 +23,10 @@ import pytest
 from scrubjay.core.errors import NotFound, TooLarge, ToolResultWithoutCall, VersionConflict
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import DAY, MINUTE
-from scrubjay.core.ports import Appended, Load, PutMode, Store, Written
+from scrubjay.core.ports import Activity, Appended, Cut, Load, PutMode, Store, Written
 from scrubjay.core.records import date_of
 from scrubjay.core.scope import Scope
+from scrubjay.testing._store_jobs import JobSuite
 from scrubjay.testing._store_kinds import (
     ALICE,
     BOB,
@@ -46,7 +47,9 @@ from scrubjay.testing._store_kinds import (
     state_put,
     texts_of,
 )
+from scrubjay.testing._store_layouts import LayoutSuite
 from scrubjay.testing._store_outbox import OutboxSuite
+from scrubjay.testing._store_sweeps import SweepSuite
 
 __all__ = [
     "ALICE", "BOB", "NASTY_IDS", "STRANGER", "TENANT", "Dump", "StoreRig", "StoreSuite", "chat_of", "everything_of",
@@ -54,7 +57,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class StoreSuite(KindSuite, OutboxSuite):
+class StoreSuite(KindSuite, LayoutSuite, JobSuite, SweepSuite, OutboxSuite):
     """The conformance suite. Each test takes the fixture `rig`; the store has the default policies."""
 
     # --- heads and the outbox
@@ -352,6 +355,11 @@ class StoreSuite(KindSuite, OutboxSuite):
         assert [row["value"] for row in exported["session_state"]] == ["mine"]
         assert [row["summary"] for row in exported["summaries"]] == ["mine"]
         assert [row["body"]["output"] for row in exported["tool_outputs"]] == ["mine"]
+        (layout,) = exported["layouts"]
+        assert (layout["body"], layout["summary"], layout["through"]) == ("mine", "mine", 2)
+        assert [(row["body"], row["usage"]) for row in exported["receipts"]] == [("mine", "mine")]
+        assert [row["pinned"] for row in exported["messages"]] == [False] * 4
+        assert "jobs" not in exported
         assert exported["sessions"][0]["created_at"] == "2025-06-15T15:06:40.000Z"
         assert orjson.loads(orjson.dumps(exported)) == exported
         assert not any((await rig.store.export(Scope("acme", "nobody"))).values())
@@ -366,8 +374,14 @@ class StoreSuite(KindSuite, OutboxSuite):
             assert await store.context_delete(scope, "note", "one") is None
             assert await store.memory_delete(scope, "likes") is None
             assert await store.state_delete(scope, "s", "topic") is None
-            assert await store.chat_prune(scope, "s", 0) == (0, None)
-            assert await store.chat_clear(scope, "s") == (0, None)
+            assert await store.chat_prune(scope, "s", 0) == Cut()
+            assert await store.chat_clear(scope, "s") == Cut()
+            assert await store.chat_pin(scope, "s", 1, True) is None
+            assert await store.messages_range(scope, "s", 0, 99, 99) == []
+            assert await store.layout_put(scope, "s", b"1", expected=1) is None
+            assert await store.rolling_put(scope, "s", b'"x"', 1, expected=2, through=3) is None
+            assert await store.receipts(scope, "s", 9) == []
+            assert await store.receipt(scope, "s", "r1") is None
             assert await store.sessions(scope, 9) == []
             assert (await store.erase(scope)).rows == {}
         (shared,) = await store.load([Load(Kind.CONTEXT, TENANT, "note", 9)])
@@ -392,8 +406,20 @@ def writers(store: Store) -> list[Callable[[], Awaitable[Written]]]:
     async def tool() -> Written:
         return (await store.tool_put(ALICE, "s", None, {b"k": b"1"})).written
 
+    async def layout() -> Written:
+        # The session has to be there, and is gone after an erasure.
+        if await store.session_info(ALICE, "s") is None:
+            await store.record_activity([Activity(ALICE, "s", 1, create=True)])
+        (loaded,) = await store.load([Load(Kind.LAYOUT, ALICE, "s")])
+        assert isinstance(loaded.payload, bytes)
+        number = (orjson.loads(loaded.payload) or [0])[0]
+        written = await store.layout_put(ALICE, "s", b"1", expected=number)
+        assert written is not None
+        return written
+
     return [
         lambda: put(store, "a"),
+        layout,
         lambda: put(store, "a", scope=TENANT),
         lambda: store.memory_put(ALICE, {"a": b"1"}, most=9),
         lambda: state_put(store, {"a": b"1"}),

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Table
+from sqlalchemy import Boolean, Table
 
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import ErasedKeys
@@ -136,7 +136,7 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
 def export(scope: Scope) -> Query[dict[str, Any]]:
     """Return everything of one user, by table; internal columns apart."""
     owner = scoped(scope)
-    tables = [table for table in USER_TABLES if table.name != "heads"]
+    tables = [table for table in USER_TABLES if table.name not in _UNTOLD]
     calls: list[Call] = []
     for table in tables:
         columns = ", ".join(column.name for column in table.columns if column.name not in _INTERNAL)
@@ -149,7 +149,9 @@ def export(scope: Scope) -> Query[dict[str, Any]]:
     }
 
 
-_INTERNAL = frozenset({"tenant_id", "user_id", "position", "calls", "chat_version"})
+_INTERNAL = frozenset({"tenant_id", "user_id", "position", "calls", "chat_version", "on_record"})
+# Jobs name what is exported elsewhere, and are soon done.
+_UNTOLD = frozenset({"heads", "jobs"})
 
 
 def _exported(table: Table, row: Sequence[Any]) -> dict[str, Any]:
@@ -162,6 +164,8 @@ def _exported(table: Table, row: Sequence[Any]) -> dict[str, Any]:
             out[name] = orjson.loads(as_bytes(value))
         elif value is not None and name.endswith("_at"):
             out[name] = iso(value)
+        elif isinstance(column.type, Boolean):
+            out[name] = bool(value)
         else:
             out[name] = value
     return out

@@ -110,17 +110,23 @@ def invalidate_context(scope: Scope, type_: str, now_ms: int) -> Query[Written]:
 
 
 def _invalidate(scope: Scope, kind: str, name: str, now_ms: int) -> Query[Written]:
+    call, outbox_id = invalidation(scope, kind, name, now_ms)
+    yield Batch([call], last=True)
+    return Written(0, 0, outbox_id)
+
+
+def invalidation(scope: Scope, kind: str, name: str, now_ms: int) -> tuple[Call, str]:
+    """Return the statement that leaves a row of no version, and the row's id."""
     outbox_id = new_id(now_ms)
     params = {
         "tenant": scope.tenant,
         "user": scope.user,
-        "kind": kind,
+        "kind": str(kind),
         "name": name,
         "id": outbox_id,
         "now": now_ms,
     }
-    yield Batch([(_INVALIDATE, params)], last=True)
-    return Written(0, 0, outbox_id)
+    return (_INVALIDATE, params), outbox_id
 
 
 def confirm(ids: Sequence[tuple[str, str]], now_ms: int) -> Query[None]:

@@ -14,7 +14,7 @@ from scrubjay.core.records import date_of, iso
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
 from scrubjay.store.queries.outbox import new_id
-from scrubjay.store.sql import Batch, Call, Query, Row, Statement
+from scrubjay.store.sql import Batch, Call, Params, Query, Row, Statement
 
 # Every write of a session starts here: the row lock puts the writers of one session in line.
 ENTER = Statement("""
@@ -35,6 +35,11 @@ LOCK = Statement("""
     WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
     RETURNING last_seq, first_seq, last_step, state_ttl_ms, state_expires_at
 """)
+# The lock alone, for what is no use of the session.
+_HOLD = """
+    SELECT last_seq FROM sessions WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
+"""
+HOLD = Statement(_HOLD, postgresql=f"{_HOLD} FOR NO KEY UPDATE")
 _STATE_LOAD = Statement("""
     SELECT h.version, s.state_ttl_ms, s.state_expires_at, f.field, f.value
     FROM (SELECT 1 AS one) AS d
@@ -93,7 +98,7 @@ _METRICS_LOAD = Statement("""
     WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
 """)
 _INFO = Statement("""
-    SELECT s.session_id, s.created_at, s.last_active_at, s.closed_at, h.version, x.chat_version
+    SELECT s.session_id, s.created_at, s.last_active_at, s.closed_at, s.first_seq, h.version, x.chat_version
     FROM sessions AS s
     LEFT JOIN heads AS h ON h.tenant_id = :tenant AND h.user_id = :user AND h.kind = 'chat' AND h.name = :session
     LEFT JOIN summaries AS x ON x.tenant_id = :tenant AND x.user_id = :user AND x.session_id = :session
@@ -159,6 +164,15 @@ def enter(scope: Scope, session: str, now_ms: int, *, step: int = 0) -> Call:
 def lock(scope: Scope, session: str, now_ms: int) -> Call:
     """Return the statement that locks a session, if there is one, for a write that takes something away."""
     return LOCK, scoped(scope, session=session, now=now_ms)
+
+
+def hold(owner: Params) -> Call:
+    """Return the statement that locks a session, if there is one, for what is no use of it; it has a row if so.
+
+    Args:
+        owner: Its `tenant`, `user` and `session`.
+    """
+    return HOLD, owner
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
@@ -319,13 +333,17 @@ def summary_of(scope: Scope, session: str) -> Query[bytes | None]:
 
 
 def info(scope: Scope, session: str) -> Query[dict[str, Any] | None]:
-    """Return what is known of a session; `summarised` says whether its summary covers its whole chat."""
+    """Return what is known of a session.
+
+    `summarised` says whether its summary covers its whole chat, `first_seq` where that begins: before it, messages were
+    pruned.
+    """
     (rows,) = yield Batch([(_INFO, scoped(scope, session=session))], last=True)
     if not rows:
         return None
-    *listed, chat_version, summarised_version = rows[0]
+    *listed, first_seq, chat_version, summarised_version = rows[0]
     summarised = summarised_version is not None and summarised_version == (chat_version or 0)
-    return {**_listed(tuple(listed)), "summarised": summarised}
+    return {**_listed(tuple(listed)), "first_seq": first_seq, "summarised": summarised}
 
 
 def listing(scope: Scope, limit: int) -> Query[list[dict[str, Any]]]:

@@ -1,0 +1,70 @@
+"""The ports: what the core asks of a store, a cache server, a tokenizer and a summarizer.
+
+Everything that is cached has one of three shapes, and one encoded form (`Loaded`) that the store gives and the cache
+holds, so that a reader cannot tell, nor needs to know, where its bytes came from:
+
+=======  ============================  ==================================
+shape    payload                       kinds
+=======  ============================  ==================================
+VALUE    bytes (one JSON text)         contexts, newest summaries, leads of chats, layouts
+HASH     dict of field to JSON text    memory, state, agents, a tool output, summaries of a date, metrics
+LIST     list of JSON texts            chat, index of tool outputs
+=======  ============================  ==================================
+"""
+
+from __future__ import annotations
+
+from scrubjay.core.ports.hot import Fill, Hit, HotTier, Miss, MissReason, Mutation, Op, Read
+from scrubjay.core.ports.jobs import Job, JobStore, NewJob
+from scrubjay.core.ports.link import Link, Listener
+from scrubjay.core.ports.models import Summarizer, TokenCounter, Tokenizer
+from scrubjay.core.ports.shapes import Load, Loaded, Payload, Shape
+from scrubjay.core.ports.store import Store
+from scrubjay.core.ports.writes import (
+    Activity,
+    Appended,
+    Closed,
+    Cut,
+    ErasedKeys,
+    NewMessage,
+    OutboxRow,
+    PutMode,
+    ReceiptRow,
+    ToolWritten,
+    Written,
+)
+
+__all__ = [
+    "Activity",
+    "Appended",
+    "Closed",
+    "Cut",
+    "ErasedKeys",
+    "Fill",
+    "Hit",
+    "HotTier",
+    "Job",
+    "JobStore",
+    "Link",
+    "Listener",
+    "Load",
+    "Loaded",
+    "Miss",
+    "MissReason",
+    "Mutation",
+    "NewJob",
+    "NewMessage",
+    "Op",
+    "OutboxRow",
+    "Payload",
+    "PutMode",
+    "Read",
+    "ReceiptRow",
+    "Shape",
+    "Store",
+    "Summarizer",
+    "TokenCounter",
+    "Tokenizer",
+    "ToolWritten",
+    "Written",
+]

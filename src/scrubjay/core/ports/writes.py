@@ -1,0 +1,183 @@
+"""What is given to the store to write, and what it returns of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from scrubjay.core.keys import Kind
+from scrubjay.core.scope import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A committed write.
+
+    Attributes:
+        version: The head's version after it.
+        previous: The head's version before it; 0 if there was none.
+        outbox_id: The outbox row to confirm once the caches have been told.
+    """
+
+    version: int
+    previous: int
+    outbox_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to append: `raw` is its JSON, `body` the same decoded; `keyed` if the caller chose `id`.
+
+    A `pinned` one stands in the lead of its chat, and stays there when it is pruned.
+    """
+
+    id: str
+    keyed: bool
+    role: str
+    raw: bytes
+    body: Mapping[str, Any]
+    tokens: int
+    encoding: str
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The result of an append.
+
+    Attributes:
+        items: One encoded list item per message, in order.
+        fresh: How many of them were not there before (the same idempotency key).
+        written: The write; None if all were there before.
+    """
+
+    items: list[bytes]
+    fresh: int
+    written: Written | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What was taken from a chat.
+
+    Attributes:
+        count: How many messages.
+        through: The sequence number of the newest of them; 0 if there were none.
+        written: The write of the chat; None if nothing was taken.
+        layout: The write of the session's layout; None if that was left as it is.
+    """
+
+    count: int = 0
+    through: int = 0
+    written: Written | None = None
+    layout: Written | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    """A receipt of a session: what went into one window.
+
+    Attributes:
+        scope: The user.
+        session: The session.
+        id: Its id, unique within the session.
+        body: JSON text.
+        usage: What the provider has counted, as JSON text; None as long as nobody has said so.
+        created_at_ms: When the window was made, in milliseconds since the Unix epoch.
+    """
+
+    scope: Scope
+    session: str
+    id: str
+    body: bytes
+    usage: bytes | None
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """A session was used; `metrics` are those of its last assembly, as JSON fields.
+
+    What is noted of a session that is not there (it was erased meanwhile) is dropped, unless `create` says to make it.
+    """
+
+    scope: Scope
+    session: str
+    at_ms: int
+    metrics: dict[bytes, bytes] | None = None
+    create: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedKeys:
+    """What an erasure removed.
+
+    Attributes:
+        rows: How many rows, by table.
+        names: The names by kind that make up the cache keys to delete.
+        outbox_id: The receipt's id, and the outbox row of the erased scope itself.
+        outbox_ids: The outbox rows to confirm once the caches have been told: one for each owner that was erased.
+        epoch: The tenant's new epoch, and the outbox row to confirm once the caches have been told of it; None where
+            a user was erased.
+    """
+
+    rows: dict[str, int]
+    names: list[tuple[Scope, Kind, str, int]]
+    outbox_id: str
+    outbox_ids: list[str]
+    epoch: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """What a committed write has to say to the caches.
+
+    Attributes:
+        tenant: Whose it is; with `id` it names the row.
+        id: The row's id.
+        user: The user that was written; empty for what a tenant shares.
+        kind: The head's kind (a `Kind`), or `erasure` (all of an owner is gone), or `epoch` (the tenant has a new one).
+        name: The head's name within its kind; empty for an erasure and an epoch.
+        version: The head's version after the write; 0 for an erasure and an epoch.
+        created_at_ms: When it was written (not: committed) by the writer's clock: milliseconds since the Unix epoch.
+        position: The number of the confirmation that marked it as done; 0 while it is unconfirmed.
+    """
+
+    tenant: str
+    id: str
+    user: str
+    kind: str
+    name: str
+    version: int
+    created_at_ms: int
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed session: its summary encoded, the dates whose summaries changed, and the write."""
+
+    item: bytes
+    dates: tuple[str, ...]
+    written: Written
+
+
+class PutMode(StrEnum):
+    """What a write of a context expects."""
+
+    SET = "set"
+    CREATE = "create"
+    UPDATE = "update"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolWritten:
+    """A recorded tool output: its step, fields and index item; `newest`: the step is new and the session's highest."""
+
+    step: int
+    fields: dict[bytes, bytes]
+    item: bytes
+    newest: bool
+    written: Written

@@ -1,0 +1,1 @@
+"""What a session does as a whole: its windows, its summaries, its end."""

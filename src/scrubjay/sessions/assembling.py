@@ -1,0 +1,360 @@
+"""The windows of a session: reading the sources, laying out, keeping the layout, noting the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from itertools import count
+from secrets import token_hex
+from typing import Any, Final
+
+import orjson
+
+from scrubjay.assembly import Assembled, AssemblyPolicy, Receipt, Sources, Trace, Window, lay_out
+from scrubjay.assembly.layout import decode as decode_layout
+from scrubjay.assembly.providers import ProviderRules
+from scrubjay.assembly.usage import Usage
+from scrubjay.core.errors import InvalidContent, InvalidLimit, StoreUnavailable
+from scrubjay.core.frozen import FrozenDict
+from scrubjay.core.policy import check_limit
+from scrubjay.core.records import AgentConfig, Message, Summary, iso
+from scrubjay.core.scope import Scope, check_id
+from scrubjay.memory import chat, layouts, metrics
+from scrubjay.memory.jobs import to_summarise
+from scrubjay.memory.receipts import Noted
+from scrubjay.memory.services import Services
+from scrubjay.observe.recorder import PromptCounts
+from scrubjay.sessions.sources import PROFILE_TYPES, SUMMARIES_IN_WINDOW, Waves
+
+MAX_POLICIES: Final = 1_024
+"""How many policies are kept made."""
+MAX_TRACES: Final = 10_000
+"""The sessions whose last window a process remembers."""
+_ATTEMPTS: Final = 3
+"""How often a layout that somebody else was quicker to keep is made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked of an assembly.
+
+    Attributes:
+        query: What the call is about; ranks what does not fit in the tail. None takes the last user message.
+        budget: The most tokens of the window; None for the policy's.
+        agent: The id of the agent whose configuration the window begins with.
+        history: The most chat messages; None for the policy's.
+        policy: How the window is divided, over the agent's and the settings' policy.
+        model: The model's name, for its provider's rules; None for the agent's, or the policy's.
+    """
+
+    query: str | None = None
+    budget: int | None = None
+    agent: str | None = None
+    history: int | None = None
+    policy: AssemblyPolicy | Mapping[str, Any] | None = None
+    model: str | None = None
+
+
+class Assembler:
+    """Assembles the windows of sessions.
+
+    Args:
+        policy: The policy of the settings.
+        rules: Returns what is known of a model's provider.
+        prompts: Counts windows, and what providers report for them.
+    """
+
+    def __init__(self, policy: AssemblyPolicy, rules: Callable[[str], ProviderRules], prompts: PromptCounts) -> None:
+        self.policy = policy
+        self._rules = rules
+        self._prompts = prompts
+        self._traces: dict[tuple[Scope, str], Trace] = {}
+        self._waves = Waves()
+        self._policies: dict[
+            tuple[int | None, int | None, str | None, str | None], tuple[AssemblyPolicy, ProviderRules]
+        ] = {}
+        self._ids = Ids()
+
+    def forget(self, scope: Scope) -> None:
+        """Forget the windows of a user, or of a whole tenant."""
+        for key in list(self._traces):
+            if scope == key[0] or (scope.is_tenant and scope.tenant == key[0].tenant):
+                del self._traces[key]
+
+    async def assemble(self, services: Services, scope: Scope, session: str, call: Call) -> Window:
+        """Assemble a window; see `Session.assemble`."""
+        services.check_open()
+        _check(call)
+        started = services.clock.monotonic()
+        agent_id = None if call.agent is None else check_id(call.agent, "agent id")
+        for attempt in range(_ATTEMPTS):
+            found = await self._read(services, scope, session, call, agent_id)
+            policy, rules = self._policy(call, found.sources.agent)
+            if (wanted := _messages_wanted(services, policy)) > found.wanted:
+                # The agent's own policy wants more of the chat than was read.
+                found = await self._read(services, scope, session, call, agent_id, wanted)
+            made = self._laid_out(services, (scope, session), found, policy, rules)
+            last = attempt == _ATTEMPTS - 1
+            if not made.is_new or await self._keep(services, scope, session, made, found) or last:
+                break
+            # Another process was quicker: its layout is the session's.
+        self._note(services, scope, session, made, started, found.ttl_ms)
+        return made.window
+
+    # --- reading
+
+    async def _read(
+        self, services: Services, scope: Scope, session: str, call: Call, agent_id: str | None, wanted: int = 0
+    ) -> _Found:
+        policy = self.policy if not isinstance(call.policy, AssemblyPolicy) else call.policy
+        if call.history is not None:
+            wanted = max(wanted, call.history)
+        elif not wanted:
+            wanted = _messages_wanted(services, _overridden(policy, call.policy))
+        wave = self._waves.of(services, scope, session, agent_id, wanted)
+        found = dict(zip(wave.names, await services.aside.fetch(wave.sources), strict=True))
+        messages, older = found["chat"]
+        if older and wanted and not any(message["role"] == "user" for message in messages):
+            # A long run of tool calls: the request that it answers stands further back.
+            more = chat.source(services, scope, session, services.policies.limits.hot_messages)
+            messages, older = await services.aside.get(more)
+        fields, ttl_ms = found["state"]
+        kept: layouts.Kept = found["layout"]
+        sources = Sources(
+            agent=found.get("agent"),
+            agent_id=agent_id,
+            profile={type_: found[type_] for type_ in PROFILE_TYPES},
+            memory=found["memory"],
+            summaries=_of_other_sessions(found["summaries"], session),
+            chat=_with_lead(found["lead"], messages),
+            tools=found["tools"],
+            state=fields,
+            query=call.query,
+            messages_before=older,
+            # What was pruned is there no more than what was not read.
+            read_from=messages[0].seq if messages and (older or messages[0].seq > 1) else 0,
+            sensitive=services.sensitive,
+            rolling=kept.summary,
+            rolling_through=kept.through,
+        )
+        return _Found(sources, kept, messages, ttl_ms, wanted)
+
+    def _policy(self, call: Call, agent: AgentConfig | None) -> tuple[AssemblyPolicy, ProviderRules]:
+        """Return the policy and the provider's rules: the call's before the agent's before the settings'."""
+        own, named = (agent.get("assembly"), agent.get("model")) if agent else (None, None)
+        if own is not None or call.policy is not None:
+            return self._made_policy(call, own, named)
+        # The usual case, which is the same at every call.
+        key = (call.budget, call.history, call.model, named if isinstance(named, str) else None)
+        made = self._policies.get(key)
+        if made is None:
+            if len(self._policies) >= MAX_POLICIES:
+                self._policies.clear()
+            made = self._policies[key] = self._made_policy(call, None, named)
+        return made
+
+    def _made_policy(self, call: Call, own: object, named: object) -> tuple[AssemblyPolicy, ProviderRules]:
+        policy = _overridden(self.policy, own)
+        policy = call.policy if isinstance(call.policy, AssemblyPolicy) else _overridden(policy, call.policy)
+        changes: dict[str, Any] = {}
+        if call.budget is not None:
+            changes["budget"] = call.budget
+        if call.history is not None:
+            changes["history"] = replace(policy.history, messages=call.history)
+        if changes:
+            policy = replace(policy, **changes)
+        model = call.model or policy.model
+        if model == "default" and isinstance(named, str):
+            model = named
+        return policy, self._rules(model)
+
+    # --- laying out
+
+    def _laid_out(
+        self,
+        services: Services,
+        of: tuple[Scope, str],
+        found: _Found,
+        policy: AssemblyPolicy,
+        rules: ProviderRules,
+    ) -> Assembled:
+        kept = found.kept
+        layout = kept.derived
+        if layout is None and kept.body is not None:
+            layout = kept.derived = decode_layout(kept.body)
+        return lay_out(
+            found.sources,
+            counter=services.tokenizer,
+            policy=policy,
+            rules=rules,
+            layout=layout,
+            before=self._traces.get(of),
+            before_ms=_last_call_ms(found.messages),
+            now_ms=services.clock.now_ms(),
+            breaks=kept.number,
+        )
+
+    async def _keep(self, services: Services, scope: Scope, session: str, made: Assembled, found: _Found) -> bool:
+        """Keep a new layout, with the job to summarise what it leaves out; False if another one was kept meanwhile."""
+        if services.inside or not found.wanted:
+            # What is not committed may never be, and a window without a chat says nothing of where it is to begin.
+            return True
+        if not (found.sources.chat or found.sources.state or found.sources.tools):
+            # Most likely there is no such session yet, which could keep it.
+            return True
+        kept = found.kept
+        layout = made.layout
+        cut = layout.from_seq - 1
+        job = None
+        if cut > kept.through:
+            job = to_summarise(scope, session, services.clock.now_ms())
+        try:
+            saved = await layouts.save(services, scope, session, layout.encode(), expected=kept.number, job=job)
+        except StoreUnavailable:
+            # The window is as good without: it is laid out anew next time.
+            return True
+        if saved and job is not None:
+            services.jobs.wake()
+        return saved or await _is_as_it_was(services, scope, session, kept)
+
+    # --- noting
+
+    def _note(
+        self, services: Services, scope: Scope, session: str, made: Assembled, started: float, ttl_ms: int
+    ) -> None:
+        now_ms = services.clock.now_ms()
+        took_ms = (services.clock.monotonic() - started) * 1000
+        window = made.window
+        self._prompts.assembled(window.total_tokens)
+        id_ = self._ids.next(now_ms)
+        make = window.make_receipt
+
+        def receipt() -> Receipt:
+            # It is made once: when it is asked for, or written.
+            found = replace(make(), id=id_, at=iso(now_ms), assembly_time_ms=round(took_ms, 3))
+            self._prompts.compared(found.total_tokens, found.prefix.shared_tokens)
+            return found
+
+        noted = Noted(id_, now_ms, lambda: window.receipt.to_json().encode())
+        window.in_session(receipt, _cache_key(scope, session), partial(self._used, services, scope, session, noted))
+        if services.inside:
+            # What it was made of may be rolled back.
+            return
+        traces = self._traces
+        traces.pop((scope, session), None)
+        if len(traces) >= MAX_TRACES:
+            del traces[next(iter(traces))]
+        traces[scope, session] = made.trace
+        services.receipts.note(scope, session, noted)
+        services.activity.note(scope, session, partial(_metrics, services, window, now_ms), ttl_ms=ttl_ms)
+
+    def _used(self, services: Services, scope: Scope, session: str, noted: Noted, usage: Usage) -> None:
+        noted.usage = orjson.dumps(usage._asdict())
+        self._prompts.reported(usage.input_tokens, usage.cached_tokens, usage.written_tokens)
+        if not services.inside:
+            services.receipts.note_usage(scope, session, noted)
+
+
+class Ids:
+    """Makes ids of receipts: later ones are greater, as far as clocks go, and no other process makes the same."""
+
+    __slots__ = ("_count", "_process")
+
+    def __init__(self) -> None:
+        self._process = token_hex(4)
+        self._count = count()
+
+    def next(self, now_ms: int) -> str:
+        """Return the next id."""
+        return f"{now_ms:012x}{next(self._count) & 0xFFFFFF:06x}{self._process}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was read for a window."""
+
+    sources: Sources
+    kept: layouts.Kept
+    messages: list[Message]
+    ttl_ms: int
+    wanted: int
+
+
+async def stored_receipts(services: Services, scope: Scope, session: str, limit: int) -> list[Receipt]:
+    """Return the newest receipts of a session, newest first.
+
+    Raises:
+        StoreUnavailable: The store cannot be reached.
+    """
+    if not services.inside:
+        await services.receipts.flush()
+    found = []
+    for row in await services.store.receipts(scope, session, limit):
+        receipt = Receipt.from_dict(orjson.loads(row.body))
+        found.append(receipt if row.usage is None else replace(receipt, usage=FrozenDict(orjson.loads(row.usage))))
+    return found
+
+
+def _check(call: Call) -> None:
+    if call.query is not None and not isinstance(call.query, str):
+        raise InvalidContent(f"a query is text, not {type(call.query).__name__}")
+    if call.budget is not None:
+        check_limit(call.budget, "a token budget", most=2**31 - 1, least=0)
+    if call.history is not None:
+        check_limit(call.history, "history", most=10_000, least=0)
+    if call.model is not None and not isinstance(call.model, str):
+        raise InvalidLimit(f"a model is a name, not {type(call.model).__name__}")
+
+
+def _overridden(policy: AssemblyPolicy, changes: object) -> AssemblyPolicy:
+    return policy if changes is None or isinstance(changes, AssemblyPolicy) else policy.override(changes)  # type: ignore[arg-type]
+
+
+def _messages_wanted(services: Services, policy: AssemblyPolicy) -> int:
+    most = services.policies.limits.hot_messages
+    return most if policy.history.messages is None else policy.history.messages
+
+
+def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:
+    if not lead:
+        return messages
+    first = messages[0].seq if messages else 2**63
+    return [*(message for message in lead if message.seq < first), *messages]
+
+
+def _of_other_sessions(found: list[Summary], session: str) -> list[Summary]:
+    return [each for each in found if each["session_id"] != session][:SUMMARIES_IN_WINDOW]
+
+
+def _last_call_ms(messages: list[Message]) -> int | None:
+    """Return when the model was called last, as far as the chat shows: its latest reply was written just after that."""
+    for message in reversed(messages):
+        if message["role"] == "assistant":
+            return message.created_at_ms
+    return None
+
+
+async def _is_as_it_was(services: Services, scope: Scope, session: str, kept: layouts.Kept) -> bool:
+    """Return whether the layout was refused because there is no such session, and not because there is another one."""
+    return (await layouts.load(services, scope, session)).number == kept.number
+
+
+def _cache_key(scope: Scope, session: str) -> str:
+    """Return a name of a session that says nothing of whose it is."""
+    whose = f"{scope.tenant}\0{scope.user}\0{session}"
+    return "sj-" + blake2b(whose.encode(), digest_size=12).hexdigest()
+
+
+def _metrics(services: Services, window: Window, now_ms: int) -> dict[bytes, bytes]:
+    receipt = window.receipt
+    values = {
+        "sources_used": list(receipt.sources_used),
+        "total_tokens": receipt.total_tokens,
+        "assembly_time_ms": receipt.assembly_time_ms,
+        "pruned_messages": receipt.pruned_messages,
+        "stable_tokens": receipt.prefix.stable_tokens,
+        "shared_tokens": receipt.prefix.shared_tokens,
+    }
+    return metrics.encode(values, now_ms, services.policies.limits)

@@ -1,0 +1,1 @@
+"""Sessions as an application drives them, at random, with every window judged."""

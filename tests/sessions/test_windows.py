@@ -1,0 +1,235 @@
+"""The windows of a session that several processes serve: laid out alike, also where things fail."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from scrubjay import AssemblyPolicy, AsyncScrubjay, ConfigurationError, History, InvalidLimit
+from scrubjay.assembly import Window
+from scrubjay.testing.clock import ManualClock
+from scrubjay.testing.proxy import TcpProxy
+from scrubjay.testing.servers import ValkeyServer
+from tests.coherence import heard
+from tests.coherence.conftest import Process
+from tests.sessions.conftest import OpenProcess, all_heard, say, session_of
+
+
+def raw(window: Window) -> bytes:
+    return orjson.dumps(window.messages)
+
+
+async def test_processes_lay_out_a_session_alike(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    await one.user.memory.set("city", "Lyon")
+    reasons = []
+    before: list[Any] = []
+    for number in range(30):
+        here, there = (one, two) if number % 2 else (two, one)
+        await session_of(here).chat.append(role="user", content=f"question {number} " + "word " * 20)
+        await all_heard(one, two)
+        window = await session_of(here).assemble("q")
+        await all_heard(one, two)
+        assert raw(await session_of(there).assemble("q")) == raw(window)
+        assert raw(await session_of(here).assemble("q")) == raw(window)
+        reason = window.receipt.prefix.break_reason
+        reasons.append(reason)
+        if reason is None:
+            # All but the last user message, which the tail stands before.
+            assert list(window.messages)[: len(before) - 1] == before[:-1]
+        before = list(window.messages)
+        await session_of(there).chat.append(role="assistant", content=f"answer {number}")
+        await all_heard(one, two)
+    assert reasons[0] == "first"
+    assert "history" in reasons
+    assert len([reason for reason in reasons if reason]) < 8
+
+
+async def test_of_two_that_break_at_once_one_wins_and_both_follow_it(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    await say(session_of(one), 3)
+    await all_heard(one, two)
+    gates = [process.faults.hold("layout_put", "before") for process in pair]
+    racing = [asyncio.create_task(session_of(process).assemble("q")) for process in pair]
+    for gate in gates:
+        await gate.reached()
+    # Facts change between the two: the layouts differ.
+    await one.user.memory.set("city", "Lyon")
+    gates[0].open()
+    first = await racing[0]
+    await heard(one.jay, two.jay)
+    gates[1].open()
+    second = await racing[1]
+    assert second.receipt.prefix.break_reason is None
+    assert first.receipt.prefix.layout == second.receipt.prefix.layout == 1
+    await all_heard(one, two)
+    windows = [await session_of(process).assemble("q") for process in pair]
+    assert raw(windows[0]) == raw(windows[1])
+    assert {window.receipt.prefix.layout for window in windows} == {1}
+    assert {window.receipt.prefix.break_reason for window in windows} == {None}
+
+
+async def test_a_layout_that_cannot_be_kept_is_made_again(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    await say(session_of(one), 3)
+    one.faults.fail("layout_put")
+    window = await session_of(one).assemble()
+    assert window.receipt.prefix.break_reason == "first"
+    again = await session_of(one).assemble()
+    assert again.receipt.prefix.break_reason == "first"
+    assert raw(again) == raw(window)
+    await all_heard(one, two)
+    assert (await session_of(two).assemble()).receipt.prefix.break_reason is None
+
+
+async def test_without_a_cache_windows_are_the_same(open_process: OpenProcess, valkey9: ValkeyServer) -> None:
+    async with TcpProxy(valkey9.url) as proxy:
+        one = await open_process(cache=proxy.url, local_memory=0)
+        two = await open_process(cache="none:")
+        session = session_of(one)
+        await say(session, 5)
+        await one.user.memory.set("city", "Lyon")
+        window = await session.assemble("q")
+        proxy.refuse()
+        proxy.cut()
+        assert raw(await session.assemble("q")) == raw(window)
+        await session.chat.append(role="user", content="and now?")
+        after = await session.assemble("q")
+        assert after.receipt.prefix.break_reason is None
+        assert raw(await session_of(two).assemble("q")) == raw(after)
+
+
+async def test_a_session_that_is_not_there_is_assembled_and_nothing_is_kept(pair: tuple[Process, Process]) -> None:
+    one, _ = pair
+    await one.user.memory.set("city", "Lyon")
+    window = await session_of(one, "new").assemble("q")
+    assert "Lyon" in str(window.messages)
+    assert one.faults.calls["store.layout_put"] == 0
+    assert await one.user.sessions() == []
+
+
+# --- what must not stand in a window any more
+
+
+async def test_a_deleted_fact_is_in_no_later_window_of_any_process(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    await say(session_of(one), 3)
+    await one.user.memory.set("city", "Lyon")
+    await one.user.memory.set("pet", "a cat")
+    await all_heard(one, two)
+    assert all(["Lyon" in str((await session_of(process).assemble()).messages) for process in pair])
+    await one.user.memory.delete("city")
+    await all_heard(one, two)
+    # The other one first: the layout that it finds still holds the fact.
+    for process in (two, one):
+        window = await session_of(process).assemble()
+        assert "Lyon" not in str(window.messages)
+        assert "a cat" in str(window.messages)
+        await all_heard(one, two)
+    assert window.receipt.prefix.break_reason is None
+    exported = await one.user.export()
+    assert "Lyon" not in str(exported["layouts"])
+
+
+async def test_a_changed_fact_stands_in_the_tail_until_the_next_break(
+    pair: tuple[Process, Process], clock: ManualClock
+) -> None:
+    one, _ = pair
+    session = session_of(one)
+    await say(session, 3)
+    await one.user.memory.set("city", "Lyon")
+    await session.assemble()
+    await one.user.memory.set("city", "Oslo")
+    window = await session.assemble()
+    assert window.receipt.prefix.break_reason is None
+    assert "Oslo" in str(window.messages[-3])
+    assert "Lyon" in str(window.messages[0])
+    # The provider has forgotten it anyway.
+    clock.advance(3600)
+    window = await session.assemble()
+    assert window.receipt.prefix.break_reason == "expired"
+    assert "Lyon" not in str(window.messages)
+
+
+async def test_a_type_that_became_sensitive_is_in_no_layout(open_process: OpenProcess) -> None:
+    one = await open_process()
+    await say(session_of(one), 3)
+    await one.user.contexts.set("preference", {"diet": "vegan"})
+    assert "vegan" in str((await session_of(one).assemble()).messages)
+    assert "vegan" in str((await one.user.export())["layouts"])
+    two = await open_process(contexts={"preference": {"sensitive": True}})
+    window = await session_of(two).assemble()
+    assert window.receipt.prefix.break_reason == "sensitive"
+    # It is still of use to the model, and is kept with the session no more.
+    assert "vegan" in str(window.messages)
+    assert "vegan" not in str((await two.user.export())["layouts"])
+
+
+# --- policies
+
+
+async def test_an_agent_says_how_its_windows_are_divided(pair: tuple[Process, Process]) -> None:
+    one, _ = pair
+    session = session_of(one)
+    await say(session, 12)
+    agents = one.tenant.agents
+    await agents.set("brief", {"system_prompt": "Be brief.", "assembly": {"history": {"messages": 4}, "budget": 2_000}})
+    await agents.set("long", {"system_prompt": "Be long.", "assembly": {"history": {"messages": 24}}})
+    brief = await session.assemble(agent="brief")
+    assert brief.receipt.budget == 2_000
+    assert sum(message["role"] != "system" for message in brief.messages) <= 4
+    assert (await session.assemble(agent="brief", budget=900)).receipt.budget == 900
+    given = await session_of(one).assemble(agent="brief", policy={"budget": 1_500})
+    assert given.receipt.budget == 1_500
+    own = AssemblyPolicy(budget=1_200, history=History(messages=2))
+    assert (await session.assemble(agent="brief", policy=own)).receipt.budget == 1_200
+    await say(session_of(one, "t"), 12)
+    long = await session_of(one, "t").assemble(agent="long")
+    assert sum(message["role"] != "system" for message in long.messages) == 24
+
+
+@pytest.mark.parametrize(
+    "assembly",
+    [{"budget": -1}, {"nothing": 1}, {"history": {"messages": "many"}}, [1], "all", {"chat": {"floor": 2.5}}],
+)
+async def test_an_agent_with_a_bad_policy_is_refused(open_process: OpenProcess, assembly: object) -> None:
+    one = await open_process()
+    with pytest.raises(InvalidLimit):
+        await one.tenant.agents.set("a", {"system_prompt": "x", "assembly": assembly})
+    assert await one.tenant.agents.get("a") is None
+    with pytest.raises(InvalidLimit):
+        await session_of(one).assemble(policy=assembly)  # type: ignore[arg-type]
+
+
+async def test_settings_say_how_windows_are_divided(open_process: OpenProcess) -> None:
+    one = await open_process(assembly={"budget": 3_000, "model": "anthropic"})
+    window = await session_of(one).assemble("q")
+    assert window.receipt.budget == 3_000
+    assert window.rules.name == "anthropic"
+    two = await open_process(assembly={"model": "openai"}, providers={"openai": {"ttl_s": 7}})
+    assert (await session_of(two).assemble("q")).rules.ttl_s == 7
+    assert (await session_of(two).assemble("q", model="anthropic")).rules.name == "anthropic"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"assembly": {"budget": "much"}},
+        {"assembly": {"nothing": 1}},
+        {"providers": {"openai": {"nothing": 1}}},
+        {"providers": {"openai": {"ttl_s": "long"}}},
+        {"receipts": -1},
+        {"retention": {"messages": 0}},
+        {"retention": {"nothing": 1}},
+        {"jobs": -1},
+    ],
+    ids=str,
+)
+async def test_bad_settings_are_refused_before_anything_is_opened(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"settings|override|provider"):
+        AsyncScrubjay.open(store=f"sqlite:///{tmp_path}/never.db", cache="none:", **settings)
+    assert not (tmp_path / "never.db").exists()
