@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Self
 
 from scrubjay.core.clock import Clock, SystemClock
@@ -14,8 +14,9 @@ from scrubjay.core.scope import tenant_scope
 from scrubjay.engine import Engine, Parts, start
 from scrubjay.handles import Tenant, User
 from scrubjay.memory.services import Services
+from scrubjay.models.adapters import as_tokenizer
 from scrubjay.models.extractive import ExtractiveSummarizer
-from scrubjay.models.tokenizers import tokenizer_for
+from scrubjay.models.summarizers import CallableSummarizer
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.settings import Settings, load_settings
 from scrubjay.store.open import migrate, parse_store_url
@@ -62,6 +63,17 @@ def _settings_of(store: str | None, settings: dict[str, Any]) -> Settings:
     return load_settings(settings if store is None else {**settings, "store": store})
 
 
+def _summarizer(given: Summarizer | Callable[..., Any] | None, counting: Tokenizer) -> Summarizer:
+    if given is None:
+        return ExtractiveSummarizer(counting)
+    if hasattr(given, "summarize"):
+        return given
+    if not callable(given):
+        kind = type(given).__name__
+        raise ConfigurationError(f"a summarizer is an object with `summarize`, or a function, not {kind}")
+    return CallableSummarizer(given, tokenizer=counting)
+
+
 class AsyncScrubjay:
     """The context layer: everything a model call needs, from one place.
 
@@ -76,20 +88,20 @@ class AsyncScrubjay:
         settings: Settings,
         *,
         clock: Clock | None = None,
-        tokenizer: Tokenizer | None = None,
-        summarizer: Summarizer | None = None,
+        tokenizer: object = None,
+        summarizer: Summarizer | Callable[..., Any] | None = None,
     ) -> None:
         if settings.shared_store and "cache" not in settings.model_fields_set:
             raise ConfigurationError(
                 "name the cache that all processes of this PostgreSQL store share: cache='valkey://…' (or 'none:';"
                 " 'embedded:' only if all of them use one data directory)"
             )
-        counting = tokenizer or tokenizer_for(settings.tokenizer)
+        counting = as_tokenizer(settings.tokenizer if tokenizer is None else tokenizer)
         self._parts = Parts(
             settings,
             clock or SystemClock(),
             counting,
-            summarizer or ExtractiveSummarizer(counting),
+            _summarizer(summarizer, counting),
             parse_cache_url(settings.cache),
         )
         self._running: Engine | None = None
@@ -103,8 +115,8 @@ class AsyncScrubjay:
         store: str | None = None,
         cache: str | None = None,
         clock: Clock | None = None,
-        tokenizer: Tokenizer | str | None = None,
-        summarizer: Summarizer | None = None,
+        tokenizer: object = None,
+        summarizer: Summarizer | Callable[..., Any] | None = None,
         **settings: Any,
     ) -> Self:
         """Return a Scrubjay to be opened by `async with` or `await`.
@@ -116,8 +128,10 @@ class AsyncScrubjay:
                 beside a SQLite file. Beside PostgreSQL it must be named: processes on other machines would never hear
                 of each other's writes through private caches.
             clock: The time; for tests.
-            tokenizer: Counts tokens, or the name of what does (an encoding or a model); None for the setting's.
-            summarizer: Summarises sessions; None for the extractive one, which needs no model.
+            tokenizer: Counts tokens: a tokenizer, a function, a Hugging Face tokenizer or a tiktoken encoding, or the
+                name of what does (an encoding or a model); None for the setting's.
+            summarizer: Summarises sessions: a summarizer, or a function that takes the messages (see
+                `CallableSummarizer`); None for the extractive one, which needs no model.
             **settings: Any of `scrubjay.settings.Settings`.
 
         Raises:

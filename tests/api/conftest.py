@@ -67,6 +67,8 @@ class World:
         settings.setdefault("default_tenant", self.name("default"))
         settings.setdefault("clock", self.clock)
         settings.setdefault("housekeeping", 3600.0)
+        # Stores are shared with tests whose clocks are others: their sessions are not for this one to close.
+        settings.setdefault("jobs", 0)
         settings.setdefault("cache_timeout", 5.0)
         if not self.local:
             settings.setdefault("local_memory", 0)

@@ -121,6 +121,7 @@ async def make(store_url: str, valkey9: ValkeyServer) -> AsyncIterator[Make]:
                 "cache_deadline": QUIET_S,
                 "store_timeout": 5.0,
                 "tokenizer": "heuristic",
+                "jobs": 0,
                 **settings,
             }
             application = (Sqlite if store_url.startswith("sqlite") else Psycopg)(store_url)

@@ -110,6 +110,7 @@ class World:
             "prefix": prefix,
             "clock": self.clock,
             "housekeeping": 3600.0,
+            "jobs": 0,
             "cache_timeout": 5.0,
             # By real time, which the clock does not follow; heartbeats are sent by hand.
             "cache_deadline": 3600.0,

@@ -86,6 +86,38 @@ async def test_a_layout_that_cannot_be_kept_is_made_again(pair: tuple[Process, P
     assert (await session_of(two).assemble()).receipt.prefix.break_reason is None
 
 
+async def test_after_a_break_the_next_window_needs_no_store(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    await say(session_of(one), 3)
+    window = await session_of(one).assemble()
+    assert window.receipt.prefix.break_reason == "first"
+    for process in pair:
+        process.faults.fail("load")
+    await all_heard(one, two)
+    assert raw(await session_of(one).assemble()) == raw(window)
+
+
+async def test_a_window_without_a_chat_moves_no_beginning(pair: tuple[Process, Process]) -> None:
+    one, _ = pair
+    session = session_of(one)
+    await say(session, 3)
+    window = await session.assemble()
+    assert not any(each["role"] == "user" for each in (await session.assemble(history=0)).messages)
+    again = await session.assemble()
+    assert raw(again) == raw(window)
+    assert again.receipt.prefix.break_reason is None
+
+
+async def test_what_is_pruned_is_a_break_and_only_one(pair: tuple[Process, Process]) -> None:
+    one, _ = pair
+    session = session_of(one)
+    await say(session, 6)
+    await session.assemble()
+    assert await session.chat.prune(4)
+    reasons = [(await session.assemble()).receipt.prefix.break_reason for _ in range(3)]
+    assert reasons == ["history", None, None]
+
+
 async def test_without_a_cache_windows_are_the_same(open_process: OpenProcess, valkey9: ValkeyServer) -> None:
     async with TcpProxy(valkey9.url) as proxy:
         one = await open_process(cache=proxy.url, local_memory=0)

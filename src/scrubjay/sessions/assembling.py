@@ -212,6 +212,9 @@ class Assembler:
             job = to_summarise(scope, session, services.clock.now_ms())
         try:
             saved = await layouts.save(services, scope, session, layout.encode(), expected=kept.number, job=job)
+            if saved:
+                # So that it is cached: the next window needs no store, also where that is away by then.
+                await services.aside.get(layouts.source(services, scope, session))
         except StoreUnavailable:
             # The window is as good without: it is laid out anew next time.
             return True
