@@ -249,7 +249,7 @@ def judge_reason(session: Session, now: Shown, parts: Parts, receipt: Receipt) -
     else:
         newer = sources.rolling_through > layout.rolling_through or pinned != known
         ttl_s = now.rules.ttl_s if now.policy.cache_ttl_s is None else now.policy.cache_ttl_s
-        cold = now.before_ms is not None and now.now_ms - now.before_ms >= ttl_s * 1000
+        cold = now.now_ms - max(now.before_ms or 0, layout.at_ms) >= ttl_s * 1000
         assert reason not in ("tokenizer", "sensitive", "deleted", "replaced", "pinned")
         assert (reason == "expired") == (newer and cold)
     if reason == "room":

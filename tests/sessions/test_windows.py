@@ -10,13 +10,14 @@ import orjson
 import pytest
 
 from scrubjay import AssemblyPolicy, AsyncScrubjay, ConfigurationError, History, InvalidLimit
-from scrubjay.assembly import Window
+from scrubjay.assembly import Window, window_tokens
+from scrubjay.assembly.tokens import REPLY_PRIMING
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import ValkeyServer
 from tests.coherence import heard
 from tests.coherence.conftest import Process
-from tests.sessions.conftest import OpenProcess, all_heard, say, session_of
+from tests.sessions.conftest import OpenProcess, all_heard, say, session_of, work
 
 
 def raw(window: Window) -> bytes:
@@ -106,6 +107,47 @@ async def test_a_window_without_a_chat_moves_no_beginning(pair: tuple[Process, P
     again = await session.assemble()
     assert raw(again) == raw(window)
     assert again.receipt.prefix.break_reason is None
+
+
+async def test_a_system_message_in_the_middle_never_comes_to_lead(pair: tuple[Process, Process]) -> None:
+    one, _ = pair
+    session = session_of(one)
+    await session.chat.append(role="system", content="be kind")
+    before: list[Any] = []
+    for turn in range(30):
+        if turn in (3, 11, 17):
+            await session.chat.append(role="system", content=f"note {turn}", pinned=turn == 11)
+        await session.chat.append(role="user", content=f"question {turn}")
+        window = await session.assemble()
+        prefix = window.receipt.prefix
+        stable, tokens = [], 0
+        for message in window.messages:
+            if tokens >= prefix.stable_tokens:
+                break
+            tokens += window_tokens([message], one.engine.services.tokenizer) - REPLY_PRIMING
+            stable.append(message)
+        assert window.messages[0]["content"] == "be kind"
+        if prefix.break_reason is None:
+            assert window.messages[: len(before)] == before, turn
+        before = stable
+        await session.chat.append(role="assistant", content=f"answer {turn}")
+        await work(one)
+
+
+async def test_what_is_sensitive_is_kept_beside_nothing(open_process: OpenProcess) -> None:
+    one = await open_process(contexts={"profile": {"sensitive": True}})
+    session = session_of(one)
+    await say(session, 1)
+    await one.user.memory.set("city", "Lyon")
+    await one.user.contexts.set("profile", {"illness": "secret"})
+    await session.state.set("topic", "weather")
+    for _ in range(3):
+        window = await session.assemble()
+        assert "secret" in str(window.messages)
+        state, facts = await session.state.all(), await one.user.memory.all()
+        kept = [getattr(each, "derived", None) for each in (state, facts)]
+        assert "secret" not in repr(kept)
+        assert "illness" not in repr(kept)
 
 
 async def test_what_is_pruned_is_a_break_and_only_one(pair: tuple[Process, Process]) -> None:

@@ -23,6 +23,7 @@ from scrubjay.store.driver import Access, Driver
 from scrubjay.store.open import migrate, open_store
 from scrubjay.store.sql import Batch, Query, Statement
 from scrubjay.store.sqlstore import SqlStore
+from scrubjay.testing._store_kinds import covered
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.proxy import TcpProxy
 from scrubjay.testing.servers import PostgresServer
@@ -264,6 +265,7 @@ async def test_round_trips(postgres: PostgresServer) -> None:
         store = await opened(proxy.url, connections=1)
         await fill_user(store, ALICE)
         loads = everything_of(ALICE)
+        third = await covered(store, 3)
         job = NewJob(ALICE, "roll", "x", b"1", 0)
         reads: dict[str, Callable[[], Awaitable[Any]]] = {
             "load one": lambda: store.load(loads[:1]),
@@ -292,7 +294,7 @@ async def test_round_trips(postgres: PostgresServer) -> None:
             "append many": (2, lambda: say(store, *"abcdefghij")),
             "prune": (3, lambda: store.chat_prune(ALICE, "s", 3)),
             "layout": (2, lambda: store.layout_put(ALICE, "s", b"1", expected=1, jobs=[job])),
-            "rolling": (2, lambda: store.rolling_put(ALICE, "s", b'"x"', 1, expected=2, through=3)),
+            "rolling": (2, lambda: store.rolling_put(ALICE, "s", b'"x"', 1, expected=2, covers=third)),
             "pin": (2, lambda: store.chat_pin(ALICE, "s", 1, True)),
             "receipts": (
                 1,

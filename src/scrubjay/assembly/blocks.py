@@ -117,11 +117,16 @@ class _Calls:
     results: dict[str, Message] = field(default_factory=dict)
 
 
-def split_chat(chat: Sequence[Message]) -> ChatBlocks:
-    """Cut a chat (oldest first) into blocks."""
+def split_chat(chat: Sequence[Message], leads_through: int | None = None) -> ChatBlocks:
+    """Cut a chat (oldest first) into blocks.
+
+    Args:
+        chat: The messages.
+        leads_through: The sequence number through which system messages may lead; None for as many as there are.
+    """
     first = 0
     for message in chat:
-        if not is_system(message):
+        if not is_system(message) or (leads_through is not None and message.seq > leads_through):
             break
         first += 1
     groups, unpaired = group_messages(chat, first)

@@ -101,7 +101,8 @@ def _reason(scene: Scene, layout: Layout, change: Change, moment: Moment, tokeni
     if (scene.pinned or layout.pins) and _pins(scene, layout.from_seq) != layout.pins:
         return Break.PINNED
     newer = change.updates or sources.rolling_through > layout.rolling_through
-    if newer and moment.before_ms is not None and moment.now_ms - moment.before_ms >= moment.ttl_s * SECOND:
+    # A layout was made for a call, whose reply may not have been appended yet.
+    if newer and moment.now_ms - max(moment.before_ms or 0, layout.at_ms) >= moment.ttl_s * SECOND:
         return Break.EXPIRED
     if not (layout.user.whole and layout.summaries.whole) and _has_room(scene, layout):
         return Break.ROOM
@@ -349,7 +350,7 @@ def _summaries(scene: Scene) -> Fitting:
 def _tail(scene: Scene, updates: tuple[Update, ...], rolling: str) -> Fitting:
     sources, chat = scene.sources, scene.chat
     query = scene.query()
-    if sources.tools:
+    if sources.tools or any(sources.profile.get(kind) for kind in sources.sensitive):
         anchor = (chat.anchor,) if chat.anchor else ()
         shown = [message for group in (*chat.history, *anchor, *chat.turn) for message in group.messages]
         return _fitting(scene, tail_draft(sources.tools, shown, sources.state, query, updates, rolling))

@@ -61,7 +61,7 @@ class Scene:
         self._tokenizer = tokenizer
         self.same_overhead = _around(sources.chat, tokenizer.name, overhead)
         self.budget = policy.budget - policy.reserve
-        self.chat: ChatBlocks = split_chat(sources.chat)
+        self.chat: ChatBlocks = split_chat(sources.chat, sources.leads_through)
         self.agent_text, self.agent_digest = _agent_text(sources.agent)
         self.agent_tokens = self.text_tokens(self.agent_text)
         self.lead_tokens = self.message_tokens(self.chat.leading)

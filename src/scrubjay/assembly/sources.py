@@ -26,6 +26,8 @@ class Sources:
         query: What the tail is ranked by; None for the text of the last user message.
         messages_before: Whether the chat has older messages than those given.
         read_from: The sequence number from which on all messages of the chat are in `chat`; 0 if it is whole.
+        leads_through: The sequence number through which system messages lead the chat; None for those that `chat`
+            begins with.
         sensitive: The context types of `profile` that must not be pinned: they stand in the tail.
         rolling: The summary of what was cut from this session; empty for none.
         rolling_through: The sequence number through which it covers the session; 0 for nothing.
@@ -42,6 +44,7 @@ class Sources:
     query: str | None = None
     messages_before: bool = False
     read_from: int = 0
+    leads_through: int | None = None
     sensitive: frozenset[str] = frozenset()
     rolling: str = ""
     rolling_through: int = 0

@@ -133,4 +133,6 @@ def _keep(sources: Sources, known: Known, layout: Layout | None, change: Change)
 
 
 def _made_from(sources: Sources) -> tuple[object, ...]:
-    return (sources.sensitive, *sources.profile, *sources.profile.values())
+    # Nothing of what is sensitive is kept, and nothing here is made of it.
+    profile = [(kind, records) for kind, records in sources.profile.items() if kind not in sources.sensitive]
+    return (sources.sensitive, *(part for pair in profile for part in pair))

@@ -21,6 +21,8 @@ MAX_SESSIONS = 20_000
 METRICS_EVERY_MS = 60 * SECOND
 """How often the metrics of one session are written at the most."""
 BATCH = 200
+SLICE = 20
+"""How many sessions' metrics are made before others have their turn."""
 AVERAGED = ("assembly_time_ms", "total_tokens", "pruned_messages", "shared_tokens")
 """The metrics of which a tenant's averages are taken."""
 
@@ -31,11 +33,22 @@ class _Noted:
     ttl_ms: int
     measured: Callable[[], dict[bytes, bytes]] | None = None
     measured_ms: int = 0
+    made: dict[bytes, bytes] | None = None
 
     @property
     def metrics(self) -> dict[bytes, bytes] | None:
-        """What an assembly measured, as JSON fields: not made before somebody wants it."""
-        return None if self.measured is None else self.measured()
+        """What an assembly measured, as JSON fields: not made before somebody wants it, or the housekeeping comes by.
+
+        What makes them keeps the whole window, and so is let go as soon as it has been asked.
+        """
+        if self.measured is not None:
+            self.made, self.measured = self.measured(), None
+        return self.made
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether there are metrics."""
+        return self.measured is not None or self.made is not None
 
 
 class ActivityLog:
@@ -91,14 +104,14 @@ class ActivityLog:
         noted.at_ms = self._clock.now_ms()
         noted.ttl_ms = ttl_ms or noted.ttl_ms
         if metrics is not None:
-            noted.measured, noted.measured_ms = metrics, noted.at_ms
+            noted.measured, noted.made, noted.measured_ms = metrics, None, noted.at_ms
         self._noted[key] = noted
 
     def metrics(self, scope: Scope, session: str) -> dict[bytes, bytes] | None:
         """Return the metrics that were noted and not yet written."""
         for notes in (self._noted, self._writing):
             noted = notes.get((scope, session))
-            if noted is not None and noted.measured is not None:
+            if noted is not None and noted.has_metrics:
                 return noted.metrics
         return None
 
@@ -107,7 +120,7 @@ class ActivityLog:
         for notes in (self._noted, self._writing):
             noted = notes.get((scope, session))
             if noted is not None and noted.measured_ms <= at_ms:
-                noted.measured = None
+                noted.measured = noted.made = None
 
     def discard(self, scope: Scope) -> None:
         """Forget what was noted of a user, or of a whole tenant."""
@@ -125,15 +138,24 @@ class ActivityLog:
             StoreUnavailable: The store cannot be reached; what was noted stays.
         """
         async with self._turn:
+            await self._make()
             now = self._clock.now_ms()
             due = [key for key, noted in self._noted.items() if everything or self._is_due(key, noted, now)]
             for first in range(0, len(due), BATCH):
                 await self._write(due[first : first + BATCH])
             self._forget_old(now - self._policies.state_ttl_ms // 6)
 
+    async def _make(self) -> None:
+        """Make what is not made yet."""
+        waiting = [noted for noted in self._noted.values() if noted.measured is not None]
+        for number, noted in enumerate(waiting, 1):
+            _ = noted.metrics
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+
     def _is_due(self, key: tuple[Scope, str], noted: _Noted, now_ms: int) -> bool:
         every = noted.ttl_ms // 6
-        if noted.measured is not None:
+        if noted.has_metrics:
             every = min(every, METRICS_EVERY_MS)
         return now_ms - self._written_at.get(key, 0) >= every
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from scrubjay.core.clock import Clock
-from scrubjay.core.errors import StoreUnavailable
+from scrubjay.core.errors import ScrubjayError, StoreUnavailable
 from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import Job, NewJob, Store
 from scrubjay.core.scope import Scope
@@ -225,4 +225,6 @@ def _owner(job: Job) -> str:
 def _described(error: Exception, work: Work) -> str:
     if isinstance(error, TimeoutError):
         return f"it took longer than {work.deadline_s:g} s"
-    return f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
+    name = type(error).__name__
+    # What others raise may quote what a user has said.
+    return f"{name}: {error}"[:_MAX_ERROR_CHARS] if isinstance(error, ScrubjayError) else name

@@ -8,7 +8,7 @@ from typing import Any
 from scrubjay.cache.source import Source, recalling
 from scrubjay.core.codec import Corrupt, from_json
 from scrubjay.core.keys import Kind
-from scrubjay.core.ports import Load, Loaded, Mutation, NewJob, Op, Read, Shape, Written
+from scrubjay.core.ports import Covered, Load, Loaded, Mutation, NewJob, Op, Read, Shape, Written
 from scrubjay.core.scope import Scope
 from scrubjay.memory.services import Services
 
@@ -95,10 +95,10 @@ async def save(
 
 
 async def save_summary(
-    services: Services, scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, through: int
+    services: Services, scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, covers: Covered
 ) -> bool:
     """Keep a rolling summary, if what it goes on from is still the newest; see `Store.rolling_put`."""
-    commit = services.store.rolling_put(scope, session, summary, tokens, expected=expected, through=through)
+    commit = services.store.rolling_put(scope, session, summary, tokens, expected=expected, covers=covers)
     return await _write(services, scope, session, commit)
 
 

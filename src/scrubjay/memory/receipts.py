@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import Final
 from scrubjay.core.ports import ReceiptRow, Store
 from scrubjay.core.scope import Scope
 
-MAX_SESSIONS: Final = 10_000
-"""The sessions with receipts that wait to be written; the oldest are dropped beyond it, and counted."""
+MAX_RECEIPTS: Final = 20_000
+"""The receipts that wait to be written; beyond it those of the longest waiting sessions are dropped, and counted."""
 BATCH: Final = 100
+SLICE: Final = 20
+"""How many are made before others have their turn."""
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -23,13 +27,13 @@ class Noted:
     Attributes:
         id: Its id.
         at_ms: When its window was made, in milliseconds since the Unix epoch.
-        body: Makes its JSON.
+        body: Its JSON, or what makes it: that keeps the whole window, and so is let go as soon as it has been asked.
         usage: What the provider has reported, as JSON; None before it has.
     """
 
     id: str
     at_ms: int
-    body: Callable[[], bytes]
+    body: bytes | Callable[[], bytes]
     usage: bytes | None = None
 
 
@@ -49,6 +53,7 @@ class ReceiptLog:
         self._keep = keep
         self._waiting: dict[tuple[Scope, str], deque[Noted]] = {}
         self._turn = asyncio.Lock()
+        self._count = 0
         self.dropped = 0
 
     def note(self, scope: Scope, session: str, receipt: Noted) -> None:
@@ -57,10 +62,17 @@ class ReceiptLog:
             return
         noted = self._waiting.get((scope, session))
         if noted is None:
-            if len(self._waiting) >= MAX_SESSIONS:
-                self.dropped += len(self._waiting.pop(next(iter(self._waiting))))
-            noted = self._waiting[scope, session] = deque(maxlen=self._keep)
+            noted = self._waiting[scope, session] = deque()
         noted.append(receipt)
+        self._count += 1
+        if len(noted) > self._keep:
+            # It would be deleted as soon as it was written.
+            noted.popleft()
+            self._count -= 1
+        while self._count > MAX_RECEIPTS:
+            lost = len(self._waiting.pop(next(iter(self._waiting))))
+            self._count -= lost
+            self.dropped += lost
 
     def note_usage(self, scope: Scope, session: str, receipt: Noted) -> None:
         """Take what was reported for a receipt, which may have been written already."""
@@ -72,7 +84,7 @@ class ReceiptLog:
         """Forget what was noted of a user, or of a whole tenant."""
         for key in list(self._waiting):
             if scope == key[0] or (scope.is_tenant and scope.tenant == key[0].tenant):
-                del self._waiting[key]
+                self._count -= len(self._waiting.pop(key))
 
     async def flush(self) -> None:
         """Write what was noted.
@@ -83,17 +95,43 @@ class ReceiptLog:
         if not self._waiting:
             return
         async with self._turn:
+            await self._make()
             while keys := list(self._waiting)[:BATCH]:
                 taken = {key: self._waiting.pop(key) for key in keys}
+                self._count -= sum(map(len, taken.values()))
                 rows = [
-                    ReceiptRow(scope, session, each.id, each.body(), each.usage, each.at_ms)
+                    ReceiptRow(scope, session, each.id, each.body, each.usage, each.at_ms)
                     for (scope, session), noted in taken.items()
                     for each in noted
+                    if self._made(each) and isinstance(each.body, bytes)
                 ]
                 try:
                     await self._store.receipts_put(rows, self._keep)
                 except BaseException:
-                    for key, noted in taken.items():
-                        later = self._waiting.get(key, ())
-                        self._waiting[key] = deque([*noted, *later], maxlen=self._keep)
+                    for (scope, session), noted in taken.items():
+                        later = self._waiting.pop((scope, session), ())
+                        self._count -= len(later)
+                        for each in (*noted, *later):
+                            self.note(scope, session, each)
                     raise
+
+    async def _make(self) -> None:
+        """Make what is not made yet, also where it cannot be written now: it takes less room then."""
+        made = 0
+        for noted in list(self._waiting.values()):
+            for each in list(noted):
+                if not isinstance(each.body, bytes):
+                    self._made(each)
+                    made += 1
+                    if made % SLICE == 0:
+                        await asyncio.sleep(0)
+
+    def _made(self, receipt: Noted) -> bool:
+        """Make a receipt; False, and it is never written, if it cannot be made."""
+        if callable(receipt.body):
+            try:
+                receipt.body = receipt.body()
+            except Exception:  # noqa: BLE001 - the others are to be written all the same
+                _LOG.exception("a receipt cannot be made")
+                receipt.body = b""
+        return bool(receipt.body)

@@ -18,6 +18,7 @@ from scrubjay.assembly.providers import ProviderRules
 from scrubjay.assembly.usage import Usage
 from scrubjay.core.errors import InvalidContent, InvalidLimit, StoreUnavailable
 from scrubjay.core.frozen import FrozenDict
+from scrubjay.core.messages import is_system
 from scrubjay.core.policy import check_limit
 from scrubjay.core.records import AgentConfig, Message, Summary, iso
 from scrubjay.core.scope import Scope, check_id
@@ -89,17 +90,18 @@ class Assembler:
         _check(call)
         started = services.clock.monotonic()
         agent_id = None if call.agent is None else check_id(call.agent, "agent id")
-        for attempt in range(_ATTEMPTS):
-            found = await self._read(services, scope, session, call, agent_id)
-            policy, rules = self._policy(call, found.sources.agent)
-            if (wanted := _messages_wanted(services, policy)) > found.wanted:
-                # The agent's own policy wants more of the chat than was read.
-                found = await self._read(services, scope, session, call, agent_id, wanted)
+        found = await self._read(services, scope, session, call, agent_id)
+        policy, rules = self._policy(call, found.sources.agent)
+        if (wanted := _messages_wanted(services, policy)) > found.wanted:
+            # The agent's own policy wants more of the chat than was read.
+            found = await self._read(services, scope, session, call, agent_id, wanted)
+        for _ in range(_ATTEMPTS):
             made = self._laid_out(services, (scope, session), found, policy, rules)
-            last = attempt == _ATTEMPTS - 1
-            if not made.is_new or await self._keep(services, scope, session, made, found) or last:
+            newer = await self._keep(services, scope, session, made, found) if made.is_new else None
+            if newer is None:
                 break
             # Another process was quicker: its layout is the session's.
+            found = found.with_layout(newer)
         self._note(services, scope, session, made, started, found.ttl_ms)
         return made.window
 
@@ -135,6 +137,7 @@ class Assembler:
             messages_before=older,
             # What was pruned is there no more than what was not read.
             read_from=messages[0].seq if messages and (older or messages[0].seq > 1) else 0,
+            leads_through=_leads_through(found["lead"]) if older else None,
             sensitive=services.sensitive,
             rolling=kept.summary,
             rolling_through=kept.through,
@@ -196,31 +199,37 @@ class Assembler:
             breaks=kept.number,
         )
 
-    async def _keep(self, services: Services, scope: Scope, session: str, made: Assembled, found: _Found) -> bool:
-        """Keep a new layout, with the job to summarise what it leaves out; False if another one was kept meanwhile."""
+    async def _keep(
+        self, services: Services, scope: Scope, session: str, made: Assembled, found: _Found
+    ) -> layouts.Kept | None:
+        """Keep a new layout, with the job to summarise what it leaves out.
+
+        Returns:
+            What another process has kept meanwhile, as the store has it; None if this one was kept, or need not be.
+        """
         if services.inside or not found.wanted:
             # What is not committed may never be, and a window without a chat says nothing of where it is to begin.
-            return True
+            return None
         if not (found.sources.chat or found.sources.state or found.sources.tools):
             # Most likely there is no such session yet, which could keep it.
-            return True
-        kept = found.kept
-        layout = made.layout
-        cut = layout.from_seq - 1
+            return None
+        kept, layout = found.kept, made.layout
         job = None
-        if cut > kept.through:
+        if layout.from_seq - 1 > kept.through:
             job = to_summarise(scope, session, services.clock.now_ms())
         try:
-            saved = await layouts.save(services, scope, session, layout.encode(), expected=kept.number, job=job)
-            if saved:
-                # So that it is cached: the next window needs no store, also where that is away by then.
-                await services.aside.get(layouts.source(services, scope, session))
+            if not await layouts.save(services, scope, session, layout.encode(), expected=kept.number, job=job):
+                newer = await layouts.load(services, scope, session)
+                # With the same number it was refused because there is no such session.
+                return newer if newer.number != kept.number else None
+            if job is not None:
+                services.jobs.wake()
+            # So that it is cached: the next window needs no store, also where that is away by then.
+            await services.aside.get(layouts.source(services, scope, session))
         except StoreUnavailable:
             # The window is as good without: it is laid out anew next time.
-            return True
-        if saved and job is not None:
-            services.jobs.wake()
-        return saved or await _is_as_it_was(services, scope, session, kept)
+            pass
+        return None
 
     # --- noting
 
@@ -284,6 +293,11 @@ class _Found:
     ttl_ms: int
     wanted: int
 
+    def with_layout(self, kept: layouts.Kept) -> _Found:
+        """Return it with what another process has kept meanwhile."""
+        sources = replace(self.sources, rolling=kept.summary, rolling_through=kept.through)
+        return replace(self, sources=sources, kept=kept)
+
 
 async def stored_receipts(services: Services, scope: Scope, session: str, limit: int) -> list[Receipt]:
     """Return the newest receipts of a session, newest first.
@@ -327,6 +341,11 @@ def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:
     return [*(message for message in lead if message.seq < first), *messages]
 
 
+def _leads_through(lead: list[Message]) -> int:
+    """Return the sequence number of the last message that leads a chat: the others in its lead are pinned ones."""
+    return max((message.seq for message in lead if is_system(message) and not message.pinned), default=0)
+
+
 def _of_other_sessions(found: list[Summary], session: str) -> list[Summary]:
     return [each for each in found if each["session_id"] != session][:SUMMARIES_IN_WINDOW]
 
@@ -337,11 +356,6 @@ def _last_call_ms(messages: list[Message]) -> int | None:
         if message["role"] == "assistant":
             return message.created_at_ms
     return None
-
-
-async def _is_as_it_was(services: Services, scope: Scope, session: str, kept: layouts.Kept) -> bool:
-    """Return whether the layout was refused because there is no such session, and not because there is another one."""
-    return (await layouts.load(services, scope, session)).number == kept.number
 
 
 def _cache_key(scope: Scope, session: str) -> str:

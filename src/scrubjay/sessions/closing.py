@@ -8,7 +8,7 @@ from scrubjay.core.codec import from_json, to_json
 from scrubjay.core.errors import InvalidContent
 from scrubjay.core.frozen import freeze
 from scrubjay.core.keys import Kind
-from scrubjay.core.ports import Closed, Job, Load, Mutation, NewJob, Op, Written
+from scrubjay.core.ports import Closed, Covered, Job, Load, Mutation, NewJob, Op, Written
 from scrubjay.core.records import Summary, date_of, iso
 from scrubjay.core.scope import Scope
 from scrubjay.memory import decode
@@ -75,13 +75,23 @@ async def close(services: Services, scope: Scope, session: str, summary: str | N
     (chat,) = await services.store.load([Load(Kind.CHAT, scope, session, 1)])
     assert isinstance(chat.payload, list)
     # No further than that: who is still talking would never let it end.
-    last = decode.message(chat.payload[-1]).seq if chat.payload else info["first_seq"] - 1
-    text = await rolling.final_text(services, scope, session, last)
-    return await _close(services, scope, session, text or None, chat.version)
+    first = int(info["first_seq"])
+    # Where all was pruned, what was said last is on record all the same.
+    said = chat.payload or await services.store.messages_range(scope, session, first - 2, first - 1, 1)
+    if not said:
+        return await _close(services, scope, session, None, chat.version)
+    last = decode.message(said[-1])
+    text = await rolling.final_text(services, scope, session, last.seq)
+    return await _close(services, scope, session, text or None, chat.version, rolling.covered(last))
 
 
 async def _close(
-    services: Services, scope: Scope, session: str, text: str | None, chat_version: int | None
+    services: Services,
+    scope: Scope,
+    session: str,
+    text: str | None,
+    chat_version: int | None,
+    covers: Covered | None = None,
 ) -> Summary | None:
     limit = services.policies.limits.summary_bytes
     raw = None if text is None else to_json(text, "summary", max_bytes=limit)
@@ -97,7 +107,7 @@ async def _close(
         scope.tenant,
         Kind.SUMMARY,
         [services.keys.summary(scope, name) for name in ("recent", date_of(services.clock.now_ms()))],
-        services.store.session_close(scope, session, raw, tokens, chat_version),
+        services.store.session_close(scope, session, raw, tokens, chat_version, covers),
         plan,
     )
     return None if closed is None else _summary(closed.item)

@@ -11,7 +11,7 @@ from typing import Final
 
 from scrubjay.assembly.layout import decode as decode_layout
 from scrubjay.core.codec import to_json
-from scrubjay.core.ports import Job
+from scrubjay.core.ports import Covered, Job
 from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope
 from scrubjay.memory import decode, layouts
@@ -41,13 +41,16 @@ async def run(services: Services, job: Job) -> None:
         text = await _summarised(services, messages, kept.summary, ROLLING_TOKENS)
         raw = to_json(text, "summary", max_bytes=services.policies.limits.summary_bytes)
         tokens = services.tokenizer.count(text)
-        through = messages[-1].seq
-        saved = await layouts.save_summary(
-            services, scope, session, raw, tokens, expected=kept.through, through=through
-        )
+        covers = covered(messages[-1])
+        saved = await layouts.save_summary(services, scope, session, raw, tokens, expected=kept.through, covers=covers)
         if not saved and (await layouts.load(services, scope, session)).through == kept.through:
             # The session, or the chat, is gone.
             return
+
+
+def covered(last: Message) -> Covered:
+    """Return what names the last message that a summary covers."""
+    return Covered(last.seq, last.id, last.created_at_ms)
 
 
 async def final_text(services: Services, scope: Scope, session: str, last: int) -> str:

@@ -15,6 +15,7 @@ from scrubjay.core.ports import (
     Activity,
     Appended,
     Closed,
+    Covered,
     Cut,
     ErasedKeys,
     Load,
@@ -304,13 +305,13 @@ class SqlStore(SqlJobs):
         )
 
     async def rolling_put(
-        self, scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, through: int
+        self, scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, covers: Covered
     ) -> Written | None:
         """Set the rolling summary of a session, if it covers the messages through `expected` until now."""
         now = self._clock.now_ms()
         return await self._write(
             scope,
-            lambda: layouts.roll(scope, session, summary, tokens, expected=expected, through=through, now_ms=now),
+            lambda: layouts.roll(scope, session, summary, tokens, expected=expected, covers=covers, now_ms=now),
         )
 
     async def tool_put(
@@ -321,11 +322,19 @@ class SqlStore(SqlJobs):
         return await self._write(scope, lambda: tools.put(scope, session, step, fields, most=most, now_ms=now))
 
     async def session_close(
-        self, scope: Scope, session: str, summary: bytes | None, tokens: int, chat_version: int | None
+        self,
+        scope: Scope,
+        session: str,
+        summary: bytes | None,
+        tokens: int,
+        chat_version: int | None,
+        covers: Covered | None = None,
     ) -> Closed | None:
         """Mark a session closed and write its summary."""
         now = self._clock.now_ms()
-        return await self._write(scope, lambda: sessions.close(scope, session, summary, tokens, chat_version, now))
+        return await self._write(
+            scope, lambda: sessions.close(scope, session, summary, tokens, chat_version, covers, now)
+        )
 
     async def session_summary(self, scope: Scope, session: str) -> bytes | None:
         """Return a session's summary encoded, or None."""

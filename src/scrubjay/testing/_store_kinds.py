@@ -17,6 +17,7 @@ from scrubjay.core.ports import (
     Activity,
     Appended,
     Closed,
+    Covered,
     Cut,
     Load,
     Loaded,
@@ -95,6 +96,22 @@ async def texts_of(store: Store, scope: Scope = ALICE, session: str = "s", limit
     return [orjson.loads(item)[5]["content"] for item in payload]
 
 
+async def covered(store: Store, through: int, scope: Scope = ALICE, session: str = "s") -> Covered:
+    """Return what names a message of a session; something that names none if there is no such message."""
+    for raw in await store.messages_range(scope, session, through - 1, through, 1):
+        seq, id_, at_ms, *_ = orjson.loads(raw)
+        return Covered(seq, id_, at_ms)
+    return Covered(through, "nobody said that", 0)
+
+
+async def roll(
+    store: Store, scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, through: int
+) -> Written | None:
+    """Set the rolling summary through a message."""
+    covers = await covered(store, through, scope, session)
+    return await store.rolling_put(scope, session, summary, tokens, expected=expected, covers=covers)
+
+
 async def say(store: Store, *texts: str, scope: Scope = ALICE, session: str = "s") -> Appended:
     """Append messages with these contents."""
     return await store.chat_append(scope, session, [new_message(text) for text in texts])
@@ -127,7 +144,7 @@ async def fill_user(store: Store, scope: Scope, text: str = "text", sessions: Se
         await store.session_close(scope, session, value, 1, None)
         await store.record_activity([Activity(scope, session, 1_750_000_001_000, {b"tokens": value})])
         await store.layout_put(scope, session, value, expected=0)
-        await store.rolling_put(scope, session, value, 1, expected=0, through=2)
+        await roll(store, scope, session, value, 1, expected=0, through=2)
         await store.receipts_put([ReceiptRow(scope, session, "r1", value, value, 1_750_000_001_000)], 9)
         await store.jobs_add([NewJob(scope, "roll", session, value, 1_750_000_001_000)])
 
@@ -178,7 +195,7 @@ class KindSuite:
         assert await store.chat_pin(ALICE, "s", 1, True) is None
         assert await store.messages_range(ALICE, "s", 0, 9, 9) == []
         assert await store.layout_put(ALICE, "s", b"1", expected=0) is None
-        assert await store.rolling_put(ALICE, "s", b'"x"', 1, expected=0, through=1) is None
+        assert await roll(store, ALICE, "s", b'"x"', 1, expected=0, through=1) is None
         assert await store.receipts(ALICE, "s", 9) == []
         assert await store.receipt(ALICE, "s", "r") is None
         assert await store.jobs_claim(["roll"], "me", 1_000, 9) == []

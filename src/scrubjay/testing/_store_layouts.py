@@ -20,8 +20,10 @@ from scrubjay.testing._store_kinds import (
     StoreRig,
     call,
     chat_of,
+    covered,
     new_message,
     result,
+    roll,
     say,
     seqs,
 )
@@ -94,21 +96,21 @@ class LayoutSuite:
         (before,) = await store.sessions(ALICE, 9)
         rig.clock.advance(60)
         await store.layout_put(ALICE, "s", b"1", expected=0)
-        await store.rolling_put(ALICE, "s", b'"x"', 1, expected=0, through=1)
+        await roll(store, ALICE, "s", b'"x"', 1, expected=0, through=1)
         assert await store.sessions(ALICE, 9) == [before]
 
     async def test_rolling_summaries(self, rig: StoreRig) -> None:
         store = rig.store
         await say(store, *"abcdef")
-        first = await store.rolling_put(ALICE, "s", b'"of a, b"', 3, expected=0, through=2)
+        first = await roll(store, ALICE, "s", b'"of a, b"', 3, expected=0, through=2)
         assert first is not None
         assert await layout_of(store) == ([0, None, "of a, b", 3, 2], first.version)
         laid = await store.layout_put(ALICE, "s", b"1", expected=0)
         assert laid is not None
         for expected, through in ((0, 4), (1, 4), (4, 5)):
-            assert await store.rolling_put(ALICE, "s", b'"no"', 1, expected=expected, through=through) is None
-        assert await store.rolling_put(ALICE, "s", b'"no"', 1, expected=2, through=7) is None, "nobody has said that"
-        second = await store.rolling_put(ALICE, "s", b'"of a to d"', 4, expected=2, through=4)
+            assert await roll(store, ALICE, "s", b'"no"', 1, expected=expected, through=through) is None
+        assert await roll(store, ALICE, "s", b'"no"', 1, expected=2, through=7) is None, "nobody has said that"
+        second = await roll(store, ALICE, "s", b'"of a to d"', 4, expected=2, through=4)
         assert second is not None
         assert second.previous == laid.version
         assert await layout_of(store) == ([1, 1, "of a to d", 4, 4], second.version)
@@ -126,7 +128,7 @@ class LayoutSuite:
             store, text = stores[n % 2], b'"%d"' % n
             if what == "layout":
                 return await store.layout_put(ALICE, "s", text, expected=turn, jobs=[job(f"{turn}", text)])
-            return await store.rolling_put(ALICE, "s", text, n, expected=turn, through=turn + 1)
+            return await roll(store, ALICE, "s", text, n, expected=turn, through=turn + 1)
 
         for turn in range(3):
             outcomes = await asyncio.gather(*(write(n, turn) for n in range(8)))
@@ -144,7 +146,7 @@ class LayoutSuite:
         store = rig.store
         await say(store, *"abc")
         await store.layout_put(ALICE, "s", b'"secret"', expected=0)
-        rolled = await store.rolling_put(ALICE, "s", b'"secret"', 3, expected=0, through=2)
+        rolled = await roll(store, ALICE, "s", b'"secret"', 3, expected=0, through=2)
         assert rolled is not None
         cut = await store.chat_clear(ALICE, "s")
         assert cut.layout is not None
@@ -157,8 +159,8 @@ class LayoutSuite:
         await say(store, *"de")
         assert await store.layout_put(ALICE, "s", b'"of old"', expected=1) is None
         for expected in (0, 2):
-            assert await store.rolling_put(ALICE, "s", b'"of old"', 1, expected=expected, through=3) is None
-        assert await store.rolling_put(ALICE, "s", b'"of d"', 1, expected=3, through=4) is not None
+            assert await roll(store, ALICE, "s", b'"of old"', 1, expected=expected, through=3) is None
+        assert await roll(store, ALICE, "s", b'"of d"', 1, expected=3, through=4) is not None
         assert await store.layout_put(ALICE, "s", b"1", expected=2) is not None
 
     async def test_a_summary_that_comes_after_a_clear_is_refused(self, rig: StoreRig) -> None:
@@ -166,8 +168,28 @@ class LayoutSuite:
         await say(store, *"abc")
         assert (await store.chat_clear(ALICE, "s")).layout is None
         await say(store, "d")
-        assert await store.rolling_put(ALICE, "s", b'"of a, b"', 1, expected=0, through=2) is None
+        assert await roll(store, ALICE, "s", b'"of a, b"', 1, expected=0, through=2) is None
         assert await layout_of(store) == (None, 0)
+
+    async def test_summaries_of_what_was_erased_are_refused_also_where_the_session_is_used_again(
+        self, rig: StoreRig
+    ) -> None:
+        store = rig.store
+        await say(store, *"abc")
+        before, version = await covered(store, 3), (await chat_of(store)).version
+        await store.erase(ALICE)
+        assert await store.session_close(ALICE, "s", b'"secret"', 1, version, before) is None
+        assert await store.session_close(ALICE, "s", None, 0, version) is None
+        assert await store.session_info(ALICE, "s") is None, "nothing comes back"
+        await say(store, *"xyz")
+        assert await store.rolling_put(ALICE, "s", b'"secret"', 1, expected=0, covers=before) is None
+        assert await store.session_close(ALICE, "s", b'"secret"', 1, version, before) is None
+        assert await layout_of(store) == (None, 0)
+        assert await store.session_summary(ALICE, "s") is None
+        assert "secret" not in str(await rig.dump())
+        assert await roll(store, ALICE, "s", b'"of x"', 1, expected=0, through=1) is not None
+        last = await covered(store, 3)
+        assert await store.session_close(ALICE, "s", b'"all"', 1, (await chat_of(store)).version, last) is not None
 
     # --- jobs with a write
 

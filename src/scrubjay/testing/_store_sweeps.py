@@ -23,6 +23,7 @@ from scrubjay.testing._store_kinds import (
     close,
     fill_user,
     new_message,
+    roll,
     say,
     seqs,
 )
@@ -89,7 +90,7 @@ class SweepSuite:
         for session in ("s", "t"):
             await store.chat_append(ALICE, session, [pinned(new_message(f"{n}")) for n in range(5)])
             await store.layout_put(ALICE, session, b'"secret"', expected=0)
-        await store.rolling_put(ALICE, "s", b'"secret"', 1, expected=0, through=3)
+        await roll(store, ALICE, "s", b'"secret"', 1, expected=0, through=3)
         head, layout = (await chat_of(store)).version, (await layout_of(store))[1]
         clock.advance(60)
         await say(store, "new", session="t")
@@ -108,7 +109,7 @@ class SweepSuite:
         assert await store.chat_count(ALICE, "t") == 6, "it is in use"
         assert len((await rig.dump())["layouts"]) == 1
         assert seqs((await say(store, "again")).items) == [6]
-        assert await store.rolling_put(ALICE, "s", b'"of old"', 1, expected=0, through=3) is None
+        assert await roll(store, ALICE, "s", b'"of old"', 1, expected=0, through=3) is None
         assert [row["on_record"] for row in (await rig.dump())["sessions"]] == [1, 6]
 
     async def test_messages_of_many_sessions(self, rig: StoreRig) -> None:
@@ -129,7 +130,7 @@ class SweepSuite:
             assert await store.layout_put(ALICE, session, b'{"pinned":1}', expected=0) is not None
         (last,) = await store.messages_range(ALICE, "old", 0, 9, 9)
         through = orjson.loads(last)[0]
-        assert await store.rolling_put(ALICE, "old", b'"short"', 1, expected=0, through=through) is not None
+        assert await roll(store, ALICE, "old", b'"short"', 1, expected=0, through=through) is not None
         clock.advance(60)
         since = clock.now_ms()
         await store.record_activity([Activity(ALICE, "used", clock.now_ms())])

@@ -42,6 +42,7 @@ from scrubjay.testing._store_kinds import (
     new_message,
     put,
     result,
+    roll,
     say,
     seqs,
     state_put,
@@ -379,7 +380,7 @@ class StoreSuite(KindSuite, LayoutSuite, JobSuite, SweepSuite, OutboxSuite):
             assert await store.chat_pin(scope, "s", 1, True) is None
             assert await store.messages_range(scope, "s", 0, 99, 99) == []
             assert await store.layout_put(scope, "s", b"1", expected=1) is None
-            assert await store.rolling_put(scope, "s", b'"x"', 1, expected=2, through=3) is None
+            assert await roll(store, scope, "s", b'"x"', 1, expected=2, through=3) is None
             assert await store.receipts(scope, "s", 9) == []
             assert await store.receipt(scope, "s", "r1") is None
             assert await store.sessions(scope, 9) == []

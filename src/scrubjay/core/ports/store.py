@@ -11,6 +11,7 @@ from scrubjay.core.ports.writes import (
     Activity,
     Appended,
     Closed,
+    Covered,
     Cut,
     ErasedKeys,
     NewMessage,
@@ -168,7 +169,7 @@ class Store(JobStore, Protocol):
         ...
 
     async def rolling_put(
-        self, scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, through: int
+        self, scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, covers: Covered
     ) -> Written | None:
         """Set the rolling summary of a session, if it covers the messages through `expected` until now.
 
@@ -180,11 +181,11 @@ class Store(JobStore, Protocol):
             summary: A JSON text.
             tokens: The summary's tokens.
             expected: The sequence number through which messages are summarised until now; 0 for none.
-            through: That through which they are from now on: of a message that is on record.
+            covers: The message through which they are from now on.
 
         Returns:
             The write; None, and nothing is written, if more or less is summarised by now, if there is no such session,
-            or if the message `through` is no longer there (the chat was cleared).
+            or if the message is no longer there (the chat was cleared, or erased and begun again).
         """
         ...
 
@@ -218,7 +219,13 @@ class Store(JobStore, Protocol):
 
     # summaries
     async def session_close(
-        self, scope: Scope, session: str, summary: bytes | None, tokens: int, chat_version: int | None
+        self,
+        scope: Scope,
+        session: str,
+        summary: bytes | None,
+        tokens: int,
+        chat_version: int | None,
+        covers: Covered | None = None,
     ) -> Closed | None:
         """Mark a session closed and write its summary.
 
@@ -229,6 +236,12 @@ class Store(JobStore, Protocol):
             tokens: The summary's tokens.
             chat_version: The version of the chat that was summarised: if more was said meanwhile, the session stays
                 open. None for whatever the chat is now.
+            covers: The last message that was summarised; None for a summary of somebody's own, which makes the session
+                if there is none.
+
+        Returns:
+            The closed session; None where there is no summary, or where the message is not there any more: then nothing
+            is written.
         """
         ...
 

@@ -76,6 +76,23 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class Covered:
+    """The last message that a summary covers: what was summarised is there no more if this one is not.
+
+    A sequence number alone would not do: an erased session that is used again counts from the beginning.
+
+    Attributes:
+        seq: Its sequence number.
+        id: Its id.
+        at_ms: When it was appended, in milliseconds since the Unix epoch.
+    """
+
+    seq: int
+    id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiptRow:
     """A receipt of a session: what went into one window.
 

@@ -9,11 +9,11 @@ from typing import Self
 import orjson
 
 from scrubjay.core.keys import Kind
-from scrubjay.core.ports import Load, Loaded, NewJob, Written
+from scrubjay.core.ports import Covered, Load, Loaded, NewJob, Written
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries import jobs as jobs_
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
-from scrubjay.store.queries.sessions import hold
+from scrubjay.store.queries.sessions import hold, is_there
 from scrubjay.store.sql import Batch, Call, Query, Statement
 
 _LOAD = Statement("""
@@ -24,9 +24,6 @@ _LOAD = Statement("""
 """)
 _FIND = Statement("""
     SELECT number, through FROM layouts WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
-""")
-_THERE = Statement("""
-    SELECT seq FROM messages WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND seq = :seq
 """)
 _PUT = Statement("""
     INSERT INTO layouts (tenant_id, user_id, session_id, number, body, updated_at)
@@ -79,15 +76,15 @@ def put(
 
 
 def roll(
-    scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, through: int, now_ms: int
+    scope: Scope, session: str, summary: bytes, tokens: int, *, expected: int, covers: Covered, now_ms: int
 ) -> Query[Written | None]:
     """Set the rolling summary if that until now covers what was said through `expected`."""
     owner = scoped(scope, session=session)
     bump = Bump.of(scope, Kind.LAYOUT, session, now_ms)
-    there, _, found, said = yield Batch([hold(owner), bump.lock(), (_FIND, owner), (_THERE, {**owner, "seq": through})])
+    there, _, found, said = yield Batch([hold(owner), bump.lock(), (_FIND, owner), is_there(owner, covers)])
     if not there or not said or (found[0][1] if found else 0) != expected:
         return None
-    values = {**owner, "summary": summary.decode(), "tokens": tokens, "through": through, "now": now_ms}
+    values = {**owner, "summary": summary.decode(), "tokens": tokens, "through": covers.seq, "now": now_ms}
     head, *_ = yield Batch([*bump.calls(), (_ROLL, values)], last=True)
     return bump.written(head)
 

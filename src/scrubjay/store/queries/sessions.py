@@ -9,7 +9,7 @@ import orjson
 
 from scrubjay.core.errors import TooLarge
 from scrubjay.core.keys import Kind
-from scrubjay.core.ports import Activity, Closed, Load, Loaded, Written
+from scrubjay.core.ports import Activity, Closed, Covered, Load, Loaded, Written
 from scrubjay.core.records import date_of, iso
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
@@ -111,6 +111,10 @@ _SESSIONS = Statement("""
 _CLOSE = Statement("""
     UPDATE sessions SET closed_at = :now WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
     RETURNING session_id
+""")
+_THERE = Statement("""
+    SELECT seq FROM messages WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
+        AND seq = :seq AND message_id = :message AND created_at = :at
 """)
 _CHAT_HEAD = Statement("""
     SELECT version FROM heads WHERE tenant_id = :tenant AND user_id = :user AND kind = 'chat' AND name = :session
@@ -298,13 +302,33 @@ def summary_load(item: Load) -> Query[Loaded]:
     return Loaded(version_of(rows), fields, len(fields))
 
 
+def is_there(owner: Params, covers: Covered) -> Call:
+    """Return the statement that has a row if a message is still there that a summary covers."""
+    return _THERE, {**owner, "seq": covers.seq, "message": covers.id, "at": covers.at_ms}
+
+
 def close(
-    scope: Scope, session: str, summary: bytes | None, tokens: int, chat_version: int | None, now_ms: int
+    scope: Scope,
+    session: str,
+    summary: bytes | None,
+    tokens: int,
+    chat_version: int | None,
+    covers: Covered | None,
+    now_ms: int,
 ) -> Query[Closed | None]:
     """Mark a session closed and write its summary, if there is one."""
     bump = Bump.of(scope, Kind.SUMMARY, "", now_ms)
     owner = scoped(scope, session=session, now=now_ms)
-    _, chat, before = yield Batch([enter(scope, session, now_ms), (_CHAT_HEAD, owner), (_SUMMARY_DATE, owner)])
+    # Only a summary of somebody's own makes a session. What was summarised may have been erased meanwhile.
+    own = summary is not None and covers is None
+    first = enter(scope, session, now_ms) if own else hold(owner)
+    there, chat, before = yield Batch([first, (_CHAT_HEAD, owner), (_SUMMARY_DATE, owner)])
+    if not there:
+        return None
+    if covers is not None:
+        (said,) = yield Batch([is_there(owner, covers)])
+        if not said:
+            return None
     current = chat[0][0] if chat else 0
     # What was said while the summary was written is not in it: the session goes on.
     closing: list[Call] = [(_CLOSE, owner)] if chat_version in {None, current} else []
