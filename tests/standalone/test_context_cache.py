@@ -318,8 +318,8 @@ async def test_what_is_read_again_comes_from_process_memory(cache_server: Valkey
 @pytest.mark.parametrize("how", ["set", "invalidate", "invalidate_user"])
 async def test_another_process_hears_of_a_change(cache_server: ValkeyServer, prefix: str, how: str) -> None:
     async with (
-        ContextCache(cache_server.url, prefix=prefix, deadline=60.0) as one,
-        ContextCache(cache_server.url, prefix=prefix, deadline=60.0) as two,
+        ContextCache(cache_server.url, prefix=prefix, timeout=5.0, deadline=60.0) as one,
+        ContextCache(cache_server.url, prefix=prefix, timeout=5.0, deadline=60.0) as two,
     ):
         await one.set("alice", "profile", ["old"])
         for _ in range(2):
