@@ -225,7 +225,7 @@ class Assembler:
             if job is not None:
                 services.jobs.wake()
             # So that it is cached: the next window needs no store, also where that is away by then.
-            await services.aside.get(layouts.source(services, scope, session))
+            await services.aside.get(layouts.source(services, scope, session, slide=True))
         except StoreUnavailable:
             # The window is as good without: it is laid out anew next time.
             pass
