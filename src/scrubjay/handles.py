@@ -145,7 +145,7 @@ class Session:
         """Close the session: write its summary and return it. Closing again changes nothing unless more was said.
 
         If more is said while the summary is being written, the session stays open, and the next close covers it. A
-        session that nobody closes is closed some time after its state has expired.
+        session that nobody uses nor closes is closed some time after the default life of state (`ttl.state`).
 
         Args:
             summary: The summary; None has the summarizer write one.
