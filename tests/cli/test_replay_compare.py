@@ -181,7 +181,6 @@ def test_without_the_library_there_is_no_picture(run: Run, file: Path, monkeypat
 
 
 def test_a_picture(run: Run, file: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert run("replay", file, "--compare", *SMALL, "--plot", "out.png").code == 0
     assert Path("out.png").read_bytes().startswith(b"\x89PNG")
     assert run("replay", file, "--compare", *SMALL, "--plot", "out.xyz").error.startswith("error[invalid_content]")

@@ -16,16 +16,16 @@ from scrubjay.memory.services import Services
 
 def source(services: Services, scope: Scope, *fields: bytes) -> Source[FrozenDict[str, Any]]:
     """Return how a user's facts are read: all, or at least some."""
-    return recalling(
-        Source(
-            Read(services.keys.memory(scope), Shape.HASH, fields=fields),
-            Load(Kind.MEMORY, scope),
-            decode.fields,
-            # Some facts are not all of them, which is what process memory holds.
-            local=not fields,
-            tally=services.tallies.of(scope.tenant, Kind.MEMORY),
-        )
+    read: Source[FrozenDict[str, Any]] = Source(
+        Read(services.keys.memory(scope), Shape.HASH, fields=fields),
+        Load(Kind.MEMORY, scope),
+        decode.fields,
+        # Some facts are not all of them, which is what process memory holds.
+        local=not fields,
+        tally=services.tallies.of(scope.tenant, Kind.MEMORY),
     )
+    # Nor are they to take the place of all of them among what was decoded before.
+    return read if fields else recalling(read)
 
 
 class UserMemory:

@@ -34,9 +34,6 @@ class Kept:
     derived: Any = None
 
 
-NONE = Kept(0, None, "", 0)
-
-
 def source(services: Services, scope: Scope, session: str, *, slide: bool = False) -> Source[Kept]:
     """Return how a session's layout is read."""
     return recalling(
