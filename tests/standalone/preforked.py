@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
+import traceback
+from collections.abc import Coroutine
+from typing import NoReturn
 
 from scrubjay import CachedContextStore, ContextCache
 
 URL, PREFIX, USED = sys.argv[1], sys.argv[2], sys.argv[3] == "used"
 CACHE = ContextCache(URL, prefix=PREFIX, timeout=5)
-STORE: list[str] = []
 
 
 async def before() -> None:
@@ -26,34 +29,37 @@ async def before() -> None:
 class Sibling:
     """One child, which goes on when the other one says so."""
 
-    def __init__(self, mine: int, others: int) -> None:
-        self.mine, self.others = mine, others
+    def __init__(self, pipe: socket.socket) -> None:
+        self.pipe = pipe
 
     async def says(self) -> None:
-        os.write(self.others, b".")
+        self.pipe.sendall(b".")
 
     async def waits(self) -> None:
-        assert await asyncio.to_thread(os.read, self.mine, 1) == b"."
+        assert await asyncio.to_thread(self.pipe.recv, 1) == b".", "the other child has failed: see above"
 
-    async def sees(self, expected: object) -> None:
-        for _ in range(1000):
-            found = await CACHE.get("alice", "profile")
-            if found == expected:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"{found!r} is not {expected!r}")
+
+async def sees(expected: object) -> None:
+    for _ in range(1000):
+        found = await CACHE.get("alice", "profile")
+        if found == expected:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{found!r} is not {expected!r}")
 
 
 async def reader(sibling: Sibling) -> None:
     async with CACHE:
         assert CACHE.local_hits == 0, "its memory is its own"
+        # Each process that meets a server without a mark clears it: the second one, what the first had set.
+        await sibling.waits()
         assert await CACHE.set("alice", "profile", [1])
         assert await CACHE.get("alice", "profile") == [1]
         assert await CACHE.get("alice", "profile") == [1]
         assert CACHE.local_hits > 0
         await sibling.says()
         await sibling.waits()
-        await sibling.sees([2])
+        await sees([2])
         assert await CACHE.set("alice", "profile", [3])
         await sibling.says()
         await sibling.waits()
@@ -61,13 +67,14 @@ async def reader(sibling: Sibling) -> None:
 
 async def writer(sibling: Sibling) -> None:
     async with CACHE:
+        await sibling.says()
         await sibling.waits()
         assert await CACHE.get("alice", "profile") == [1]
         assert await CACHE.set("alice", "profile", [2])
         assert await CACHE.get("alice", "profile") == [2]
         await sibling.says()
         await sibling.waits()
-        await sibling.sees([3])
+        await sees([3])
         # The lines of two processes with one id would wake each other, and take each other's heartbeats.
         assert CACHE._engine.hot._own.rpartition(":")[2] != PARENT
         assert await CachedContextStore(Rows(), CACHE).get_by_user("bob", "profile") == ["row"]
@@ -91,18 +98,16 @@ def main() -> None:
     if USED:
         loop = asyncio.new_event_loop()
         loop.run_until_complete(before())
-    (mine, to_me), (others, to_others) = os.pipe(), os.pipe()
+    ends = socket.socketpair()
     children = []
-    for play, sibling in ((reader, Sibling(mine, to_others)), (writer, Sibling(others, to_me))):
+    for play, mine, others in ((reader, *ends), (writer, *reversed(ends))):
         child = os.fork()
         if not child:
-            code = 1
-            try:
-                asyncio.run(play(sibling))
-                code = 0
-            finally:
-                os._exit(code)
+            others.close()  # so that a child that fails is noticed by the other, and none waits for ever
+            run(play(Sibling(mine)))
         children.append(child)
+    for end in ends:
+        end.close()
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0, 0], codes
     if USED:
@@ -113,9 +118,21 @@ def main() -> None:
     print("ok")
 
 
+def run(play: Coroutine[None, None, None]) -> NoReturn:
+    code = 1
+    try:
+        asyncio.run(play)
+        code = 0
+    finally:
+        if code:
+            traceback.print_exc()
+            sys.stderr.flush()
+        os._exit(code)
+
+
 async def parent_hears() -> None:
     """Say that the parent's connections are whole, and hear what the children said."""
-    await Sibling(0, 0).sees([3])
+    await sees([3])
     assert await CACHE.set("alice", "profile", [4])
     assert await CACHE.get("alice", "profile") == [4]
 
