@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scrubjay.assembly import AssemblyPolicy, Layout, NearMiss, SectionReceipt, Sources, lay_out, window_tokens
-from scrubjay.assembly.fit import digest_of
 from scrubjay.assembly.layout import NOTHING, Break, Pinned, decode
 from scrubjay.assembly.providers import rules_for
 from tests.assembly.builders import WORDS, context, json_values, renumbered, summary, texts, user
@@ -32,7 +31,7 @@ def pinned(draw: st.DrawFn) -> Pinned:
     text = draw(texts)
     made_of = draw(st.dictionaries(texts, texts, max_size=3))
     parts = tuple(draw(st.lists(sections(), max_size=2)))
-    return Pinned(text, draw(whole_numbers), parts, made_of, draw(st.booleans()), digest_of(text))
+    return Pinned.of(text, draw(whole_numbers), parts, made_of, whole=draw(st.booleans()))
 
 
 layouts = st.builds(

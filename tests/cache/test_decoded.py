@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrubjay.cache.decoded import MAX_BYTES, SHARE, Decoded
+from scrubjay.cache.decoded import MAX_BYTES, PART, SHARE, Decoded
 from scrubjay.cache.l1 import L1, deep_size
 from scrubjay.core.frozen import freeze
 from tests.conftest import OpenJay
@@ -148,4 +148,4 @@ def test_it_takes_its_memory_from_that_of_the_process() -> None:
 async def test_with_process_memory_it_has_a_share_of_it_and_without_it_stays_small(open_jay: OpenJay) -> None:
     without, small, large = [await open_jay(local_memory=size) for size in (0, 80_000, 1 << 30)]
     sizes = [jay._open.aside.reads.decoded._max_bytes for jay in (without, small, large)]
-    assert sizes == [MAX_BYTES, 10_000, MAX_BYTES]
+    assert sizes == [MAX_BYTES, 20_000, (1 << 30) // PART]

@@ -165,7 +165,7 @@ async def test_erasing_takes_receipts_along_and_none_comes_back(
         await process.engine.tidy(everything=True)
         assert await session_of(process).receipts() == []
     assembler: Assembler = one.engine.services.assembler
-    assert not assembler._traces
+    assert not assembler._slots._slots
     exported = await one.user.export()
     assert (exported["receipts"], exported["layouts"]) == ([], [])
 
@@ -209,7 +209,7 @@ async def test_inside_a_transaction_windows_are_made_and_nothing_is_kept(
         await jay._open.tidy(everything=True)
         exported = await jay.user("alice").export()
         assert (exported["layouts"], exported["receipts"], exported["assembly_metrics"]) == ([], [], [])
-        assert not jay._open.services.assembler._traces
+        assert [slot.trace for slot in jay._open.services.assembler._slots._slots.values()] == [None]
         assert await jay._open.services.store.jobs_counts() == {"due": 0, "claimed": 0, "failed": 0}
 
 

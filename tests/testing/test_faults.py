@@ -14,7 +14,7 @@ import pytest
 from scrubjay.core import ports
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable, VersionConflict
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import HotTier, Miss, MissReason, PutMode, Read, Shape, Store
+from scrubjay.core.ports import Batch, HotTier, Miss, MissReason, PutMode, Read, Shape, Store
 from scrubjay.store.open import migrate, open_store
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.faults import (
@@ -141,10 +141,11 @@ async def test_a_cache_fails_as_its_port_says(hot: HotTier) -> None:
     assert await faulty.read([Read(STATE, Shape.HASH)] * 2) == [Miss(MissReason.UNAVAILABLE)] * 2
     assert await faulty.read(lease=False, reads=[Read(STATE, Shape.HASH)]) == [Miss(MissReason.UNAVAILABLE)]
     assert await faulty.fill([None] * 3) == [False] * 3
+    assert await faulty.look(Batch([Read(STATE, Shape.HASH)] * 2)) == [MissReason.UNAVAILABLE] * 2
     answers: dict[str, Any] = {}
     with pytest.raises(CacheUnavailable):
         await faulty.noted("key")
-    for name in set(methods) - {"read", "fill", "noted"}:
+    for name in set(methods) - {"read", "fill", "look", "noted"}:
         parameters = list(inspect.signature(getattr(HotTier, name)).parameters)[1:]
         answers[name] = await getattr(faulty, name)(*parameters)
     expected = {

@@ -47,6 +47,11 @@ class Group(NamedTuple):
     messages: tuple[Message, ...]
 
 
+def size_of(groups: Sequence[Group]) -> int:
+    """Return how many messages groups hold."""
+    return sum([len(group.messages) for group in groups])
+
+
 class Seen:
     """What assembly knows of a message. It is kept beside it, for a message is in many windows.
 
@@ -152,6 +157,10 @@ def group_messages(chat: Sequence[Message], start: int = 0) -> tuple[list[Group]
         The groups in the order in which they were complete, and the messages that are in none: all of a group with an
         unanswered call, also while the tools are still running, and results whose call is not there.
     """
+    simple = [seen(message).group for message in (chat[start:] if start else chat)]
+    if all(simple):
+        # No tool had a say: the usual case.
+        return simple, []  # type: ignore[return-value]
     groups: list[Group] = []
     waiting: dict[str, list[_Calls]] = {}
     unpaired: list[Unpaired] = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scrubjay.assembly.blocks import LeftOut
 from scrubjay.assembly.receipt import NearMiss, SectionReceipt, section
 from scrubjay.assembly.render import Draft
+from scrubjay.core.frozen import FrozenDict
 
 Count = Callable[[str], int]
 Kept = Sequence[Sequence[int]]
@@ -26,6 +27,7 @@ class Fitted(NamedTuple):
         sections: What became of each of its listings that had something.
         whole: Whether nothing was dropped.
         digest: A digest of the text; empty without a text.
+        wire: The message that says it, as a provider takes it; none without a text.
     """
 
     text: str
@@ -33,11 +35,17 @@ class Fitted(NamedTuple):
     sections: tuple[SectionReceipt, ...]
     whole: bool
     digest: str
+    wire: tuple[FrozenDict[str, Any], ...]
 
 
 def digest_of(text: str) -> str:
     """Return a digest of a text, the same in all processes; empty for the empty text."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if text else ""
+
+
+def system_message(text: str) -> tuple[FrozenDict[str, Any], ...]:
+    """Return the system message that says a text; none if it is empty."""
+    return (FrozenDict({"role": "system", "content": text}),) if text else ()
 
 
 class Fitting:
@@ -72,7 +80,7 @@ class Fitting:
 
     def _fitted(self, kept: Kept, tokens: int, dropped: Sequence[tuple[int, int, int]], *, whole: bool) -> Fitted:
         text = self.text if whole else self._draft.text(kept)
-        return Fitted(text, tokens, self._receipts(kept, tokens, dropped), whole, digest_of(text))
+        return Fitted(text, tokens, self._receipts(kept, tokens, dropped), whole, digest_of(text), system_message(text))
 
     def _tokens(self, text: str) -> int:
         return self._count(text) + self._overhead if text else 0

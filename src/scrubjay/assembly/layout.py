@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from scrubjay.assembly.fit import Fitted, digest_of
+from scrubjay.assembly.fit import Fitted, digest_of, system_message
 from scrubjay.assembly.receipt import NearMiss, SectionReceipt
 from scrubjay.core.frozen import FrozenDict
 
@@ -46,6 +46,7 @@ class Pinned(NamedTuple):
         digests: A digest of each thing that it was made from, by name; also of those that found no room.
         whole: Whether everything found room.
         digest: A digest of the text.
+        wire: The message that says it, as a provider takes it; none without a text.
     """
 
     text: str
@@ -54,9 +55,17 @@ class Pinned(NamedTuple):
     digests: Mapping[str, str]
     whole: bool
     digest: str
+    wire: tuple[FrozenDict[str, Any], ...]
+
+    @classmethod
+    def of(
+        cls, text: str, tokens: int, sections: tuple[SectionReceipt, ...], digests: Mapping[str, str], *, whole: bool
+    ) -> Pinned:
+        """Return a section with that text."""
+        return cls(text, tokens, sections, digests, whole, digest_of(text), system_message(text))
 
 
-NOTHING: Final = Pinned("", 0, (), FrozenDict(), whole=True, digest="")
+NOTHING: Final = Pinned.of("", 0, (), FrozenDict(), whole=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +154,7 @@ def decode(found: Any) -> Layout | None:
 
 def pin(fitted: Fitted, digests: Mapping[str, str]) -> Pinned:
     """Return a section as it is pinned."""
-    return Pinned(fitted.text, fitted.tokens, fitted.sections, digests, fitted.whole, fitted.digest)
+    return Pinned(fitted.text, fitted.tokens, fitted.sections, digests, fitted.whole, fitted.digest, fitted.wire)
 
 
 def _around(pinned: Pinned, more: int) -> Pinned:
@@ -182,4 +191,4 @@ def _decoded(found: Mapping[str, Any]) -> Pinned:
     text, digests = found["text"], found["digests"]
     if not isinstance(text, str) or not isinstance(digests, dict):
         raise TypeError("not a pinned section")
-    return Pinned(text, int(found["tokens"]), sections, FrozenDict(digests), bool(found["whole"]), digest_of(text))
+    return Pinned.of(text, int(found["tokens"]), sections, FrozenDict(digests), whole=bool(found["whole"]))

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from scrubjay.assembly.allocate import Demand, allocate
-from scrubjay.assembly.blocks import Group
+from scrubjay.assembly.blocks import Group, size_of
 from scrubjay.assembly.fit import Fitted, Fitting
 from scrubjay.assembly.layout import Break, Layout, pin
-from scrubjay.assembly.policy import MAX_BUDGET, MAX_MESSAGES, History
+from scrubjay.assembly.policy import MAX_MESSAGES, History
 from scrubjay.assembly.render import Draft, summaries_draft, tail_draft
 from scrubjay.assembly.scene import Scene
 from scrubjay.assembly.sources import Sources
@@ -229,7 +229,12 @@ def _beginning(scene: Scene, candidates: list[Group], least: int, room: int, rea
     history = scene.policy.history
     messages, age_ms = _message_room(scene), _age_mark(history)
     cold = reason in _COLD
-    if _within(scene, candidates, room, messages, age_ms) and (cold or reason is not Break.HISTORY):
+    if (
+        (cold or reason is not Break.HISTORY)
+        and size_of(candidates) <= messages
+        and scene.cost_of(candidates) <= room
+        and _young_enough(scene, candidates, age_ms)
+    ):
         return least
     if not cold:
         room, messages = history.low(room), history.low(messages)
@@ -250,10 +255,8 @@ def _beginning(scene: Scene, candidates: list[Group], least: int, room: int, rea
     return _behind_history(scene, least)
 
 
-def _within(scene: Scene, groups: Sequence[Group], room: int, messages: int, age_ms: int | None) -> bool:
-    """Return whether groups are within all marks."""
-    if _size(groups) > messages or scene.cost_of(groups) > room:
-        return False
+def _young_enough(scene: Scene, groups: Sequence[Group], age_ms: int | None) -> bool:
+    """Return whether groups are within the mark for age."""
     if age_ms is None or not groups:
         return True
     # The first need not be the oldest: groups stand in the order of their ends.
@@ -265,8 +268,7 @@ def _within(scene: Scene, groups: Sequence[Group], room: int, messages: int, age
 
 
 def _over_marks(scene: Scene, history: Sequence[Group]) -> bool:
-    marks = scene.policy.history
-    return not _within(scene, history, MAX_BUDGET, _message_room(scene), _age_mark(marks))
+    return size_of(history) > _message_room(scene) or not _young_enough(scene, history, _age_mark(scene.policy.history))
 
 
 def _token_mark(scene: Scene) -> int:
@@ -281,7 +283,7 @@ def _message_room(scene: Scene) -> int:
     marks, chat = scene.policy.history, scene.chat
     if marks.messages is None:
         return MAX_MESSAGES
-    turn = _size(chat.turn) + (len(chat.anchor.messages) if chat.anchor else 0)
+    turn = size_of(chat.turn) + (len(chat.anchor.messages) if chat.anchor else 0)
     return max(0, marks.messages - turn)
 
 
@@ -371,7 +373,3 @@ def _tail(scene: Scene, updates: tuple[Update, ...], rolling: str) -> Fitting:
 
 def _fitting(scene: Scene, draft: Draft) -> Fitting:
     return Fitting(draft, scene.count, scene.overhead.message)
-
-
-def _size(groups: Sequence[Group]) -> int:
-    return sum([len(group.messages) for group in groups])

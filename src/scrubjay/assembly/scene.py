@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 from scrubjay.assembly.blocks import ChatBlocks, Group, seen, split_chat
-from scrubjay.assembly.fit import Count, digest_of
+from scrubjay.assembly.fit import Count, digest_of, system_message
 from scrubjay.assembly.policy import AssemblyPolicy
 from scrubjay.assembly.previews import preview
 from scrubjay.assembly.render import agent_text
 from scrubjay.assembly.sources import Sources
 from scrubjay.assembly.tokens import OPENAI_OVERHEAD, CachedTokenizer, Overhead, message_tokens
 from scrubjay.core.errors import BudgetTooSmall
+from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.messages import text_of
 from scrubjay.core.ports import Tokenizer
 from scrubjay.core.records import AgentConfig, Message
 
 Cost = Callable[[Message], int]
+
+
+class AgentSays(NamedTuple):
+    """What an agent's configuration says to the model.
+
+    Attributes:
+        text: It; empty for nothing.
+        digest: A digest of it.
+        wire: The message that says it, as a provider takes it; none without a text.
+    """
+
+    text: str
+    digest: str
+    wire: tuple[FrozenDict[str, Any], ...]
+
+
+_NO_AGENT: Final = AgentSays("", "", ())
 
 
 class Scene:
@@ -30,8 +49,7 @@ class Scene:
 
     Attributes:
         budget: The tokens of the window: the policy's budget without the reserve for the reply.
-        agent_text: What the agent's configuration says to the model.
-        agent_digest: A digest of it.
+        agent: What the agent's configuration says to the model.
         agent_tokens: Its tokens.
         pinned: The groups before the last user message that are pinned: they stay when the history is cut.
         history: The other groups before the last user message, oldest first.
@@ -45,7 +63,7 @@ class Scene:
     """
 
     __slots__ = (
-        "_tokenizer", "agent_digest", "agent_text", "agent_tokens", "anchor_tokens", "budget", "chat",
+        "_tokenizer", "agent", "agent_tokens", "anchor_tokens", "budget", "chat",
         "cost", "count", "count_name", "fixed", "history", "lead_tokens", "overhead", "pinned", "pinned_tokens",
         "policy", "same_overhead", "shortened", "sources", "spare", "turn", "turn_tokens",
     )  # fmt: skip
@@ -62,8 +80,8 @@ class Scene:
         self.same_overhead = _around(sources.chat, tokenizer.name, overhead)
         self.budget = policy.budget - policy.reserve
         self.chat: ChatBlocks = split_chat(sources.chat, sources.leads_through)
-        self.agent_text, self.agent_digest = _agent_text(sources.agent)
-        self.agent_tokens = self.text_tokens(self.agent_text)
+        self.agent = _agent_says(sources.agent)
+        self.agent_tokens = self.text_tokens(self.agent.text)
         self.lead_tokens = self.message_tokens(self.chat.leading)
         self.anchor_tokens = self.group_cost(self.chat.anchor) if self.chat.anchor else 0
         self.pinned, self.history = _divided(self.chat.history)
@@ -172,16 +190,16 @@ def newest_that_fit(groups: Sequence[Group], room: int, cost: Callable[[Group], 
     return list(groups[first:]), total
 
 
-def _agent_text(agent: AgentConfig | None) -> tuple[str, str]:
-    """Return what an agent's configuration says to the model, and a digest of it; both are kept beside it."""
+def _agent_says(agent: AgentConfig | None) -> AgentSays:
+    """Return what an agent's configuration says to the model; it is kept beside it."""
     if not agent:
-        return "", ""
+        return _NO_AGENT
     try:
         return agent.derived  # type: ignore[no-any-return]
     except AttributeError:
         text = agent_text(agent)
-        agent.derived = text, digest_of(text)
-        return agent.derived  # type: ignore[no-any-return]
+        says = agent.derived = AgentSays(text, digest_of(text), system_message(text))
+        return says
 
 
 def _preview(message: Message, most: int, tokenizer: Tokenizer) -> Message:

@@ -9,9 +9,9 @@ from typing import Any
 from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sources:
-    """Everything of one user and session that may go into a window, as it was read.
+    """Everything of one user and session that may go into a window, as it was read. Not to be changed once made.
 
     Attributes:
         agent: The agent's configuration; None without an agent.

@@ -20,15 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from scrubjay.assembly.blocks import Group, LeftOut, seen
+from scrubjay.assembly.blocks import LeftOut, seen, size_of
 from scrubjay.assembly.formats.anthropic import to_anthropic
 from scrubjay.assembly.formats.openai import to_openai
 from scrubjay.assembly.layout import Layout
 from scrubjay.assembly.plan import Moment, Plan, plan
 from scrubjay.assembly.policy import DEFAULT_POLICY, AssemblyPolicy
-from scrubjay.assembly.prefix import Trace, shared_tokens, trace_of
+from scrubjay.assembly.prefix import Shown, Trace, shared_tokens, shown_in, stable_tokens, trace_of
 from scrubjay.assembly.providers import ProviderRules, rules_for
 from scrubjay.assembly.receipt import NearMiss, Prefix, Receipt, SectionReceipt, section
 from scrubjay.assembly.scene import Scene
@@ -210,96 +211,91 @@ def lay_out(
     scene = Scene(sources, policy, counter, known.overhead)
     ttl_s = known.ttl_s if policy.cache_ttl_s is None else policy.cache_ttl_s
     found = plan(scene, layout, Moment(now_ms, before_ms, ttl_s, breaks), counter.name)
-    trace = trace_of(scene, found)
-    messages, stable = _messages(scene, found)
-    total = _stable_tokens(scene, found) + found.tail.tokens + _turn_tokens(scene)
+    shown = shown_in(scene, found)
+    trace = trace_of(scene, found, shown)
+    layout = found.layout
+    messages = [
+        *scene.agent.wire,
+        *_wires(shown.leading),
+        *layout.user.wire,
+        *layout.summaries.wire,
+        *_wires(shown.before),
+    ]
+    stable = len(messages)
+    messages += found.tail.wire
+    messages += _wires(shown.behind)
+    turn_tokens = scene.anchor_tokens + scene.turn_tokens + scene.overhead.reply
+    total = stable_tokens(scene, found) + found.tail.tokens + turn_tokens
     # It holds by construction; a window that breaks it must not reach a provider.
     if total > scene.budget:
         raise AssertionError(f"a window of {total} tokens was assembled for a budget of {scene.budget}")
     window = Window(
         FrozenList(messages),
         total,
-        lambda: _receipt(scene, found, trace, before, counter, total),
+        partial(_receipt, scene, found, shown, trace, before, counter, total),
         known,
         sources.agent,
-        _marks(scene, found, before, stable, len(messages)),
+        _marks(scene, found, shown, before, stable, len(messages)),
     )
-    return Assembled(window, found.layout, found.reason is not None, trace)
+    return Assembled(window, layout, found.reason is not None, trace)
 
 
-def _receipt(scene: Scene, found: Plan, trace: Trace, before: Trace | None, counter: Tokenizer, total: int) -> Receipt:
+def _receipt(
+    scene: Scene, found: Plan, shown: Shown, trace: Trace, before: Trace | None, counter: Tokenizer, total: int
+) -> Receipt:
     """Return the receipt of a window. It is made when it is asked for: the caller's model need not wait for it."""
-    sources, policy = scene.sources, scene.policy
-    sections = _sections(scene, found)
-    shown = [*scene.chat.leading, *_messages_of([*found.older, *found.history, *_anchor(scene), *scene.turn])]
+    sources, policy, layout = scene.sources, scene.policy, found.layout
+    sections = _sections(scene, found, shown)
+    messages = [*shown.leading, *shown.before, *shown.behind]
     return Receipt(
-        sources_used=_sources_used(sections),
-        total_tokens=total,
-        pruned_messages=len(sources.chat) - len(shown),
-        older_messages=sources.messages_before,
-        budget=policy.budget,
-        tokenizer=counter.name,
-        exact=counter.exact and not any(seen(message).estimated for message in shown),
-        sections=sections,
-        agent=sources.agent_id,
+        _sources_used(sections),
+        total,
+        len(sources.chat) - len(messages),
+        sources.messages_before,
+        policy.budget,
+        counter.name,
+        counter.exact and not any(seen(message).estimated for message in messages),
+        sections,
+        sources.agent_id,
         reserve=policy.reserve,
         prefix=Prefix(
-            _stable_tokens(scene, found),
-            None if before is None else shared_tokens(scene, found, trace, before),
-            found.layout.number,
+            stable_tokens(scene, found),
+            None if before is None else shared_tokens(scene, found, shown, trace, before),
+            layout.number,
             found.reason.value if found.reason else None,
         ),
     )
 
 
-def _messages(scene: Scene, found: Plan) -> tuple[list[FrozenDict[str, Any]], int]:
-    """Return the messages, and how many stand before the tail."""
-    layout, chat = found.layout, scene.chat
-    messages = [
-        *_system(scene.agent_text),
-        *[seen(message).wire for message in chat.leading],
-        *_system(layout.user.text),
-        *_system(layout.summaries.text),
-        *_wires(found.older),
-        *_wires(found.history),
-    ]
-    if chat.has_user:
-        stable = len(messages)
-        messages += _system(found.tail.text)
-    messages += _wires(_anchor(scene))
-    messages += _wires(scene.turn)
-    if not chat.has_user:
-        stable = len(messages)
-        messages += _system(found.tail.text)
-    return messages, stable
-
-
-def _sections(scene: Scene, found: Plan) -> tuple[SectionReceipt, ...]:
+def _sections(scene: Scene, found: Plan, shown: Shown) -> tuple[SectionReceipt, ...]:
     """Return the receipt's sections, without those that had nothing to show and left nothing out."""
     layout, chat = found.layout, scene.chat
-    anchor = _anchor(scene)
+    turn = len(chat.anchor.messages) + size_of(scene.turn) if chat.anchor else size_of(scene.turn)
+    history = len(shown.before) - shown.older - (0 if chat.has_user else turn)
     pruned = len(chat.history) - len(found.history) - len(found.older)
     out_of_history: dict[LeftOut, int] = {}
     misses: list[NearMiss] = []
     if pruned:
         cut = [group for group in scene.history if group.seq < layout.from_seq]
-        out_of_history[LeftOut.PRUNED] = _size(cut)
+        out_of_history[LeftOut.PRUNED] = size_of(cut)
         misses = [NearMiss("history", f"message {group.seq}", scene.group_cost(group)) for group in cut[-1:-11:-1]]
-    out_of_turn = {LeftOut.BUDGET: _size(chat.turn) - _size(scene.turn)}
+    out_of_turn = {}
+    if scene.turn is not chat.turn:
+        out_of_turn[LeftOut.BUDGET] = size_of(chat.turn) - size_of(scene.turn)
     for seq, reason in chat.unpaired:
         out = out_of_history if chat.anchor is None or seq < chat.anchor.seq else out_of_turn
         out[reason] = out.get(reason, 0) + 1
     pinned_tokens = scene.cost_of(found.older)
     sections = (
-        section("agent", scene.agent_tokens, 1 if scene.agent_text else 0, {}),
-        section("system", scene.lead_tokens, len(chat.leading), {}),
+        SectionReceipt("agent", scene.agent_tokens, 1 if scene.agent.text else 0),
+        SectionReceipt("system", scene.lead_tokens, len(chat.leading)),
         *layout.user.sections,
         *layout.summaries.sections,
-        section("pinned", pinned_tokens, _size(found.older), {}),
+        SectionReceipt("pinned", pinned_tokens, shown.older),
         section(
             "history",
             found.history_tokens + scene.pinned_tokens - pinned_tokens,
-            _size(found.history),
+            history,
             out_of_history,
             misses,
             found.shortened,
@@ -308,40 +304,41 @@ def _sections(scene: Scene, found: Plan) -> tuple[SectionReceipt, ...]:
         section(
             "turn",
             scene.anchor_tokens + scene.turn_tokens,
-            _size(anchor) + _size(scene.turn),
+            turn,
             out_of_turn,
             shortened=scene.shortened,
         ),
-        section("reply", scene.overhead.reply, 0, {}),
+        SectionReceipt("reply", scene.overhead.reply, 0),
     )
     return tuple([one for one in sections if one.tokens or one.items_in or one.items_out])
 
 
-def _stable_tokens(scene: Scene, found: Plan) -> int:
-    layout = found.layout
-    pinned = layout.user.tokens + layout.summaries.tokens
-    return scene.agent_tokens + scene.lead_tokens + pinned + scene.pinned_tokens + found.history_tokens
-
-
-def _turn_tokens(scene: Scene) -> int:
-    return scene.anchor_tokens + scene.turn_tokens + scene.overhead.reply
-
-
-def _marks(scene: Scene, found: Plan, before: Trace | None, stable: int, length: int) -> tuple[int, ...]:
+def _marks(scene: Scene, found: Plan, shown: Shown, before: Trace | None, stable: int, length: int) -> tuple[int, ...]:
     """Return behind which messages a prompt cache may break."""
-    # Without a user message the last group stands before the tail, too.
-    history = [*found.history, *(() if scene.chat.has_user else (*_anchor(scene), *scene.turn))]
-    pinned_end = stable - _size(history)
-    marks = [pinned_end - 1]
-    if before is not None and found.reason is None and history:
+    pinned_end = stable - len(shown.before) + shown.older
+    marks = {pinned_end - 1, stable - 1}
+    if before is not None and found.reason is None and stable > pinned_end:
         # Where the window before ended: a provider looks back only so far from a later breakpoint.
-        done = sum([len(group.messages) for group in history if group.end <= before.stable_end])
-        marks.append(pinned_end + done - 1)
-    marks.append(stable - 1)
+        marks.add(stable - _since(scene, found, before.stable_end) - 1)
     if not found.tail.text or (scene.turn and scene.chat.has_user):
         # Behind the tail the next window begins otherwise, unless this turn goes on: then it begins with all of this.
-        marks.append(length - 1)
-    return tuple(sorted({mark for mark in marks if mark >= 0}))
+        marks.add(length - 1)
+    marks.discard(-1)
+    return tuple(sorted(marks))
+
+
+def _since(scene: Scene, found: Plan, end: int) -> int:
+    """Return how many messages before the tail were complete after `end`."""
+    groups = found.history
+    if not scene.chat.has_user:
+        groups = [*groups, *((scene.chat.anchor,) if scene.chat.anchor else ()), *scene.turn]
+    since = 0
+    # Groups stand in the order of their ends.
+    for group in reversed(groups):
+        if group.end <= end:
+            break
+        since += len(group.messages)
+    return since
 
 
 def _sources_used(sections: Sequence[SectionReceipt]) -> tuple[str, ...]:
@@ -349,21 +346,5 @@ def _sources_used(sections: Sequence[SectionReceipt]) -> tuple[str, ...]:
     return tuple([source for source in SOURCES if source in used])
 
 
-def _anchor(scene: Scene) -> tuple[Group, ...]:
-    return (scene.chat.anchor,) if scene.chat.anchor else ()
-
-
-def _messages_of(groups: Iterable[Group]) -> list[Message]:
-    return [message for group in groups for message in group.messages]
-
-
-def _size(groups: Iterable[Group]) -> int:
-    return sum([len(group.messages) for group in groups])
-
-
-def _system(text: str) -> tuple[FrozenDict[str, Any], ...]:
-    return (FrozenDict({"role": "system", "content": text}),) if text else ()
-
-
-def _wires(groups: Iterable[Group]) -> list[FrozenDict[str, Any]]:
-    return [seen(message).wire for group in groups for message in group.messages]
+def _wires(messages: Iterable[Message]) -> list[FrozenDict[str, Any]]:
+    return [seen(message).wire for message in messages]

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from scrubjay.cache.l1 import L1, Entry
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Source, Wave
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.ports import Mutation, Written
 
@@ -44,6 +44,10 @@ class CacheAccess(Protocol):
         Raises:
             StoreUnavailable: The cache could not answer for all, and the store cannot be reached.
         """
+        ...
+
+    def fetch_wave(self, wave: Wave) -> Coroutine[Any, Any, list[Any]]:
+        """Return what is read together again and again; see `fetch`."""
         ...
 
     def write(

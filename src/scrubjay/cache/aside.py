@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scrubjay.cache.decoded import MAX_BYTES, SHARE, Decoded
+from scrubjay.cache.decoded import MAX_BYTES, PART, Decoded
 from scrubjay.cache.distrust import Distrust, Hold
 from scrubjay.cache.l1 import L1
 from scrubjay.cache.local import Local
@@ -39,7 +39,7 @@ class CacheAside:
         self.watch = watch
         self._distrust = Distrust()
         # Without process memory it is small, and it is there: it costs less than it saves at the first second hit.
-        decoded = Decoded(l1.lend(min(MAX_BYTES, l1.max_bytes // SHARE)) if l1.on else MAX_BYTES)
+        decoded = Decoded(l1.lend(l1.max_bytes // PART) if l1.on else MAX_BYTES)
         self.reads = Reads(parts, l1, decoded, self._distrust, watch)
         self.flights = self.reads.flights
         local = Local(l1, decoded, self.flights, parts.floors, parts.lives)
@@ -51,7 +51,7 @@ class CacheAside:
         self.held, self.get, self.beyond, self.fetch = (
             self.reads.held, self.reads.get, self.reads.beyond, self.reads.fetch,
         )  # fmt: skip
-        self.cached = self.reads.cached
+        self.fetch_wave, self.cached = self.reads.fetch_wave, self.reads.cached
         self.write, self.invalidate = self.writes.write, self.writes.invalidate
         self.erase, self.renew = self.writes.erase, self.writes.renew
         self.put, self.tell, self.retell = self.writes.put, self.writes.tell, self.writes.retell

@@ -14,23 +14,27 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from scrubjay.cache.l1 import deep_size
-from scrubjay.core.ports import Loaded, Payload
+from scrubjay.core.ports import Loaded, Payload, Raw
 
 T = TypeVar("T")
 MAX_BYTES = 2 * 1024 * 1024
-"""The most memory that bytes and values take together, as objects; the newer half survives when it is reached."""
+"""The most memory that bytes and values take together, as objects, where there is no process memory; the newer half
+survives when it is reached."""
+PART = 4
+"""Which part of what process memory may take is for them: what sessions are made of is held nowhere else."""
 SHARE = 8
-"""Which part of what process memory may take is for them, at most."""
+"""Which part of it a single value may take."""
 _ENTRY_BYTES = 300
 """What an entry takes besides its bytes and its value."""
 _ITEM_BYTES = 1_000
 """What a value that is made of items takes besides their bytes, for each of them: they are not measured."""
+_ITEM_POINTER_BYTES = 16
 _VALUE_FACTOR = 6
 """What such a value takes, as a multiple of its bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+@dataclass(slots=True, eq=False)
+class Known:
     """What is known of a key.
 
     Attributes:
@@ -41,6 +45,10 @@ class _Known:
         owner: The key of its owner's generation.
         grows: Whether it is made of items, most of which stay when it changes.
         version: The version that was read with it; 0 where it does not matter.
+        asked: By whom it was asked for, who was given something of it; None if nobody was.
+        raw: The entry as its server showed it then.
+        loaded: What it was parsed to.
+        given: What was given.
     """
 
     payload: Payload
@@ -50,9 +58,13 @@ class _Known:
     owner: str
     grows: bool = False
     version: int = 0
+    asked: object = None
+    raw: Raw | None = None
+    loaded: Loaded | None = None
+    given: Any = None
 
 
-_NOTHING = _Known(b"", -1, None, 0, "", version=-1)
+_NOTHING = Known(b"", -1, None, 0, "", version=-1)
 
 
 class _Half:
@@ -61,11 +73,11 @@ class _Half:
     __slots__ = ("bytes", "known", "owners")
 
     def __init__(self) -> None:
-        self.known: dict[str, _Known] = {}
+        self.known: dict[str, Known] = {}
         self.owners: dict[str, set[str]] = {}
         self.bytes = 0
 
-    def put(self, key: str, known: _Known) -> None:
+    def put(self, key: str, known: Known) -> None:
         self.forget(key)
         self.known[key] = known
         self.owners.setdefault(known.owner, set()).add(key)
@@ -134,7 +146,7 @@ class Decoded:
         self.forget(key)
         # One value must not drive out everything else.
         if size * SHARE <= self._max_bytes:
-            self._add(key, _Known(payload, count, value if seen else None, size, owner))
+            self._add(key, Known(payload, count, value if seen else None, size, owner))
 
     def value(self, key: str, loaded: Loaded, decode: Callable[[Loaded], T], owner: str) -> T:
         """Return what a payload of any shape is decoded to: the very same as before, where the bytes are the same.
@@ -148,12 +160,12 @@ class Decoded:
         Raises:
             Corrupt: It cannot be decoded.
         """
-        known = self._known(key)
+        known = self.find(key)
         if known.version == loaded.version and known.payload == loaded.payload and known.count == loaded.count:
             return known.value  # type: ignore[no-any-return]
         value = decode(loaded)
         size = _estimate(loaded.payload)
-        self._remember(key, _Known(loaded.payload, loaded.count, value, size, owner, version=loaded.version))
+        self._remember(key, Known(loaded.payload, loaded.count, value, size, owner, version=loaded.version))
         return value
 
     def items(self, key: str, payload: list[bytes], decode: Callable[[bytes], T], owner: str) -> list[T]:
@@ -168,17 +180,18 @@ class Decoded:
         Raises:
             Corrupt: An item cannot be decoded.
         """
-        known = self._known(key)
+        known = self.find(key)
         if known.payload == payload:
             return known.value  # type: ignore[no-any-return]
         before: dict[bytes, T] = {}
         if known.grows:
             before = dict(zip(known.payload, known.value, strict=True))  # type: ignore[arg-type]
         found = [before[raw] if raw in before else decode(raw) for raw in payload]
-        self._remember(key, _Known(payload, len(payload), found, _estimate(payload), owner, grows=True))
+        self._remember(key, Known(payload, len(payload), found, _estimate(payload), owner, grows=True))
         return found
 
-    def _known(self, key: str) -> _Known:
+    def find(self, key: str) -> Known:
+        """Return what is known of a key; where that is nothing, it is like no entry."""
         known = self._young.known.get(key)
         if known is None:
             known = self._old.known.get(key, _NOTHING)
@@ -187,7 +200,29 @@ class Decoded:
                 self._add(key, known)
         return known
 
-    def _remember(self, key: str, known: _Known) -> None:
+    def note(self, key: str, asked: object, raw: Raw, loaded: Loaded, given: Any) -> None:
+        """Note what was given for an entry, so that the same is given for the same entry.
+
+        Args:
+            key: The key in the cache.
+            asked: Who asked.
+            raw: The entry as its server showed it.
+            loaded: What it was parsed to.
+            given: What was given, read-only all through.
+        """
+        known = self.find(key)
+        if known.value is None:
+            return
+        if known.raw is None:
+            self._young.forget(key)
+            # The items of a list are those of the payload.
+            known.size += len(raw) if isinstance(raw, bytes) else _ITEM_POINTER_BYTES * (len(raw) + loaded.count)
+            if known.size * SHARE > self._max_bytes:
+                return
+            self._add(key, known)
+        known.asked, known.raw, known.loaded, known.given = asked, raw, loaded, given
+
+    def _remember(self, key: str, known: Known) -> None:
         self.forget(key)
         if known.size * SHARE <= self._max_bytes:
             self._add(key, known)
@@ -212,7 +247,7 @@ class Decoded:
         """Forget everything."""
         self._young, self._old = _Half(), _Half()
 
-    def _add(self, key: str, known: _Known) -> None:
+    def _add(self, key: str, known: Known) -> None:
         if self._young.bytes + known.size > self._max_bytes // 2:
             self._old, self._young = self._young, _Half()
         self._young.put(key, known)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from scrubjay.cache.access import Plan
 from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.l1 import L1, Entry
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Source, Wave
 from scrubjay.core.errors import ConfigurationError, StoreUnavailable
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.outcome import Outcome, Tier
@@ -80,6 +80,10 @@ class Inside:
             for source in sources
         ]
         return [source.decode(loaded) for source, loaded in zip(sources, found, strict=True)]
+
+    async def fetch_wave(self, wave: Wave) -> list[Any]:
+        """Return several things as the transaction sees them."""
+        return await self.fetch(wave.sources)
 
     # --- writing
 

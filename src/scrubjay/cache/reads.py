@@ -7,18 +7,18 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from scrubjay.cache.decoded import Decoded
+from scrubjay.cache.decoded import Decoded, Known
 from scrubjay.cache.distrust import Distrust
 from scrubjay.cache.flights import Flights
 from scrubjay.cache.l1 import L1, Entry, Ticket
 from scrubjay.cache.parts import Parts
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Asked, Part, Source, Wave
 from scrubjay.cache.watch import Watch
 from scrubjay.core.codec import Corrupt
 from scrubjay.core.keys import HotKey
 from scrubjay.core.outcome import Outcome, Tier
 from scrubjay.core.policy import SECOND
-from scrubjay.core.ports import Hit, Loaded, Miss, MissReason, Mutation, Op
+from scrubjay.core.ports import Hit, Loaded, Miss, MissReason, Mutation, Op, Raw
 
 T = TypeVar("T")
 SOFT_DEADLINE_S = 0.1
@@ -89,6 +89,110 @@ class Reads:
         rest = [source for source, entry in zip(sources, held, strict=True) if entry is None]
         found = iter(await self._beyond(rest) if rest else [])
         return [entry.value if entry is not None else next(found) for entry in held]
+
+    async def fetch_wave(self, wave: Wave) -> list[Any]:
+        """Return what is read together again and again; see `fetch`.
+
+        Raises:
+            StoreUnavailable: The cache could not answer for all, and the store cannot be reached.
+        """
+        if self._distrust.any or not self._gate.open:
+            return await self.fetch(wave.sources)
+        values: list[Any] = [_UNASKED] * len(wave.sources)
+        part = wave.cached
+        if wave.local and self._l1.on:
+            part = wave.shared
+            for place, source in wave.local:
+                entry = self._l1.get(source.key)
+                if entry is None or not (entry.whole or entry.count >= source.wanted):
+                    # It needs a ticket.
+                    return await self.fetch(wave.sources)
+                values[place] = entry.value
+            for _, source in wave.local:
+                source.tally.l1 += 1
+        missing = await self._looked(part, values) if part.asked else {}
+        alone = [place for place, why in missing.items() if why is _ALONE]
+        if alone:
+            for place, value in zip(
+                alone, await self._by_themselves([wave.sources[place] for place in alone]), strict=True
+            ):
+                values[place] = value
+        rest = [*wave.direct, *(place for place, why in missing.items() if why is not _ALONE)]
+        if rest:
+            for place, value in zip(rest, await self._beyond([wave.sources[place] for place in rest]), strict=True):
+                values[place] = value
+        return values
+
+    async def _looked(self, part: Part, values: list[Any]) -> dict[int, _NotTaken]:
+        """Put what the shared cache has into its places; return the places of the rest, and how that is to be read."""
+        start = self._clock.monotonic()
+        found = await self._hot.look(part.batch)
+        if not found:
+            return dict.fromkeys([asked.place for asked in part.asked], _UNASKED)
+        missing: dict[int, _NotTaken] = {}
+        taken = []
+        find = self.decoded.find
+        for index, asked in enumerate(part.asked):
+            raw, source = found[index], asked.source
+            if not isinstance(raw, MissReason):
+                known = find(source.key)
+                if known.asked is asked and known.raw == raw:
+                    # The very same entry as last time.
+                    value = self._again(source, known)
+                else:
+                    value = self._first(asked, part, index, raw)
+                if type(value) is not _NotTaken:
+                    values[asked.place] = value
+                    source.tally.l2 += 1
+                    taken.append(source.read.key.kind)
+                    continue
+                missing[asked.place] = value
+                continue
+            if raw is MissReason.UNAVAILABLE:
+                self._gate.close("a read was not answered")
+            missing[asked.place] = _UNASKED
+        if taken:
+            seconds = self._clock.monotonic() - start
+            self._watch.recorder.record(Outcome("read", taken, Tier.L2, len(taken), 0, seconds))
+        return missing
+
+    def _again(self, source: Source[Any], known: Known) -> Any:
+        """Return what was given for the same entry before; `_NotTaken` if that may not be read any more, or not so."""
+        loaded = known.loaded
+        assert loaded is not None
+        if loaded.fresh_until_ms and not self._surely_fresh(loaded):
+            return self._passed(source)
+        return known.given if self._floors.admits(source.key, loaded.version) else self._passed(source, _ALONE)
+
+    def _first(self, asked: Asked, part: Part, index: int, raw: Raw) -> Any:
+        """Return the value of an entry; `_NotTaken` for how else it is to be read."""
+        source = asked.source
+        loaded = self._hot.parse(part.batch, index, raw)
+        if type(loaded) is not Loaded:
+            return _UNASKED
+        good = self._good(source, loaded)
+        if good is None:
+            return self._passed(source)
+        _, value = good
+        if type(value) is _NotTaken:
+            return self._passed(source, value)
+        if asked.remembers:
+            self.decoded.note(source.key, asked, raw, loaded, value)
+        return value
+
+    def _passed(self, source: Source[Any], how: _NotTaken | None = None) -> _NotTaken:
+        """Return how an entry is to be read that was seen and not taken: it was no hit."""
+        self._watch.counters.hits[source.read.key.kind] -= 1
+        return how or _UNASKED
+
+    async def _by_themselves(self, sources: Sequence[Source[Any]]) -> list[Any]:
+        """Return what the store has where the shared cache shows what is too old: nothing is filled."""
+        start = self._clock.monotonic()
+        values = await self._loaded([(source, _NOT_CACHED, None) for source in sources])
+        kinds = [source.read.key.kind for source in sources]
+        seconds = self._clock.monotonic() - start
+        self._watch.recorder.record(Outcome("read", kinds, Tier.STORE, 0, len(sources), seconds))
+        return values
 
     async def cached(self, source: Source[T]) -> T | None:
         """Return what the shared cache has of one VALUE, and None for anything else: nothing is loaded or leased.
@@ -215,9 +319,12 @@ class Reads:
             return False
         return source.cacheable and self._gate.open
 
+    def _surely_fresh(self, loaded: Loaded) -> bool:
+        return loaded.fresh_until_ms - self._clock.now_ms() >= loaded.cost_ms * _SURELY_FRESH
+
     def _at_once(self, source: Source[Any], loaded: Loaded) -> Any:
         """Return the value of a hit that is like the last one; None for `_taken` to look into it."""
-        if loaded.fresh_until_ms and loaded.fresh_until_ms - self._clock.now_ms() < loaded.cost_ms * _SURELY_FRESH:
+        if loaded.fresh_until_ms and not self._surely_fresh(loaded):
             return None
         if not source.enough(loaded) or not self._floors.admits(source.key, loaded.version):
             return None
@@ -228,7 +335,7 @@ class Reads:
 
         Mostly that is so, and to wait for nothing takes as long as to look.
         """
-        if loaded.fresh_until_ms and loaded.fresh_until_ms - self._clock.now_ms() < loaded.cost_ms * _SURELY_FRESH:
+        if loaded.fresh_until_ms and not self._surely_fresh(loaded):
             return None
         # What is not admitted is counted: it is asked once.
         if source.grows or not source.enough(loaded):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from scrubjay.cache.decoded import Decoded
 from scrubjay.core.counters import Tally
 from scrubjay.core.policy import MINUTE, SECOND
-from scrubjay.core.ports import Load, Loaded, Read, Shape
+from scrubjay.core.ports import Batch, Load, Loaded, Read, Shape
 
 T = TypeVar("T")
 MAX_LEASE_MS = 5 * MINUTE
@@ -78,6 +78,69 @@ class Source(Generic[T]):
         """Return the load that serves both the caller and the cache."""
         limit = self.limit()
         return replace(self.load, limit=limit) if limit else self.load
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A source of a wave that the shared cache is asked for; each part of a wave has its own.
+
+    Attributes:
+        place: Its place in the wave.
+        source: It.
+        remembers: Whether its value may be given again where its entry is the same: that is read-only.
+    """
+
+    place: int
+    source: Source[Any]
+    remembers: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        source = self.source
+        self.remembers = source.recall is not None or (source.local and source.read.shape is Shape.VALUE)
+
+
+class Part:
+    """Sources of a wave that the shared cache is asked for together.
+
+    Args:
+        sources: All sources of the wave.
+        places: The places of those that are meant.
+
+    Attributes:
+        asked: Those that are meant, in the order in which they are asked.
+        batch: What is asked.
+    """
+
+    __slots__ = ("asked", "batch")
+
+    def __init__(self, sources: Sequence[Source[Any]], places: Sequence[int]) -> None:
+        self.asked = tuple(Asked(place, sources[place]) for place in places)
+        self.batch = Batch([each.source.read for each in self.asked])
+
+
+class Wave:
+    """Sources that are read together again and again.
+
+    Args:
+        sources: The sources.
+
+    Attributes:
+        sources: As given.
+        local: Those that process memory may hold, each with its place.
+        shared: Those that only the shared cache may hold.
+        cached: Both.
+        direct: The places of those that no cache may hold.
+    """
+
+    __slots__ = ("cached", "direct", "local", "shared", "sources")
+
+    def __init__(self, sources: Iterable[Source[Any]]) -> None:
+        self.sources = tuple(sources)
+        places = [place for place, source in enumerate(self.sources) if source.cacheable]
+        self.local = tuple((place, self.sources[place]) for place in places if self.sources[place].local)
+        self.shared = Part(self.sources, [place for place in places if not self.sources[place].local])
+        self.cached = Part(self.sources, places)
+        self.direct = tuple(place for place, source in enumerate(self.sources) if not source.cacheable)
 
 
 def recalling(source: Source[T]) -> Source[T]:

@@ -69,6 +69,10 @@ class Scope:
         """Whether the datum belongs to the whole tenant."""
         return not self.user
 
+    def covers(self, other: Scope) -> bool:
+        """Return whether what another scope owns is of this one: of the same user, or of the whole tenant."""
+        return self == other or (self.is_tenant and self.tenant == other.tenant)
+
 
 def tenant_scope(tenant: object) -> Scope:
     """Return the scope of a tenant's shared data.

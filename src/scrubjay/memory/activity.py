@@ -125,10 +125,10 @@ class ActivityLog:
     def discard(self, scope: Scope) -> None:
         """Forget what was noted of a user, or of a whole tenant."""
         for key in list(self._noted):
-            if _owns(scope, key[0]):
+            if scope.covers(key[0]):
                 del self._noted[key]
         for key in list(self._written_at):
-            if _owns(scope, key[0]):
+            if scope.covers(key[0]):
                 del self._written_at[key]
 
     async def flush(self, *, everything: bool = False) -> None:
@@ -204,7 +204,3 @@ class ActivityLog:
             if not pushed:
                 # Each of the others might take as long.
                 return
-
-
-def _owns(scope: Scope, other: Scope) -> bool:
-    return scope == other or (scope.is_tenant and scope.tenant == other.tenant)

@@ -83,7 +83,7 @@ class ReceiptLog:
     def discard(self, scope: Scope) -> None:
         """Forget what was noted of a user, or of a whole tenant."""
         for key in list(self._waiting):
-            if scope == key[0] or (scope.is_tenant and scope.tenant == key[0].tenant):
+            if scope.covers(key[0]):
                 self._count -= len(self._waiting.pop(key))
 
     async def flush(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from scrubjay.cache.source import Source
+from scrubjay.cache.source import Source, recalling
 from scrubjay.core.codec import to_json
 from scrubjay.core.errors import InvalidContent, InvalidId
 from scrubjay.core.frozen import FrozenList
@@ -22,15 +22,17 @@ _HANDLE: Final = re.compile(r"(step|message)_(0|[1-9][0-9]{0,18})", re.ASCII)
 
 def index_source(services: Services, scope: Scope, session: str, wanted: int = 0) -> Source[FrozenList[ToolOutput]]:
     """Return how the newest tool outputs of a session are read, large ones cut to their beginning."""
-    return Source(
-        Read(services.keys.tool_index(scope, session), Shape.LIST),
-        Load(Kind.TOOL_INDEX, scope, session),
-        decode.tools,
-        wanted=wanted,
-        keep=services.policies.limits.hot_tools,
-        max_bytes=services.policies.limits.hot_bytes,
-        ttl_ms=services.policies.ttl_ms(Kind.TOOL_INDEX),
-        tally=services.tallies.of(scope.tenant, Kind.TOOL_INDEX),
+    return recalling(
+        Source(
+            Read(services.keys.tool_index(scope, session), Shape.LIST),
+            Load(Kind.TOOL_INDEX, scope, session),
+            decode.tools,
+            wanted=wanted,
+            keep=services.policies.limits.hot_tools,
+            max_bytes=services.policies.limits.hot_bytes,
+            ttl_ms=services.policies.ttl_ms(Kind.TOOL_INDEX),
+            tally=services.tallies.of(scope.tenant, Kind.TOOL_INDEX),
+        )
     )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from itertools import count
 from secrets import token_hex
 from typing import Any, Final
 
 import orjson
 
-from scrubjay.assembly import Assembled, AssemblyPolicy, Receipt, Sources, Trace, Window, lay_out
+from scrubjay.assembly import Assembled, AssemblyPolicy, Receipt, Sources, Window, lay_out
 from scrubjay.assembly.layout import decode as decode_layout
 from scrubjay.assembly.providers import ProviderRules
 from scrubjay.assembly.usage import Usage
@@ -22,24 +21,22 @@ from scrubjay.core.messages import is_system
 from scrubjay.core.policy import check_limit
 from scrubjay.core.records import AgentConfig, Message, Summary, iso
 from scrubjay.core.scope import Scope, check_id
-from scrubjay.memory import chat, layouts, metrics
+from scrubjay.memory import layouts, metrics
 from scrubjay.memory.jobs import to_summarise
 from scrubjay.memory.receipts import Noted
 from scrubjay.memory.services import Services
 from scrubjay.observe.recorder import PromptCounts
-from scrubjay.sessions.sources import PROFILE_TYPES, SUMMARIES_IN_WINDOW, Waves
+from scrubjay.sessions.sources import SUMMARIES_IN_WINDOW, Slot, Slots
 
 MAX_POLICIES: Final = 1_024
 """How many policies are kept made."""
-MAX_TRACES: Final = 10_000
-"""The sessions whose last window a process remembers."""
 _ATTEMPTS: Final = 3
 """How often a layout that somebody else was quicker to keep is made again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """What is asked of an assembly.
+    """What is asked of an assembly. Not to be changed once made.
 
     Attributes:
         query: What the call is about; ranks what does not fit in the tail. None takes the last user message.
@@ -71,8 +68,7 @@ class Assembler:
         self.policy = policy
         self._rules = rules
         self._prompts = prompts
-        self._traces: dict[tuple[Scope, str], Trace] = {}
-        self._waves = Waves()
+        self._slots = Slots()
         self._policies: dict[
             tuple[int | None, int | None, str | None, str | None], tuple[AssemblyPolicy, ProviderRules]
         ] = {}
@@ -80,9 +76,7 @@ class Assembler:
 
     def forget(self, scope: Scope) -> None:
         """Forget the windows of a user, or of a whole tenant."""
-        for key in list(self._traces):
-            if scope == key[0] or (scope.is_tenant and scope.tenant == key[0].tenant):
-                del self._traces[key]
+        self._slots.forget(scope)
 
     async def assemble(self, services: Services, scope: Scope, session: str, call: Call) -> Window:
         """Assemble a window; see `Session.assemble`."""
@@ -90,54 +84,55 @@ class Assembler:
         _check(call)
         started = services.clock.monotonic()
         agent_id = None if call.agent is None else check_id(call.agent, "agent id")
-        found = await self._read(services, scope, session, call, agent_id)
+        slot = self._slots.of(scope, session)
+        wanted = self._wanted(services, call)
+        found = await self._read(services, slot, session, call, agent_id, wanted)
         policy, rules = self._policy(call, found.sources.agent)
-        if (wanted := _messages_wanted(services, policy)) > found.wanted:
+        if (more := _messages_wanted(services, policy)) > wanted:
             # The agent's own policy wants more of the chat than was read.
-            found = await self._read(services, scope, session, call, agent_id, wanted)
+            found = await self._read(services, slot, session, call, agent_id, more)
         for _ in range(_ATTEMPTS):
-            made = self._laid_out(services, (scope, session), found, policy, rules)
+            made = self._laid_out(services, slot, found, policy, rules)
             newer = await self._keep(services, scope, session, made, found) if made.is_new else None
             if newer is None:
                 break
             # Another process was quicker: its layout is the session's.
             found = found.with_layout(newer)
-        self._note(services, scope, session, made, started, found.ttl_ms)
+        self._note(services, scope, session, slot, made, started, found.ttl_ms)
         return made.window
 
     # --- reading
 
-    async def _read(
-        self, services: Services, scope: Scope, session: str, call: Call, agent_id: str | None, wanted: int = 0
-    ) -> _Found:
-        policy = self.policy if not isinstance(call.policy, AssemblyPolicy) else call.policy
+    def _wanted(self, services: Services, call: Call) -> int:
+        """Return how many messages are read, as far as that is known before the agent is."""
         if call.history is not None:
-            wanted = max(wanted, call.history)
-        elif not wanted:
-            wanted = _messages_wanted(services, _overridden(policy, call.policy))
-        wave = self._waves.of(services, scope, session, agent_id, wanted)
-        found = dict(zip(wave.names, await services.aside.fetch(wave.sources), strict=True))
-        messages, older = found["chat"]
+            return call.history
+        return _messages_wanted(services, _overridden(_given(call.policy) or self.policy, call.policy))
+
+    async def _read(
+        self, services: Services, slot: Slot, session: str, call: Call, agent_id: str | None, wanted: int
+    ) -> _Found:
+        read = await services.aside.fetch_wave(slot.wave(services, agent_id, wanted))
+        memory, earlier, lead, newest, tools, state, kept, profile, preference, *agent = read
+        messages, older = newest
         if older and wanted and not any(message["role"] == "user" for message in messages):
             # A long run of tool calls: the request that it answers stands further back.
-            more = chat.source(services, scope, session, services.policies.limits.hot_messages)
-            messages, older = await services.aside.get(more)
-        fields, ttl_ms = found["state"]
-        kept: layouts.Kept = found["layout"]
+            messages, older = await services.aside.get(slot.chat(services))
+        fields, ttl_ms = state
         sources = Sources(
-            agent=found.get("agent"),
+            agent=agent[0] if agent else None,
             agent_id=agent_id,
-            profile={type_: found[type_] for type_ in PROFILE_TYPES},
-            memory=found["memory"],
-            summaries=_of_other_sessions(found["summaries"], session),
-            chat=_with_lead(found["lead"], messages),
-            tools=found["tools"],
+            profile={"profile": profile, "preference": preference},
+            memory=memory,
+            summaries=_of_other_sessions(earlier, session),
+            chat=_with_lead(lead, messages),
+            tools=tools,
             state=fields,
             query=call.query,
             messages_before=older,
             # What was pruned is there no more than what was not read.
             read_from=messages[0].seq if messages and (older or messages[0].seq > 1) else 0,
-            leads_through=_leads_through(found["lead"]) if older else None,
+            leads_through=_leads_through(lead) if older else None,
             sensitive=services.sensitive,
             rolling=kept.summary,
             rolling_through=kept.through,
@@ -178,7 +173,7 @@ class Assembler:
     def _laid_out(
         self,
         services: Services,
-        of: tuple[Scope, str],
+        slot: Slot,
         found: _Found,
         policy: AssemblyPolicy,
         rules: ProviderRules,
@@ -193,7 +188,7 @@ class Assembler:
             policy=policy,
             rules=rules,
             layout=layout,
-            before=self._traces.get(of),
+            before=slot.trace,
             before_ms=_last_call_ms(found.messages),
             now_ms=services.clock.now_ms(),
             breaks=kept.number,
@@ -234,7 +229,14 @@ class Assembler:
     # --- noting
 
     def _note(
-        self, services: Services, scope: Scope, session: str, made: Assembled, started: float, ttl_ms: int
+        self,
+        services: Services,
+        scope: Scope,
+        session: str,
+        slot: Slot,
+        made: Assembled,
+        started: float,
+        ttl_ms: int,
     ) -> None:
         now_ms = services.clock.now_ms()
         took_ms = (services.clock.monotonic() - started) * 1000
@@ -250,15 +252,11 @@ class Assembler:
             return found
 
         noted = Noted(id_, now_ms, lambda: window.receipt.to_json().encode())
-        window.in_session(receipt, _cache_key(scope, session), partial(self._used, services, scope, session, noted))
+        window.in_session(receipt, slot.cache_key, partial(self._used, services, scope, session, noted))
         if services.inside:
             # What it was made of may be rolled back.
             return
-        traces = self._traces
-        traces.pop((scope, session), None)
-        if len(traces) >= MAX_TRACES:
-            del traces[next(iter(traces))]
-        traces[scope, session] = made.trace
+        slot.trace = made.trace
         services.receipts.note(scope, session, noted)
         services.activity.note(scope, session, partial(_metrics, services, window, now_ms), ttl_ms=ttl_ms)
 
@@ -283,9 +281,9 @@ class Ids:
         return f"{now_ms:012x}{next(self._count) & 0xFFFFFF:06x}{self._process}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Found:
-    """What was read for a window."""
+    """What was read for a window. Not to be changed once made."""
 
     sources: Sources
     kept: layouts.Kept
@@ -325,6 +323,10 @@ def _check(call: Call) -> None:
         raise InvalidLimit(f"a model is a name, not {type(call.model).__name__}")
 
 
+def _given(policy: AssemblyPolicy | Mapping[str, Any] | None) -> AssemblyPolicy | None:
+    return policy if isinstance(policy, AssemblyPolicy) else None
+
+
 def _overridden(policy: AssemblyPolicy, changes: object) -> AssemblyPolicy:
     return policy if changes is None or isinstance(changes, AssemblyPolicy) else policy.override(changes)  # type: ignore[arg-type]
 
@@ -356,12 +358,6 @@ def _last_call_ms(messages: list[Message]) -> int | None:
         if message["role"] == "assistant":
             return message.created_at_ms
     return None
-
-
-def _cache_key(scope: Scope, session: str) -> str:
-    """Return a name of a session that says nothing of whose it is."""
-    whose = f"{scope.tenant}\0{scope.user}\0{session}"
-    return "sj-" + blake2b(whose.encode(), digest_size=12).hexdigest()
 
 
 def _metrics(services: Services, window: Window, now_ms: int) -> dict[bytes, bytes]:

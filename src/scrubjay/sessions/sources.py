@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Final
 
-from scrubjay.cache.source import Source
+from scrubjay.assembly import Trace
+from scrubjay.cache.source import Source, Wave
+from scrubjay.core.frozen import FrozenList
+from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope
 from scrubjay.memory import agents, chat, contexts, facts, layouts, state, summaries, tools
 from scrubjay.memory.services import Services
@@ -13,63 +16,94 @@ from scrubjay.memory.services import Services
 PROFILE_TYPES: Final = ("profile", "preference")
 """The context types of a user that stand in every window."""
 SUMMARIES_IN_WINDOW: Final = 3
-MAX_WAVES: Final = 4_096
-"""How many waves are kept made: it takes as long to make one as to read it."""
+MAX_SLOTS: Final = 4_096
+"""The sessions of which a process keeps how their windows are read (some 10 KB each), and what the last began with."""
+MAX_WAVES: Final = 8
+"""In how many ways the same session's windows may be read before they are made anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wave:
-    """What is read for a window.
+class Slot:
+    """What a process keeps of a session between its windows; nothing of its content.
+
+    Args:
+        scope: The user.
+        session: The session.
 
     Attributes:
-        names: What the sources are, in order.
-        sources: How they are read.
-        loaders: How many loaders of computed contexts were registered when it was made.
+        cache_key: A name of the session that says nothing of whose it is.
+        trace: What its last window began with; None before there was one.
     """
 
-    names: tuple[str, ...]
-    sources: tuple[Source[Any], ...]
-    loaders: int
+    __slots__ = ("_loaders", "_scope", "_session", "_waves", "cache_key", "trace")
 
+    def __init__(self, scope: Scope, session: str) -> None:
+        whose = f"{scope.tenant}\0{scope.user}\0{session}"
+        self.cache_key = "sj-" + blake2b(whose.encode(), digest_size=12).hexdigest()
+        self.trace: Trace | None = None
+        self._scope = scope
+        self._session = session
+        self._loaders = -1
+        self._waves: dict[tuple[str | None, int], Wave] = {}
 
-class Waves:
-    """Makes waves, and keeps those of the latest sessions."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[Scope, str, str | None, int], Wave] = {}
-
-    def of(self, services: Services, scope: Scope, session: str, agent: str | None, messages: int) -> Wave:
-        """Return the wave of a session.
+    def wave(self, services: Services, agent: str | None, messages: int) -> Wave:
+        """Return what is read: memory, summaries, lead, chat, tools, state, layout, profile, preference.
 
         Args:
             services: Keys, policies, and the loaders of computed contexts.
-            scope: The user.
-            session: The session.
-            agent: The agent's id; None for no agent.
+            agent: The agent's id, whose configuration comes last; None for no agent.
             messages: How many of the newest messages are read.
         """
-        key = (scope, session, agent, messages)
-        wave = self._made.get(key)
-        if wave is not None and wave.loaders == services.loaders.registered:
-            return wave
-        if len(self._made) >= MAX_WAVES:
-            self._made.clear()
-        wave = self._made[key] = _wave(services, scope, session, agent, messages)
+        if self._loaders != services.loaders.registered:
+            # What was read from the store may have a loader now.
+            self._loaders = services.loaders.registered
+            self._waves.clear()
+        wave = self._waves.get((agent, messages))
+        if wave is None:
+            if len(self._waves) >= MAX_WAVES:
+                self._waves.clear()
+            wave = self._waves[agent, messages] = _wave(services, self._scope, self._session, agent, messages)
         return wave
+
+    def chat(self, services: Services) -> Source[tuple[FrozenList[Message], bool]]:
+        """Return how as much of the chat is read as the cache holds."""
+        return chat.source(services, self._scope, self._session, services.policies.limits.hot_messages)
+
+
+class Slots:
+    """The slots of the sessions that were used last."""
+
+    def __init__(self) -> None:
+        self._slots: dict[tuple[str, str, str], Slot] = {}
+
+    def of(self, scope: Scope, session: str) -> Slot:
+        """Return the slot of a session, which is now the one that was used last."""
+        key = (scope.tenant, scope.user, session)
+        slots = self._slots
+        slot = slots.pop(key, None)
+        if slot is None:
+            if len(slots) >= MAX_SLOTS:
+                del slots[next(iter(slots))]
+            slot = Slot(scope, session)
+        slots[key] = slot
+        return slot
+
+    def forget(self, scope: Scope) -> None:
+        """Forget the slots of a user, or of a whole tenant."""
+        for key in [key for key in self._slots if scope.covers(Scope(key[0], key[1]))]:
+            del self._slots[key]
 
 
 def _wave(services: Services, scope: Scope, session: str, agent: str | None, messages: int) -> Wave:
-    made: dict[str, Source[Any]] = {
-        "memory": facts.source(services, scope),
-        "summaries": summaries.recent_source(services, scope, SUMMARIES_IN_WINDOW),
-        "lead": chat.lead_source(services, scope, session, slide=True),
-        "chat": chat.source(services, scope, session, messages, slide=True),
-        "tools": tools.index_source(services, scope, session),
-        "state": state.sliding_source(services, scope, session),
-        "layout": layouts.source(services, scope, session, slide=True),
-    }
-    for type_ in PROFILE_TYPES:
-        made[type_] = contexts.source(services, scope, type_, 1)
+    made: list[Source[Any]] = [
+        facts.source(services, scope),
+        summaries.recent_source(services, scope, SUMMARIES_IN_WINDOW),
+        chat.lead_source(services, scope, session, slide=True),
+        chat.source(services, scope, session, messages, slide=True),
+        tools.index_source(services, scope, session),
+        state.sliding_source(services, scope, session),
+        layouts.source(services, scope, session, slide=True),
+        *(contexts.source(services, scope, type_, 1) for type_ in PROFILE_TYPES),
+    ]
     if agent is not None:
-        made["agent"] = agents.source(services, scope, agent)
-    return Wave(tuple(made), tuple(made.values()), services.loaders.registered)
+        made.append(agents.source(services, scope, agent))
+    return Wave(made)

@@ -20,7 +20,21 @@ from typing import Any, Final, Protocol
 from hypothesis import strategies as st
 
 from scrubjay.core.keys import HotKey, KeySpace
-from scrubjay.core.ports import Fill, Hit, HotTier, Loaded, Miss, MissReason, Mutation, Op, Payload, Read, Shape
+from scrubjay.core.ports import (
+    Batch,
+    Fill,
+    Hit,
+    HotTier,
+    Loaded,
+    Miss,
+    MissReason,
+    Mutation,
+    Op,
+    Payload,
+    Raw,
+    Read,
+    Shape,
+)
 from scrubjay.core.scope import Scope
 
 __all__ = ["HotTierSuite", "Model", "Rig", "Step", "fill", "steps"]
@@ -54,6 +68,16 @@ async def read_one(tier: HotTier, key: HotKey, **options: Any) -> Hit | Miss:
     return result
 
 
+async def look(tier: HotTier, batch: Batch) -> list[Loaded | MissReason]:
+    """Look until there is no need to read, and return what is there, or why it is no hit."""
+    found: list[Raw | MissReason] = []
+    for _ in range(3):
+        # At first, and now and then where lives are renewed, a reader is sent to `read`.
+        found = found or await tier.look(batch)
+    assert len(found) == len(batch)
+    return [raw if isinstance(raw, MissReason) else tier.parse(batch, at, raw) for at, raw in enumerate(found)]
+
+
 async def leased(tier: HotTier, key: HotKey, shape: Shape) -> Miss:
     """Miss, and return the miss, which has the lease."""
     (result,) = await tier.read([Read(key, shape)])
@@ -72,6 +96,16 @@ async def fill(tier: HotTier, key: HotKey, loaded: Loaded, shape: Shape | None =
     (result,) = await tier.read([Read(key, shape)])
     assert isinstance(result, Hit), result
     return result
+
+
+def _ways(key: HotKey) -> list[Read]:
+    """Return the ways in which a thing may be read."""
+    if key is CHAT:
+        return [Read(key, Shape.LIST, last=last) for last in (0, 1, 2, 3, 4, 99)]
+    if key is STATE:
+        wanted = ((), (b"a",), (b"b", b"x"), (b"x",), (b"c", b"a", b"b"))
+        return [Read(key, Shape.HASH, fields=fields) for fields in wanted]
+    return [Read(key, Shape.VALUE)]
 
 
 def chat(*items: bytes, version: int = 1, whole: bool = True, ttl_ms: int = 60_000) -> Loaded:
@@ -156,6 +190,165 @@ class HotTierSuite:
         assert await rig.tier.erase([victim], [])
         results = await rig.tier.read([Read(key, Shape.HASH) for key in keys])
         assert {key for key, hit in zip(keys, results, strict=True) if isinstance(hit, Miss)} == {victim}
+
+    # --- looking
+
+    async def test_who_looks_for_the_first_time_is_to_read(self, rig: Rig) -> None:
+        await fill(rig.tier, CHAT, chat(b"1"))
+        await fill(rig.tier, STATE, state(a=b"1"))
+        reads = [Read(CHAT, Shape.LIST), Read(STATE, Shape.HASH, slide=True)]
+        for _ in range(2):
+            # Whoever asks for the same with another batch has not asked before.
+            batch = Batch(reads)
+            assert await rig.tier.look(batch) == []
+            for _ in range(2):
+                assert await look(rig.tier, batch) == [chat(b"1"), state(a=b"1")]
+
+    async def test_who_looks_for_nothing_takes_nobody_s_answer(self, rig: Rig) -> None:
+        notes = {KEYS.mark(): "one", KEYS.state(ALICE, "s2").key: "two"}
+        for key, text in notes.items():
+            assert await rig.tier.note(key, text, 60_000)
+        batch = Batch([])
+        for _ in range(2):
+            nothing, *texts = await asyncio.gather(
+                rig.tier.look(batch), *map(rig.tier.noted, notes), return_exceptions=True
+            )
+            assert nothing == []
+            assert texts == list(notes.values())
+
+    async def test_what_is_seen_is_what_is_read(self, rig: Rig) -> None:
+        everything = bytes(range(256)) * 40
+        payloads: list[tuple[HotKey, list[Payload]]] = [
+            (PROFILE, [everything, b"", b"\n", b"1;2"]),
+            (STATE, [{b"a": everything, "é".encode(): b"", b"c": b"1"}, {}, {b"b": b"1;store"}]),
+            (CHAT, [[everything, b"", b"3"], [], [b"1"], [b""] * 4]),
+        ]
+        for key, each in payloads:
+            reads = _ways(key)
+            batch = Batch(reads)
+            for version, payload in enumerate(each):
+                count = 3 if isinstance(payload, bytes) else len(payload)
+                loaded = Loaded(version, payload, count, version % 2 == 0, 60_000 * version)
+                if version:
+                    loaded.fresh_until_ms, loaded.cost_ms = 1_750_000_000_000, version
+                await fill(rig.tier, key, loaded)
+                expected = [hit.loaded for hit in await rig.tier.read(reads) if isinstance(hit, Hit)]
+                assert len(expected) == len(reads)
+                assert await look(rig.tier, batch) == expected
+                assert [found for read in reads for found in await look(rig.tier, Batch([read]))] == expected
+                assert await rig.tier.apply([Mutation(key, Op.DROP)])
+
+    async def test_what_is_seen_follows_the_writes(self, rig: Rig) -> None:
+        await fill(rig.tier, STATE, state(a=b"1", b=b"2"))
+        await fill(rig.tier, CHAT, chat(b"1", b"2"))
+        reads = [*_ways(STATE), *_ways(CHAT)]
+        batch = Batch(reads)
+        for version, (ours, theirs) in enumerate(
+            (
+                (Mutation(STATE, Op.PUT, 2, 1, {b"b": b"3", b"c": b"4"}), [b"3", b"4"]),
+                (Mutation(STATE, Op.DELETE, 3, 2, {b"a": b"", b"b": b""}, ttl_ms=9_000), [b"5"]),
+                (Mutation(STATE, Op.REPLACE, 4, 3, {b"b": b"9"}), []),
+                (Mutation(STATE, Op.REPLACE, 5, 4, {}), [b"6"] * 9),
+            ),
+            start=2,
+        ):
+            append = Mutation(CHAT, Op.APPEND, version, version - 1, items=theirs, keep=5)
+            assert await rig.tier.apply([ours, append])
+            hits = await rig.tier.read(reads)
+            assert await look(rig.tier, batch) == [hit.loaded for hit in hits if isinstance(hit, Hit)]
+
+    async def test_large_collections_are_seen(self, rig: Rig) -> None:
+        items = [b"%d" % n for n in range(9_999)]
+        fields = {b"f%d" % n: b"%d" % n for n in range(9_999)}
+        await fill(rig.tier, CHAT, chat(*items))
+        await fill(rig.tier, STATE, Loaded(1, fields, len(fields)))
+        reads = [Read(CHAT, Shape.LIST, last=last) for last in (0, 1, 9_998, 9_999, 10_000)]
+        reads += [Read(STATE, Shape.HASH, fields=tuple(fields)[:n]) for n in (0, 1, 1_000, 1_001)]
+        hits = await rig.tier.read(reads)
+        assert await look(rig.tier, Batch(reads)) == [hit.loaded for hit in hits if isinstance(hit, Hit)]
+
+    async def test_a_look_at_several_owners_in_any_order(self, rig: Rig) -> None:
+        reads, expected = [], []
+        for n in range(90):
+            # Neighbours are of different owners, and of different shapes; some are not there.
+            scope = Scope(f"t{n % 2}", f"u{n % 5}")
+            key, shape, payload = (
+                (KEYS.context(scope, f"c{n}"), Shape.VALUE, b"%d" % n),
+                (KEYS.state(scope, f"s{n}"), Shape.HASH, {b"n": b"%d" % n}),
+                (KEYS.chat(scope, f"s{n}"), Shape.LIST, [b"%d" % n]),
+            )[n % 3]
+            loaded = Loaded(n, payload, 1)
+            if n % 7:
+                await fill(rig.tier, key, loaded, shape)
+            reads.append(Read(key, shape, last=n % 2 if shape is Shape.LIST else 0))
+            expected.append(loaded if n % 7 else None)
+        found = await look(rig.tier, Batch(reads))
+        assert [None if isinstance(each, MissReason) else each for each in found] == expected
+
+    async def test_one_thing_twice_in_a_look(self, rig: Rig) -> None:
+        await fill(rig.tier, CHAT, chat(b"1", b"2"))
+        await fill(rig.tier, PROFILE, Loaded(1, b"{}", 1))
+        reads = [Read(PROFILE, Shape.VALUE), *(Read(CHAT, Shape.LIST, last=last) for last in (1, 0, 1))]
+        reads.append(Read(PROFILE, Shape.VALUE))
+        hits = await rig.tier.read(reads)
+        assert await look(rig.tier, Batch(reads)) == [hit.loaded for hit in hits if isinstance(hit, Hit)]
+
+    async def test_who_looks_takes_no_lease(self, rig: Rig) -> None:
+        reads = [Read(key, shape) for key, shape in _SHAPES.items()]
+        batch = Batch(reads)
+        for _ in range(2):
+            assert all(isinstance(found, MissReason) for found in await look(rig.tier, batch))
+        misses = await rig.tier.read(reads)
+        assert all(isinstance(miss, Miss) and miss.reason is MissReason.ABSENT and miss.lease for miss in misses)
+        # Nor does it end those that others have.
+        assert all(isinstance(found, MissReason) for found in await look(rig.tier, batch))
+        payloads: dict[Shape, Payload] = {Shape.LIST: [b"1"], Shape.HASH: {b"a": b"1"}, Shape.VALUE: b"{}"}
+        fills = [
+            Fill.under(miss, read.key, read.shape, Loaded(1, payloads[read.shape], 1))
+            for read, miss in zip(reads, misses, strict=True)
+            if isinstance(miss, Miss)
+        ]
+        assert await rig.tier.fill(fills) == [True] * 3
+        assert await look(rig.tier, batch) == [fill.loaded for fill in fills]
+
+    async def test_what_is_not_to_be_believed_is_not_seen_and_stays(self, rig: Rig) -> None:
+        other = await rig.other("restored")
+        bob = KEYS.state(Scope("acme", "bob"), "s1")
+        reads = [*_ways(PROFILE), *_ways(CHAT), *_ways(STATE)]
+        batches = {rig.tier: Batch([*reads, Read(bob, Shape.HASH)]), other: Batch(reads)}
+        for what, reason in (
+            ("nothing", None),
+            ("drop", MissReason.ABSENT),
+            ("evict", MissReason.ABSENT),
+            ("evict the generation", MissReason.OUTDATED),
+            ("rotate", MissReason.OUTDATED),
+            ("another store", MissReason.OUTDATED),
+        ):
+            for key, payload in ((PROFILE, b"{}"), (CHAT, [b"1", b"2", b"3"]), (STATE, {b"a": b"1"})):
+                await fill(rig.tier, key, Loaded(1, payload, 1 if key is PROFILE else len(payload)))
+            await fill(rig.tier, bob, state(a=b"1"), Shape.HASH)
+            if what == "drop":
+                assert await rig.tier.apply([Mutation(key, Op.DROP) for key in _SHAPES])
+            elif what == "evict":
+                await rig.evict([key.key for key in _SHAPES])
+            elif what == "evict the generation":
+                await rig.evict([CHAT.generation])
+            elif what == "rotate":
+                assert await rig.tier.rotate(CHAT.generation)
+            tier = other if what == "another store" else rig.tier
+            for _ in range(2):
+                found = await look(tier, batches[tier])
+                if tier is rig.tier:
+                    assert found.pop() == state(a=b"1"), "nothing has happened to another owner"
+                assert all(isinstance(each, MissReason) for each in found) is (reason is not None), what
+            # Whoever reads then finds what is there as it was, and may fill it.
+            for result in await tier.read([Read(key, shape) for key, shape in _SHAPES.items()]):
+                if reason is None:
+                    assert isinstance(result, Hit)
+                else:
+                    assert isinstance(result, Miss)
+                    assert (result.reason, bool(result.lease)) == (reason, True), what
+            assert await rig.tier.apply([Mutation(key, Op.DROP) for key in (*_SHAPES, bob)])
 
     # --- leases
 
@@ -430,6 +623,7 @@ class Model:
         self._rig = rig
         empty: Mapping[Shape, Payload] = {Shape.LIST: [], Shape.HASH: {}, Shape.VALUE: b"0"}
         self._things = {key: _Thing(shape, [empty[shape]]) for key, shape in _SHAPES.items()}
+        self._batches: dict[Read, Batch] = {}
         self.hits = 0
 
     async def run(self, history: Iterable[Step]) -> None:
@@ -446,14 +640,26 @@ class Model:
 
     async def _read(self, key: HotKey, thing: _Thing, pick: int) -> None:
         last = pick % 4 if thing.shape is Shape.LIST else 0
-        (result,) = await self._rig.tier.read([Read(key, thing.shape, last=last, slide=pick % 2 == 1)])
+        read = Read(key, thing.shape, last=last, slide=pick % 2 == 1)
+        seen = await self._look(read, fresh=pick >= 40)
+        (result,) = await self._rig.tier.read([read])
+        assert isinstance(seen, Loaded) is isinstance(result, Hit), "a look sees what a read does"
         if isinstance(result, Hit):
             self.hits += 1
+            assert seen == result.loaded, "a look sees what a read does"
             assert thing.filled, "filled before its owner's generation was rotated"
             self._check(thing, result.loaded, last)
         elif result.lease is not None:
             loaded = self._load(thing)
             thing.fills.append(Fill.under(result, key, thing.shape, loaded))
+
+    async def _look(self, read: Read, *, fresh: bool) -> Loaded | MissReason:
+        """Look at everything, and return what there is for a read: as somebody who has looked before, or has not."""
+        batch = None if fresh else self._batches.get(read)
+        if batch is None:
+            others = [Read(key, shape) for key, shape in _SHAPES.items() if key != read.key]
+            batch = self._batches[read] = Batch([others[0], read, others[1]])
+        return (await look(self._rig.tier, batch))[1]
 
     def _check(self, thing: _Thing, loaded: Loaded, last: int) -> None:
         assert loaded.version >= thing.delivered, "older than a write that was applied"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, Closed, ConfigurationError
-from scrubjay.valkey.commands import Command, Reply, Script, ServerError
+from scrubjay.valkey.commands import Block, Command, Reply, Script, ServerError
 from scrubjay.valkey.url import CacheUrl
 from scrubjay.valkey.wire import Dialler, Wire, pack
 
@@ -128,6 +128,34 @@ class ValkeyClient:
         if type(reply) is ServerError:
             self._check_serving(reply)
         return reply
+
+    async def run(self, blocks: Sequence[Block]) -> list[Any]:
+        """Run packed transactions in one round trip; for each, the replies of its commands, or why it was refused.
+
+        Raises:
+            CacheUnavailable: The server did not answer in time, or does not serve.
+            CacheAuthFailed: It wants credentials, or refuses those given.
+            Closed: The client is closed.
+        """
+        if not blocks:
+            return []
+        wire = self.wire
+        if wire is None or wire.lost is not None:
+            wire = await self.connected()
+        count = sum([block.commands for block in blocks])
+        self.round_trips += 1
+        self.commands += count
+        replies = await wire.ask_all(b"".join([block.packed for block in blocks]), count)
+        last, results = -1, []
+        for block in blocks:
+            last += block.commands
+            results.append(replies[last])
+            if type(replies[last]) is ServerError:
+                # The last reply says only that there was an error before.
+                for reply in replies[last - block.commands + 1 : last + 1]:
+                    if type(reply) is ServerError:
+                        self._check_serving(reply)
+        return results
 
     async def connected(self, deadline: float | None = None) -> Wire:
         """Return a living connection; callers that come meanwhile share the making of one.

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Command = tuple[bytes | str | int, ...]
 """A command and its arguments."""
@@ -51,6 +51,18 @@ class Script:
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
 
+class Block(NamedTuple):
+    """Packed commands of one slot that run as one transaction: the first is MULTI, the last EXEC.
+
+    Attributes:
+        packed: They.
+        commands: How many they are.
+    """
+
+    packed: bytes
+    commands: int
+
+
 class Client(Protocol):
     """The one way to a server, whatever its topology: a batch of commands in, one reply per command out."""
 
@@ -69,6 +81,16 @@ class Client(Protocol):
 
     async def ask(self, packed: bytes) -> Any:
         """Send one command, packed, no script, and return its reply.
+
+        Raises:
+            CacheUnavailable: The server did not answer in time.
+            CacheAuthFailed: It wants credentials, or refuses those given.
+            Closed: The client is closed.
+        """
+        ...
+
+    async def run(self, blocks: Sequence[Block]) -> list[Any]:
+        """Run transactions, and return for each the replies of its commands; `ServerError` for one that was refused.
 
         Raises:
             CacheUnavailable: The server did not answer in time.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scrubjay.core.keys import HotKey
-from scrubjay.core.ports import Fill, Hit, Loaded, Miss, MissReason, Mutation, Read
+from scrubjay.core.ports import Batch, Fill, Hit, Loaded, Miss, MissReason, Mutation, Raw, Read
 
 _MISS = Miss(MissReason.NOT_CACHED)
 
@@ -19,6 +19,14 @@ class NullTier:
         return [_MISS] * len(reads)
 
     async def value(self, key: HotKey) -> Loaded | MissReason:  # noqa: ARG002
+        """Miss."""
+        return MissReason.NOT_CACHED
+
+    async def look(self, batch: Batch) -> list[Raw | MissReason]:
+        """Miss everything."""
+        return [MissReason.NOT_CACHED] * len(batch)
+
+    def parse(self, batch: Batch, place: int, raw: Raw) -> Loaded | MissReason:  # noqa: ARG002
         """Miss."""
         return MissReason.NOT_CACHED
 

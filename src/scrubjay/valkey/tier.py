@@ -21,9 +21,10 @@ from scrubjay.core.errors import CacheUnavailable, Closed
 from scrubjay.core.keys import HotKey
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import DAY
-from scrubjay.core.ports import Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Payload, Read, Shape
+from scrubjay.core.ports import Batch, Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Payload, Raw, Read, Shape
 from scrubjay.valkey.commands import Client, Command, Reply, Script, ServerError
 from scrubjay.valkey.line import Lines
+from scrubjay.valkey.look import Prepared, parse, take
 from scrubjay.valkey.wire import pack
 
 GENERATION_MS = 30 * DAY
@@ -58,6 +59,7 @@ class ValkeyTier:
         new_id: Gives ids that no other process ever gives, of letters, digits, `_` and `-`; for leases and generations.
         counters: Where to count.
         lines: Where changes are published, and where this process hears that a lease is free; None for no publishing.
+        monotonic: The time, in seconds.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ValkeyTier:
         new_id: Callable[[], str] | None = None,
         counters: CacheCounters | None = None,
         lines: Lines | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client
         self.counters = CacheCounters() if counters is None else counters
@@ -78,6 +81,7 @@ class ValkeyTier:
         self._sender = "" if lines is None else lines.process
         self._packed: dict[str, bytes] = {}
         self._lease_ms = lease_ms
+        self._monotonic = monotonic
         self._new_id = new_id or _unique_ids()
 
     # --- the port
@@ -131,6 +135,41 @@ class ValkeyTier:
         reason = _why(reply[1] if type(reply) is list else None)
         self.counters.misses[key.kind, reason] += 1
         return reason
+
+    async def look(self, batch: Batch) -> list[Raw | MissReason]:
+        """Read what is mostly there by plain commands; nothing if `read` is to be asked this time."""
+        if not batch.reads:
+            return []
+        prepared = _prepared(batch)
+        if prepared.due(self._monotonic()):
+            return []
+        try:
+            replies = await self.client.run(prepared.blocks)
+        except (CacheUnavailable, Closed):
+            self.counters.failures["read"] += 1
+            for read in batch.reads:
+                self.counters.misses[read.key.kind, MissReason.UNAVAILABLE] += 1
+            return [MissReason.UNAVAILABLE] * len(batch)
+        found: list[Raw | MissReason] = [MissReason.OUTDATED] * len(batch)
+        for part, reply in zip(prepared.parts, replies, strict=True):
+            take(part, self._lives.prefix(part.tenant), reply, found)
+        if not prepared.knows_lives:
+            prepared.learn(batch.reads, found)
+        hits = self.counters.hits
+        for kind, raw in zip(prepared.kinds, found, strict=True):
+            if type(raw) is not MissReason:
+                hits[kind] += 1
+        return found
+
+    def parse(self, batch: Batch, place: int, raw: Raw) -> Loaded | MissReason:
+        """Return what an entry shows that was found at a place of a batch, or why it is no hit after all."""
+        read = batch.reads[place]
+        loaded = parse(read, raw)
+        if type(loaded) is not Loaded:
+            self.counters.hits[read.key.kind] -= 1
+        elif read.slide:
+            _prepared(batch).renew_within(loaded.ttl_ms)
+        return loaded
 
     async def lease(self, key: HotKey, lease_ms: int = 0) -> Miss:
         """Ask for the right to fill a key, whatever is there."""
@@ -385,6 +424,14 @@ _SCANNED: Final = 1_000
 """How many keys the server looks at in one step of clearing."""
 _GLOB: Final = re.compile(r"[\\*?\[\]^]")
 _ESCAPED: Final = r"\\\g<0>"
+
+
+def _prepared(batch: Batch) -> Prepared:
+    """Return what is kept for a batch of reads."""
+    prepared = batch.prepared
+    if type(prepared) is not Prepared:
+        prepared = batch.prepared = Prepared(batch.reads)
+    return prepared
 
 
 def _grouped(reads: Sequence[Read]) -> list[_Group]:

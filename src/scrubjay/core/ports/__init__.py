@@ -14,11 +14,11 @@ LIST     list of JSON texts            chat, index of tool outputs
 
 from __future__ import annotations
 
-from scrubjay.core.ports.hot import Fill, Hit, HotTier, Miss, MissReason, Mutation, Op, Read
+from scrubjay.core.ports.hot import Batch, Fill, Hit, HotTier, Miss, MissReason, Mutation, Op, Read
 from scrubjay.core.ports.jobs import Job, JobStore, NewJob
 from scrubjay.core.ports.link import Link, Listener
 from scrubjay.core.ports.models import Summarizer, TokenCounter, Tokenizer
-from scrubjay.core.ports.shapes import Load, Loaded, Payload, Shape
+from scrubjay.core.ports.shapes import Load, Loaded, Payload, Raw, Shape
 from scrubjay.core.ports.store import Store
 from scrubjay.core.ports.writes import (
     Activity,
@@ -38,6 +38,7 @@ from scrubjay.core.ports.writes import (
 __all__ = [
     "Activity",
     "Appended",
+    "Batch",
     "Closed",
     "Covered",
     "Cut",
@@ -60,6 +61,7 @@ __all__ = [
     "OutboxRow",
     "Payload",
     "PutMode",
+    "Raw",
     "Read",
     "ReceiptRow",
     "Shape",

@@ -8,7 +8,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, Protocol
 
 from scrubjay.core.keys import HotKey
-from scrubjay.core.ports.shapes import Loaded, Shape
+from scrubjay.core.ports.shapes import Loaded, Raw, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,27 @@ class Read:
     fields: tuple[bytes, ...] = ()
     slide: bool = False
     lease_ms: int = 0
+
+
+class Batch:
+    """Reads that are asked for together again and again.
+
+    Args:
+        reads: The reads.
+
+    Attributes:
+        reads: As given.
+        prepared: What a tier keeps for it, so that it need not be made at each call.
+    """
+
+    __slots__ = ("prepared", "reads")
+
+    def __init__(self, reads: Sequence[Read]) -> None:
+        self.reads = tuple(reads)
+        self.prepared: object = None
+
+    def __len__(self) -> int:
+        return len(self.reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +163,20 @@ class HotTier(Protocol):
 
     async def value(self, key: HotKey) -> Loaded | MissReason:
         """Read one VALUE by the shortest way: no lease, no repair. What is not a hit is for `read`, with `again`."""
+        ...
+
+    async def look(self, batch: Batch) -> list[Raw | MissReason]:
+        """Read what is mostly there by the shortest way: no lease, no repair. What is no hit is for `read`.
+
+        Returns:
+            What is there and may be believed, for `parse`, or why it is no hit; in order. Nothing if `read` is to be
+            asked for all: at first, and as often as lives must be renewed. Misses are not counted, unless the server
+            does not answer.
+        """
+        ...
+
+    def parse(self, batch: Batch, place: int, raw: Raw) -> Loaded | MissReason:
+        """Return what an entry shows that was found at a place of a batch, or why it is no hit after all."""
         ...
 
     async def lease(self, key: HotKey, lease_ms: int = 0) -> Miss:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from scrubjay.core.keys import Kind
 from scrubjay.core.scope import Scope
 
 Payload = bytes | dict[bytes, bytes] | list[bytes]
+Raw = bytes | list[Any]
+"""An entry as its server showed it: the same entry, unchanged, is equal. What else it is only a tier knows."""
 
 
 class Shape(StrEnum):
