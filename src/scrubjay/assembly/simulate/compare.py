@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from scrubjay.assembly.blocks import validate_window
-from scrubjay.assembly.policy import DEFAULT_POLICY, AssemblyPolicy, History
+from scrubjay.assembly.policy import DEFAULT_POLICY, AssemblyPolicy
 from scrubjay.assembly.providers import ProviderRules
 from scrubjay.assembly.simulate.cache import Charge, PromptCache
 from scrubjay.assembly.simulate.filler import filler
@@ -219,7 +219,7 @@ class Comparison:
         setting = self.setting
         kit = Kit(setting.counter, setting.rules)
         if name == "blocks":
-            history = History(messages=setting.messages)
+            history = replace(setting.policy.history, messages=setting.messages)
             policy = setting.policy.override({"budget": setting.budget, "reserve": 0, "history": history})
             read = setting.read if setting.messages is None else setting.messages
             made: Blocks | Sliding = Blocks(kit, self._static, policy, read)
