@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from scrubjay import InvalidContent
+from scrubjay.sessions import closing
 from scrubjay.sessions.sweeping import PAGE
 from scrubjay.testing.clock import ManualClock
 from tests.coherence.conftest import Process
@@ -127,6 +128,27 @@ async def test_what_nobody_closes_is_closed_once_when_it_is_over(
         await work(process)
     assert recorder.asked == 1
     assert await job_counts(one) == {"due": 0, "claimed": 0, "failed": 0}
+
+
+async def test_a_session_whose_state_lives_longer_is_over_later(
+    open_process: OpenProcess, recorder: Recorder, clock: ManualClock
+) -> None:
+    process = await open_process(summarizer=recorder)
+    session = session_of(process)
+    await session.state.set("step", 1, ttl=2 * OVER_S)
+    await say(session, 2)
+    clock.advance(OVER_S + 1)
+    await process.engine.sweeper.sweep()
+    assert (await job_counts(process))["due"] == 0
+    # A job that was left before the state was given a longer life finds the session in use.
+    await process.engine.services.jobs.add([closing.job(session._scope, session.id, clock.now_ms())])
+    await work(process)
+    assert await closed_at(process) is None
+    clock.advance(2 * OVER_S)
+    await process.engine.sweeper.sweep()
+    await work(process)
+    assert await closed_at(process) is not None
+    assert await texts(process) == ["said 1-4"]
 
 
 @pytest.mark.parametrize("use", ["a message", "an assembly", "state"])

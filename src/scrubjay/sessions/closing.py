@@ -44,19 +44,26 @@ async def without_summary(services: Services, job: Job) -> None:
         await _close(services, job.scope, job.name, None, None)
 
 
-def over_before_ms(services: Services) -> int:
+def over_before_ms(services: Services, state_ttl_ms: int | None = None) -> int:
     """Return the time before which a session was used last if it is over, in milliseconds since the Unix epoch.
 
     It is over when its state is: what was noted of its last use is written within a sixth of that.
+
+    Args:
+        services: The clock and the usual time to live of state.
+        state_ttl_ms: The time to live that the session's state was given, in milliseconds; a shorter one than usual
+            does not count. None if it has none.
     """
-    return services.clock.now_ms() - services.policies.state_ttl_ms * 7 // 6
+    return services.clock.now_ms() - max(services.policies.state_ttl_ms, state_ttl_ms or 0) * 7 // 6
 
 
 async def is_over(services: Services, scope: Scope, session: str) -> bool:
     """Return whether a session has ended without a close."""
     info = await services.store.session_info(scope, session)
+    if info is None or info["closed_at"] is not None:
+        return False
     # All times are in one form, in which they compare as text.
-    return info is not None and info["closed_at"] is None and info["last_active_at"] < iso(over_before_ms(services))
+    return bool(info["last_active_at"] < iso(over_before_ms(services, info["state_ttl_ms"])))
 
 
 async def close(services: Services, scope: Scope, session: str, summary: str | None = None) -> Summary | None:

@@ -97,7 +97,7 @@ class SqlJobs:
 
     async def sessions_idle(self, before_ms: int, limit: int) -> list[tuple[Scope, str]]:
         """Return sessions of all tenants that ended without a close, those out of use for longest first."""
-        return await self._driver.run(lambda: sweeps.idle(before_ms, limit), _LOOK)
+        return await self._driver.run(lambda: sweeps.idle(before_ms, self._policies.state_ttl_ms, limit), _LOOK)
 
     async def sweep(self, kind: str, before_ms: int, limit: int) -> int:
         """Delete some of what is older than a time; return how many rows."""

@@ -61,6 +61,19 @@ class SweepSuite:
         await store.record_activity([Activity(STRANGER, "b", clock.now_ms())])
         assert await store.sessions_idle(clock.now_ms(), 9) == [every[0], *every[2:]], "it is in use"
 
+    async def test_a_session_whose_state_lives_longer_is_in_use_for_longer(self, rig: StoreRig) -> None:
+        store, clock, usual_ms = rig.store, rig.clock, Policies().state_ttl_ms
+        for session, ttl_ms in (("long", usual_ms + 60_000), ("short", 1_000), ("usual", None)):
+            await say(store, "x", session=session)
+            await store.state_put(ALICE, session, {"k": b"1"}, ttl_ms=ttl_ms, most=9)
+        info = await store.session_info(ALICE, "long")
+        assert info is not None
+        assert info["state_ttl_ms"] == usual_ms + 60_000
+        used_ms = clock.now_ms()
+        assert await store.sessions_idle(used_ms + 1, 9) == [(ALICE, "short"), (ALICE, "usual")]
+        assert await store.sessions_idle(used_ms + 70_000, 9) == [(ALICE, "short"), (ALICE, "usual")]
+        assert await store.sessions_idle(used_ms + 70_001, 9) == [(ALICE, each) for each in ("long", "short", "usual")]
+
     async def test_closed_and_emptied_sessions_are_not_idle(self, rig: StoreRig) -> None:
         store, clock = rig.store, rig.clock
 

@@ -254,7 +254,8 @@ class Store(JobStore, Protocol):
 
         Returns:
             `id`, `created_at`, `last_active_at` and `closed_at` (ISO 8601, UTC), `first_seq` (the sequence number
-            before which messages were pruned), and `summarised` (whether its summary covers its whole chat).
+            before which messages were pruned), `state_ttl_ms` (the time to live that its state was given; None if it
+            never had any), and `summarised` (whether its summary covers its whole chat).
         """
         ...
 

@@ -98,7 +98,8 @@ _METRICS_LOAD = Statement("""
     WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
 """)
 _INFO = Statement("""
-    SELECT s.session_id, s.created_at, s.last_active_at, s.closed_at, s.first_seq, h.version, x.chat_version
+    SELECT s.session_id, s.created_at, s.last_active_at, s.closed_at, s.first_seq, s.state_ttl_ms,
+        h.version, x.chat_version
     FROM sessions AS s
     LEFT JOIN heads AS h ON h.tenant_id = :tenant AND h.user_id = :user AND h.kind = 'chat' AND h.name = :session
     LEFT JOIN summaries AS x ON x.tenant_id = :tenant AND x.user_id = :user AND x.session_id = :session
@@ -365,9 +366,14 @@ def info(scope: Scope, session: str) -> Query[dict[str, Any] | None]:
     (rows,) = yield Batch([(_INFO, scoped(scope, session=session))], last=True)
     if not rows:
         return None
-    *listed, first_seq, chat_version, summarised_version = rows[0]
+    *listed, first_seq, state_ttl_ms, chat_version, summarised_version = rows[0]
     summarised = summarised_version is not None and summarised_version == (chat_version or 0)
-    return {**_listed(tuple(listed)), "first_seq": first_seq, "summarised": summarised}
+    return {
+        **_listed(tuple(listed)),
+        "first_seq": first_seq,
+        "state_ttl_ms": state_ttl_ms,
+        "summarised": summarised,
+    }
 
 
 def listing(scope: Scope, limit: int) -> Query[list[dict[str, Any]]]:

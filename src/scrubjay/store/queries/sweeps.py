@@ -17,14 +17,22 @@ from scrubjay.store.sql import Batch, Call, Query, Statement
 
 _IDLE = Statement("""
     SELECT tenant_id, user_id, session_id FROM sessions
-    WHERE closed_at IS NULL AND on_record > 0 AND last_active_at < :before
+    WHERE closed_at IS NULL AND on_record > 0 AND last_active_at < :before AND (
+        state_ttl_ms IS NULL OR state_ttl_ms <= :usual OR last_active_at < :before - (state_ttl_ms - :usual) * 7 / 6
+    )
     ORDER BY last_active_at, tenant_id, user_id, session_id LIMIT :limit
 """)
 
 
-def idle(before_ms: int, limit: int) -> Query[list[tuple[Scope, str]]]:
-    """Return sessions that ended without a close, those out of use for longest first."""
-    (rows,) = yield Batch([(_IDLE, {"before": before_ms, "limit": limit})], last=True)
+def idle(before_ms: int, usual_ms: int, limit: int) -> Query[list[tuple[Scope, str]]]:
+    """Return sessions that ended without a close, those out of use for longest first.
+
+    Args:
+        before_ms: Before when a session was used last whose state has the usual time to live.
+        usual_ms: That time, in milliseconds.
+        limit: How many at most.
+    """
+    (rows,) = yield Batch([(_IDLE, {"before": before_ms, "usual": usual_ms, "limit": limit})], last=True)
     return [(Scope(tenant, user), session) for tenant, user, session in rows]
 
 
