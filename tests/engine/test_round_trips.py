@@ -20,6 +20,7 @@ from scrubjay import AsyncScrubjay
 from scrubjay.cache.flights import JITTER
 from scrubjay.handles import Session, Tenant, User
 from scrubjay.testing.servers import ValkeyServer
+from scrubjay.valkey.look import MAX_EVERY_S
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
 
@@ -170,6 +171,11 @@ PLAIN = {
 LOCAL = (PLAIN - {"summaries.recent"}) | {"memory.all", "agents.get"}
 
 
+# What is read together again and again: a hit takes plain commands, and no script. (No window has been without an agent
+# before, and a session's first wave goes by the script.)
+WINDOWS = {"assemble", "assemble with an agent", "assemble nothing"}
+
+
 def slots(name: str) -> int:
     """Return in how many slots of a cluster the keys of a read are: an agent is its tenant's; it is one round trip."""
     return 2 if name in {"assemble with an agent", "assemble nothing"} else 1
@@ -183,9 +189,14 @@ async def test_a_read_is_one_round_trip_and_a_miss_is_two(rig: Rig, name: str) -
     miss = await rig.cost(read(rig))
     hit = await rig.cost(read(rig))
     # The short way brings no lease: its miss asks again, by the script, before it loads and fills.
-    assert (miss.round_trips, hit.round_trips) == (3 if name in PLAIN else 2, 1)
-    assert (hit.commands, hit.server_reads) == (slots(name), 1)
-    assert hit.server_scripts == (0 if name in PLAIN else slots(name))
+    looks = name in PLAIN or name == "assemble with an agent"
+    assert (miss.round_trips, hit.round_trips) == (3 if looks else 2, 1)
+    assert hit.server_reads == 1
+    if name in WINDOWS:
+        assert hit.commands <= 10 * slots(name)
+    else:
+        assert hit.commands == slots(name)
+    assert hit.server_scripts == (0 if name in PLAIN | WINDOWS else slots(name))
     assert miss.server_reads == miss.round_trips
     assert await rig.cost(read(rig)) == hit
 
@@ -201,13 +212,18 @@ async def test_a_second_read_of_what_process_memory_holds_asks_nobody(memory_rig
     rig.view.flushall()
     rig.jay._open.aside.l1.clear()
     first = await rig.cost(read(rig))
+    if name in WINDOWS:
+        # The first one with profile and facts in memory goes by the script, too.
+        assert (await rig.cost(read(rig))).server_scripts == 1
     hit = await rig.cost(read(rig))
     assert first.round_trips == (3 if name in PLAIN else 2)
     if name in LOCAL:
         assert hit == NOTHING_ASKED
     else:
         # The agent of a window is in memory, and so are profile and facts: one owner less is asked, in one round trip.
-        assert (hit.round_trips, hit.server_reads, hit.commands) == (1, 1, 1)
+        assert (hit.round_trips, hit.server_reads) == (1, 1)
+        assert hit.commands <= 10 if name in WINDOWS else hit.commands == 1
+        assert hit.server_scripts == (0 if name in WINDOWS | {"summaries.recent"} else 1)
     assert await rig.cost(read(rig)) == hit
 
 
@@ -297,7 +313,8 @@ async def test_one_missing_source_does_not_cost_the_others(rig: Rig) -> None:
     for key in [each for each in rig.ttls() if ":l:" not in each]:
         rig.view.delete(f"rt:{key}")
         cost = await rig.cost(rig.session.assemble(agent="bot"))
-        assert cost.round_trips <= 2, key
+        # What is no hit asks again, by the script, before it loads and fills.
+        assert cost.round_trips <= 3, key
         assert (await rig.cost(rig.session.assemble(agent="bot"))).round_trips == 1
 
 
@@ -364,6 +381,13 @@ async def test_everything_lives_as_long_as_it_should(rig: Rig) -> None:
     check_lives(rig)
 
 
+def later(rig: Rig) -> None:
+    """Let so much time go by, for the tier alone, that lives are to be renewed."""
+    tier: Any = rig.jay._open.server.hot
+    before = tier._monotonic
+    tier._monotonic = lambda: before() + MAX_EVERY_S
+
+
 async def test_use_and_writes_slide_and_reads_do_not(rig: Rig) -> None:
     await fill(rig)
     await read_all(rig)
@@ -388,6 +412,9 @@ async def test_use_and_writes_slide_and_reads_do_not(rig: Rig) -> None:
     assert long_lived() == {sliding[0], sliding[2]}
     shorten()
     await rig.session.assemble(agent="bot")
+    assert long_lived() == set(), "lives are renewed now and then"
+    later(rig)
+    await rig.session.assemble(agent="bot")
     assert long_lived() == set(sliding)
     shorten()
     await rig.session.chat.append(role="user", content="more")
@@ -399,6 +426,7 @@ async def test_use_and_writes_slide_and_reads_do_not(rig: Rig) -> None:
     assert left is not None
     assert 4_900 < left <= 5_000, "the whole hash has the life that was asked for"
     shorten()
+    later(rig)
     await rig.session.assemble()
     left = rig.ttls()[sliding[2]]
     assert left is not None

@@ -28,7 +28,8 @@ _ENTRY_BYTES = 300
 """What an entry takes besides its bytes and its value."""
 _ITEM_BYTES = 1_000
 """What a value that is made of items takes besides their bytes, for each of them: they are not measured."""
-_ITEM_POINTER_BYTES = 16
+_RAW_BYTES = 60
+"""What the bytes of an entry as its server showed it take besides themselves, for each part of it."""
 _VALUE_FACTOR = 6
 """What such a value takes, as a multiple of its bytes."""
 
@@ -214,11 +215,11 @@ class Decoded:
         if known.value is None:
             return
         if known.raw is None:
-            self._young.forget(key)
-            # The items of a list are those of the payload.
-            known.size += len(raw) if isinstance(raw, bytes) else _ITEM_POINTER_BYTES * (len(raw) + loaded.count)
-            if known.size * SHARE > self._max_bytes:
+            size = known.size + _size_of(raw)
+            if size * SHARE > self._max_bytes:
                 return
+            self._young.forget(key)
+            known.size = size
             self._add(key, known)
         known.asked, known.raw, known.loaded, known.given = asked, raw, loaded, given
 
@@ -251,6 +252,13 @@ class Decoded:
         if self._young.bytes + known.size > self._max_bytes // 2:
             self._old, self._young = self._young, _Half()
         self._young.put(key, known)
+
+
+def _size_of(raw: Any) -> int:
+    """Return what an entry as its server showed it takes: none of its bytes are those of the payload that is known."""
+    if isinstance(raw, bytes):
+        return len(raw) + _RAW_BYTES
+    return sum(map(_size_of, raw)) if isinstance(raw, list) else _RAW_BYTES
 
 
 def _estimate(payload: Payload) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from scrubjay.cache.decoded import Decoded, Known
@@ -98,9 +98,10 @@ class Reads:
         """
         if self._distrust.any or not self._gate.open:
             return await self.fetch(wave.sources)
+        start = self._clock.monotonic()
         values: list[Any] = [_UNASKED] * len(wave.sources)
         part = wave.cached
-        if wave.local and self._l1.on:
+        if wave.local and self._l1.on and self._hearing():
             part = wave.shared
             for place, source in wave.local:
                 entry = self._l1.get(source.key)
@@ -111,29 +112,40 @@ class Reads:
             for _, source in wave.local:
                 source.tally.l1 += 1
         missing = await self._looked(part, values) if part.asked else {}
-        alone = [place for place, why in missing.items() if why is _ALONE]
-        if alone:
-            for place, value in zip(
-                alone, await self._by_themselves([wave.sources[place] for place in alone]), strict=True
-            ):
-                values[place] = value
-        rest = [*wave.direct, *(place for place, why in missing.items() if why is not _ALONE)]
-        if rest:
-            for place, value in zip(rest, await self._beyond([wave.sources[place] for place in rest]), strict=True):
-                values[place] = value
+        kinds = part.kinds
+        loaded = 0
+        if missing or wave.direct:
+            loaded = await self._rest(wave, missing, values)
+            kinds += tuple([wave.sources[place].read.key.kind for place in wave.direct])
+        if kinds:
+            tier, seconds = Tier.STORE if loaded else Tier.L2, self._clock.monotonic() - start
+            self._watch.recorder.record(Outcome("read", kinds, tier, len(kinds) - loaded, loaded, seconds))
         return values
+
+    async def _rest(self, wave: Wave, missing: Mapping[int, _NotTaken], values: list[Any]) -> int:
+        """Put into their places what a look has not found; return how many things the store had to answer."""
+        alone = [place for place, how in missing.items() if how is _ALONE]
+        rest = [*wave.direct, *(place for place, how in missing.items() if how is not _ALONE)]
+        # Nothing is filled where the shared cache shows what is too old.
+        found = await self._loaded([(wave.sources[place], _NOT_CACHED, None) for place in alone]) if alone else []
+        others, loaded = await self._asked([wave.sources[place] for place in rest]) if rest else ([], 0)
+        for place, value in zip([*alone, *rest], [*found, *others], strict=True):
+            values[place] = value
+        return len(alone) + loaded
 
     async def _looked(self, part: Part, values: list[Any]) -> dict[int, _NotTaken]:
         """Put what the shared cache has into its places; return the places of the rest, and how that is to be read."""
-        start = self._clock.monotonic()
         found = await self._hot.look(part.batch)
         if not found:
             return dict.fromkeys([asked.place for asked in part.asked], _UNASKED)
+        # All or none.
+        if found[0] is MissReason.UNAVAILABLE:
+            self._gate.close("a read was not answered")
         missing: dict[int, _NotTaken] = {}
-        taken = []
         find = self.decoded.find
         for index, asked in enumerate(part.asked):
             raw, source = found[index], asked.source
+            value: Any = _UNASKED
             if not isinstance(raw, MissReason):
                 known = find(source.key)
                 if known.asked is asked and known.raw == raw:
@@ -141,19 +153,11 @@ class Reads:
                     value = self._again(source, known)
                 else:
                     value = self._first(asked, part, index, raw)
-                if type(value) is not _NotTaken:
-                    values[asked.place] = value
-                    source.tally.l2 += 1
-                    taken.append(source.read.key.kind)
-                    continue
+            if type(value) is _NotTaken:
                 missing[asked.place] = value
-                continue
-            if raw is MissReason.UNAVAILABLE:
-                self._gate.close("a read was not answered")
-            missing[asked.place] = _UNASKED
-        if taken:
-            seconds = self._clock.monotonic() - start
-            self._watch.recorder.record(Outcome("read", taken, Tier.L2, len(taken), 0, seconds))
+            else:
+                values[asked.place] = value
+                source.tally.l2 += 1
         return missing
 
     def _again(self, source: Source[Any], known: Known) -> Any:
@@ -162,7 +166,7 @@ class Reads:
         assert loaded is not None
         if loaded.fresh_until_ms and not self._surely_fresh(loaded):
             return self._passed(source)
-        return known.given if self._floors.admits(source.key, loaded.version) else self._passed(source, _ALONE)
+        return known.given if self._floors.admits(source.key, loaded.version) else _ALONE
 
     def _first(self, asked: Asked, part: Part, index: int, raw: Raw) -> Any:
         """Return the value of an entry; `_NotTaken` for how else it is to be read."""
@@ -174,25 +178,14 @@ class Reads:
         if good is None:
             return self._passed(source)
         _, value = good
-        if type(value) is _NotTaken:
-            return self._passed(source, value)
-        if asked.remembers:
+        if asked.remembers and type(value) is not _NotTaken:
             self.decoded.note(source.key, asked, raw, loaded, value)
         return value
 
-    def _passed(self, source: Source[Any], how: _NotTaken | None = None) -> _NotTaken:
-        """Return how an entry is to be read that was seen and not taken: it was no hit."""
+    def _passed(self, source: Source[Any]) -> _NotTaken:
+        """Take back that what was seen was a hit: `read` looks into it, and counts what it finds."""
         self._watch.counters.hits[source.read.key.kind] -= 1
-        return how or _UNASKED
-
-    async def _by_themselves(self, sources: Sequence[Source[Any]]) -> list[Any]:
-        """Return what the store has where the shared cache shows what is too old: nothing is filled."""
-        start = self._clock.monotonic()
-        values = await self._loaded([(source, _NOT_CACHED, None) for source in sources])
-        kinds = [source.read.key.kind for source in sources]
-        seconds = self._clock.monotonic() - start
-        self._watch.recorder.record(Outcome("read", kinds, Tier.STORE, 0, len(sources), seconds))
-        return values
+        return _UNASKED
 
     async def cached(self, source: Source[T]) -> T | None:
         """Return what the shared cache has of one VALUE, and None for anything else: nothing is loaded or leased.
@@ -258,6 +251,21 @@ class Reads:
     async def _beyond(self, sources: Sequence[Source[Any]]) -> list[Any]:
         """Return several things from the shared cache, and from the store what that lacks."""
         start = self._clock.monotonic()
+        values, loaded = await self._asked(sources)
+        self._watch.recorder.record(
+            Outcome(
+                "read",
+                [source.read.key.kind for source in sources],
+                Tier.STORE if loaded else Tier.L2,
+                len(sources) - loaded,
+                loaded,
+                self._clock.monotonic() - start,
+            )
+        )
+        return values
+
+    async def _asked(self, sources: Sequence[Source[Any]]) -> tuple[list[Any], int]:
+        """Return several things, and how many of them the store had to answer."""
         # Before anything is asked: what changes from now on spoils them.
         tickets = [self._ticket(source) for source in sources]
         values = await self._from_shared(sources, tickets)
@@ -270,17 +278,7 @@ class Reads:
                 sources[index].tally.l2 -= 1
         for source in sources:
             source.tally.l2 += 1
-        self._watch.recorder.record(
-            Outcome(
-                "read",
-                [source.read.key.kind for source in sources],
-                Tier.STORE if missing else Tier.L2,
-                len(sources) - len(missing),
-                len(missing),
-                self._clock.monotonic() - start,
-            )
-        )
-        return values
+        return values, len(missing)
 
     async def _from_shared(self, sources: Sequence[Source[Any]], tickets: Sequence[Ticket | None]) -> list[Any]:
         """Return what the shared cache has, `_NotTaken` for the rest; what is returned has used its ticket."""

@@ -109,13 +109,15 @@ class Part:
     Attributes:
         asked: Those that are meant, in the order in which they are asked.
         batch: What is asked.
+        kinds: The kinds of what is asked.
     """
 
-    __slots__ = ("asked", "batch")
+    __slots__ = ("asked", "batch", "kinds")
 
     def __init__(self, sources: Sequence[Source[Any]], places: Sequence[int]) -> None:
         self.asked = tuple(Asked(place, sources[place]) for place in places)
         self.batch = Batch([each.source.read for each in self.asked])
+        self.kinds = tuple(read.key.kind for read in self.batch.reads)
 
 
 class Wave:

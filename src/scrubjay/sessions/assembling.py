@@ -112,7 +112,7 @@ class Assembler:
     async def _read(
         self, services: Services, slot: Slot, session: str, call: Call, agent_id: str | None, wanted: int
     ) -> _Found:
-        read = await services.aside.fetch_wave(slot.wave(services, agent_id, wanted))
+        read = await services.aside.fetch_wave(self._slots.wave(services, slot, agent_id, wanted))
         memory, earlier, lead, newest, tools, state, kept, profile, preference, *agent = read
         messages, older = newest
         if older and wanted and not any(message["role"] == "user" for message in messages):

@@ -16,10 +16,10 @@ from scrubjay.memory.services import Services
 PROFILE_TYPES: Final = ("profile", "preference")
 """The context types of a user that stand in every window."""
 SUMMARIES_IN_WINDOW: Final = 3
-MAX_SLOTS: Final = 4_096
-"""The sessions of which a process keeps how their windows are read (some 10 KB each), and what the last began with."""
-MAX_WAVES: Final = 8
-"""In how many ways the same session's windows may be read before they are made anew."""
+MAX_SLOTS: Final = 10_000
+"""The sessions of which a process keeps what their last window began with."""
+MAX_WAVES: Final = 2_048
+"""How many waves a process keeps made, some 12 KB each; a session has one for each agent and length of history."""
 
 
 class Slot:
@@ -34,35 +34,20 @@ class Slot:
         trace: What its last window began with; None before there was one.
     """
 
-    __slots__ = ("_loaders", "_scope", "_session", "_waves", "cache_key", "trace")
+    __slots__ = ("_scope", "_session", "cache_key", "trace", "waves")
 
     def __init__(self, scope: Scope, session: str) -> None:
         whose = f"{scope.tenant}\0{scope.user}\0{session}"
         self.cache_key = "sj-" + blake2b(whose.encode(), digest_size=12).hexdigest()
         self.trace: Trace | None = None
+        self.waves: dict[tuple[str | None, int], Wave] = {}
+        """How it is read, by agent and number of messages."""
         self._scope = scope
         self._session = session
-        self._loaders = -1
-        self._waves: dict[tuple[str | None, int], Wave] = {}
 
-    def wave(self, services: Services, agent: str | None, messages: int) -> Wave:
-        """Return what is read: memory, summaries, lead, chat, tools, state, layout, profile, preference.
-
-        Args:
-            services: Keys, policies, and the loaders of computed contexts.
-            agent: The agent's id, whose configuration comes last; None for no agent.
-            messages: How many of the newest messages are read.
-        """
-        if self._loaders != services.loaders.registered:
-            # What was read from the store may have a loader now.
-            self._loaders = services.loaders.registered
-            self._waves.clear()
-        wave = self._waves.get((agent, messages))
-        if wave is None:
-            if len(self._waves) >= MAX_WAVES:
-                self._waves.clear()
-            wave = self._waves[agent, messages] = _wave(services, self._scope, self._session, agent, messages)
-        return wave
+    def make_wave(self, services: Services, agent: str | None, messages: int) -> Wave:
+        """Return a new wave; see `Slots.wave`."""
+        return _wave(services, self._scope, self._session, agent, messages)
 
     def chat(self, services: Services) -> Source[tuple[FrozenList[Message], bool]]:
         """Return how as much of the chat is read as the cache holds."""
@@ -70,10 +55,12 @@ class Slot:
 
 
 class Slots:
-    """The slots of the sessions that were used last."""
+    """The slots of the sessions that were used last, with what is read for their windows."""
 
     def __init__(self) -> None:
         self._slots: dict[tuple[str, str, str], Slot] = {}
+        self._waves = 0
+        self._loaders = -1
 
     def of(self, scope: Scope, session: str) -> Slot:
         """Return the slot of a session, which is now the one that was used last."""
@@ -82,15 +69,44 @@ class Slots:
         slot = slots.pop(key, None)
         if slot is None:
             if len(slots) >= MAX_SLOTS:
-                del slots[next(iter(slots))]
+                self._drop(next(iter(slots)))
             slot = Slot(scope, session)
         slots[key] = slot
         return slot
 
+    def wave(self, services: Services, slot: Slot, agent: str | None, messages: int) -> Wave:
+        """Return what is read: memory, summaries, lead, chat, tools, state, layout, profile, preference.
+
+        Args:
+            services: Keys, policies, and the loaders of computed contexts.
+            slot: The slot of the session.
+            agent: The agent's id, whose configuration comes last; None for no agent.
+            messages: How many of the newest messages are read.
+        """
+        if self._loaders != services.loaders.registered:
+            # What was read from the store may have a loader now.
+            self._loaders = services.loaders.registered
+            self._forget_waves()
+        wave = slot.waves.get((agent, messages))
+        if wave is None:
+            if self._waves >= MAX_WAVES:
+                self._forget_waves()
+            wave = slot.waves[agent, messages] = slot.make_wave(services, agent, messages)
+            self._waves += 1
+        return wave
+
     def forget(self, scope: Scope) -> None:
         """Forget the slots of a user, or of a whole tenant."""
         for key in [key for key in self._slots if scope.covers(Scope(key[0], key[1]))]:
-            del self._slots[key]
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, str, str]) -> None:
+        self._waves -= len(self._slots.pop(key).waves)
+
+    def _forget_waves(self) -> None:
+        for slot in self._slots.values():
+            slot.waves.clear()
+        self._waves = 0
 
 
 def _wave(services: Services, scope: Scope, session: str, agent: str | None, messages: int) -> Wave:

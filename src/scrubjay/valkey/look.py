@@ -18,6 +18,8 @@ from scrubjay.valkey.wire import pack
 
 RENEWED: Final = 32
 """Into how many parts a time to live is divided: lives are renewed once in each, which is as good as at every read."""
+MAX_EVERY_S: Final = 10.0
+"""The longest time between renewals, in seconds: a server that has become a replica tells it only to who writes."""
 _MAX_HEADER: Final = 200
 _MAX_GENERATION: Final = 64
 
@@ -65,7 +67,7 @@ class Prepared:
         kinds: The kinds of the reads.
     """
 
-    __slots__ = ("_every_s", "_renewed_at", "_sliding", "blocks", "kinds", "parts")
+    __slots__ = ("_every_s", "_renewed_at", "blocks", "kinds", "parts")
 
     def __init__(self, reads: Sequence[Read]) -> None:
         owners: dict[str, list[tuple[int, Read]]] = {}
@@ -74,14 +76,8 @@ class Prepared:
         self.parts = tuple(_part(generation, group) for generation, group in owners.items())
         self.blocks = tuple(part.block for part in self.parts)
         self.kinds = tuple(read.key.kind for read in reads)
-        self._sliding = tuple(place for place, read in enumerate(reads) if read.slide)
         self._renewed_at = -math.inf
-        self._every_s = math.inf
-
-    @property
-    def knows_lives(self) -> bool:
-        """Whether it is known how often lives are to be renewed, or none is."""
-        return self._every_s < math.inf or not self._sliding
+        self._every_s = MAX_EVERY_S if any(read.slide for read in reads) else math.inf
 
     def due(self, now: float) -> bool:
         """Return whether lives are to be renewed now (monotonic seconds); it is taken that they will be."""
@@ -89,14 +85,6 @@ class Prepared:
             return False
         self._renewed_at = now
         return True
-
-    def learn(self, reads: Sequence[Read], found: Sequence[Raw | MissReason]) -> None:
-        """Learn from what was found how often lives are to be renewed."""
-        for place in self._sliding:
-            raw = found[place]
-            loaded = raw if isinstance(raw, MissReason) else parse(reads[place], raw)
-            if type(loaded) is Loaded:
-                self.renew_within(loaded.ttl_ms)
 
     def renew_within(self, ttl_ms: int) -> None:
         """Note how long an entry lives whose life is renewed, in milliseconds; 0 for ever."""

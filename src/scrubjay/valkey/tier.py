@@ -153,8 +153,6 @@ class ValkeyTier:
         found: list[Raw | MissReason] = [MissReason.OUTDATED] * len(batch)
         for part, reply in zip(prepared.parts, replies, strict=True):
             take(part, self._lives.prefix(part.tenant), reply, found)
-        if not prepared.knows_lives:
-            prepared.learn(batch.reads, found)
         hits = self.counters.hits
         for kind, raw in zip(prepared.kinds, found, strict=True):
             if type(raw) is not MissReason:
