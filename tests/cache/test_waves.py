@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scrubjay.cache.decoded import Decoded
+from scrubjay.cache.decoded import SHARE, Decoded
 from scrubjay.cache.flights import NOTHING_MS
 from scrubjay.cache.inside import Inside
 from scrubjay.cache.source import Source, Wave, recalling
@@ -980,6 +980,22 @@ def test_what_is_noted_of_what_is_there_already_is_bounded_too() -> None:
                 raw = b"1;store;generation;1;-;1;w;0\n" + payload
                 known.note(key, known, raw, Loaded(1, payload, 1), payload.decode())
         assert known.size <= 16_000
+
+
+def test_what_is_noted_beside_the_same_payload_is_counted_as_it_is() -> None:
+    known = Decoded(64_000)
+    # A chat of which no message is wanted, as its newest one grows.
+    for size in (10, 3_000, 200, 6_000, 20_000):
+        loaded = Loaded(1, [b"x" * size], 1)
+        known.items("k", [], bytes.decode, "o")
+        known.note("k", known, [b"1;store;generation;1;-;1;w;0", 2, loaded.payload], loaded, [])
+        held = known.find("k").raw
+        assert isinstance(held, list)
+        assert known.size >= sum(map(len, held[2]))
+        assert known.size * SHARE <= 64_000
+    assert held[2] == [b"x" * 6_000], "one value must not drive out everything else"
+    known.forget("k")
+    assert known.size == 0
 
 
 # --- any history

@@ -248,15 +248,15 @@ def _receipt(
     sections = _sections(scene, found, shown)
     messages = [*shown.leading, *shown.before, *shown.behind]
     return Receipt(
-        _sources_used(sections),
-        total,
-        len(sources.chat) - len(messages),
-        sources.messages_before,
-        policy.budget,
-        counter.name,
-        counter.exact and not any(seen(message).estimated for message in messages),
-        sections,
-        sources.agent_id,
+        sources_used=_sources_used(sections),
+        total_tokens=total,
+        pruned_messages=len(sources.chat) - len(messages),
+        older_messages=sources.messages_before,
+        budget=policy.budget,
+        tokenizer=counter.name,
+        exact=counter.exact and not any(seen(message).estimated for message in messages),
+        sections=sections,
+        agent=sources.agent_id,
         reserve=policy.reserve,
         prefix=Prefix(
             stable_tokens(scene, found),

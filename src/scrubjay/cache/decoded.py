@@ -214,13 +214,13 @@ class Decoded:
         known = self.find(key)
         if known.value is None:
             return
-        if known.raw is None:
-            size = known.size + _size_of(raw)
-            if size * SHARE > self._max_bytes:
-                return
-            self._young.forget(key)
-            known.size = size
-            self._add(key, known)
+        # What is known stays where the payload is the same, whatever else of the entry has changed.
+        size = known.size + _size_of(raw) - (0 if known.raw is None else _size_of(known.raw))
+        if size * SHARE > self._max_bytes:
+            return
+        self._young.forget(key)
+        known.size = size
+        self._add(key, known)
         known.asked, known.raw, known.loaded, known.given = asked, raw, loaded, given
 
     def _remember(self, key: str, known: Known) -> None:

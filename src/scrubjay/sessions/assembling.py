@@ -26,7 +26,7 @@ from scrubjay.memory.jobs import to_summarise
 from scrubjay.memory.receipts import Noted
 from scrubjay.memory.services import Services
 from scrubjay.observe.recorder import PromptCounts
-from scrubjay.sessions.sources import SUMMARIES_IN_WINDOW, Slot, Slots
+from scrubjay.sessions.sources import SUMMARIES_IN_WINDOW, Gathered, Slot, Slots
 
 MAX_POLICIES: Final = 1_024
 """How many policies are kept made."""
@@ -112,32 +112,32 @@ class Assembler:
     async def _read(
         self, services: Services, slot: Slot, session: str, call: Call, agent_id: str | None, wanted: int
     ) -> _Found:
-        read = await services.aside.fetch_wave(self._slots.wave(services, slot, agent_id, wanted))
-        memory, earlier, lead, newest, tools, state, kept, profile, preference, *agent = read
-        messages, older = newest
+        wave = self._slots.wave(services, slot, agent_id, wanted)
+        read = Gathered.of(await services.aside.fetch_wave(wave))
+        messages, older = read.chat
         if older and wanted and not any(message["role"] == "user" for message in messages):
             # A long run of tool calls: the request that it answers stands further back.
             messages, older = await services.aside.get(slot.chat(services))
-        fields, ttl_ms = state
+        fields, ttl_ms = read.state
         sources = Sources(
-            agent=agent[0] if agent else None,
+            agent=read.agent,
             agent_id=agent_id,
-            profile={"profile": profile, "preference": preference},
-            memory=memory,
-            summaries=_of_other_sessions(earlier, session),
-            chat=_with_lead(lead, messages),
-            tools=tools,
+            profile=read.profile,
+            memory=read.memory,
+            summaries=_of_other_sessions(read.summaries, session),
+            chat=_with_lead(read.lead, messages),
+            tools=read.tools,
             state=fields,
             query=call.query,
             messages_before=older,
             # What was pruned is there no more than what was not read.
             read_from=messages[0].seq if messages and (older or messages[0].seq > 1) else 0,
-            leads_through=_leads_through(lead) if older else None,
+            leads_through=_leads_through(read.lead) if older else None,
             sensitive=services.sensitive,
-            rolling=kept.summary,
-            rolling_through=kept.through,
+            rolling=read.layout.summary,
+            rolling_through=read.layout.through,
         )
-        return _Found(sources, kept, messages, ttl_ms, wanted)
+        return _Found(sources, read.layout, messages, ttl_ms, wanted)
 
     def _policy(self, call: Call, agent: AgentConfig | None) -> tuple[AssemblyPolicy, ProviderRules]:
         """Return the policy and the provider's rules: the call's before the agent's before the settings'."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from scrubjay.assembly import Trace
 from scrubjay.cache.source import Source, Wave
 from scrubjay.core.frozen import FrozenList
-from scrubjay.core.records import Message
+from scrubjay.core.records import AgentConfig, Message, Summary, ToolOutput
 from scrubjay.core.scope import Scope
 from scrubjay.memory import agents, chat, contexts, facts, layouts, state, summaries, tools
 from scrubjay.memory.services import Services
@@ -20,6 +21,40 @@ MAX_SLOTS: Final = 10_000
 """The sessions of which a process keeps what their last window began with."""
 MAX_WAVES: Final = 2_048
 """How many waves a process keeps made, some 12 KB each; a session has one for each agent and length of history."""
+
+
+class Gathered(NamedTuple):
+    """What a wave gives, in its order.
+
+    Attributes:
+        memory: The user's facts.
+        summaries: The user's newest summaries, that of this session perhaps among them.
+        lead: The system messages that the chat begins with, and pinned ones.
+        chat: The newest messages, and whether there are older ones.
+        tools: The session's newest tool outputs.
+        state: The session's state, and its time to live in milliseconds.
+        layout: What is kept of the session's layout.
+        profile: The user's contexts by type.
+        agent: The agent's configuration; None without an agent.
+    """
+
+    memory: Any
+    summaries: list[Summary]
+    lead: list[Message]
+    chat: tuple[FrozenList[Message], bool]
+    tools: list[ToolOutput]
+    state: tuple[Any, int]
+    layout: layouts.Kept
+    profile: dict[str, Any]
+    agent: AgentConfig | None
+
+    @classmethod
+    def of(cls, read: Sequence[Any]) -> Gathered:
+        """Return what a wave gave, by name."""
+        memory, earlier, lead, newest, tools, fields, layout, *contexts_and_agent = read
+        profile = dict(zip(PROFILE_TYPES, contexts_and_agent, strict=False))
+        agent = contexts_and_agent[len(PROFILE_TYPES) :]
+        return cls(memory, earlier, lead, newest, tools, fields, layout, profile, agent[0] if agent else None)
 
 
 class Slot:
@@ -75,7 +110,7 @@ class Slots:
         return slot
 
     def wave(self, services: Services, slot: Slot, agent: str | None, messages: int) -> Wave:
-        """Return what is read: memory, summaries, lead, chat, tools, state, layout, profile, preference.
+        """Return what is read, for `Gathered.of`.
 
         Args:
             services: Keys, policies, and the loaders of computed contexts.
@@ -110,6 +145,7 @@ class Slots:
 
 
 def _wave(services: Services, scope: Scope, session: str, agent: str | None, messages: int) -> Wave:
+    """Return how everything in `Gathered` is read, in its order."""
     made: list[Source[Any]] = [
         facts.source(services, scope),
         summaries.recent_source(services, scope, SUMMARIES_IN_WINDOW),

@@ -1,8 +1,9 @@
-"""The shared cache (L2) on Valkey or Redis: the port `HotTier`, by a few Lua scripts.
+"""The shared cache (L2) on Valkey or Redis: the port `HotTier`, by a few Lua scripts, and plain commands for hits.
 
 Each entry says in its header which store, generation, version and count it shows, and is believed only if all of it is
-true. The scripts hold the rules, because only there are they atomic; this module packs their arguments, reads
-their replies, and turns every trouble of the server into a miss or a False, counted.
+true. The scripts hold the rules of whatever changes anything, because only there are they atomic; this module packs
+their arguments, reads their replies, and turns every trouble of the server into a miss or a False, counted. `value` and
+`look` change nothing, and check what they are shown here.
 """
 
 from __future__ import annotations

@@ -170,13 +170,13 @@ class HotTier(Protocol):
 
         Returns:
             What is there and may be believed, for `parse`, or why it is no hit; in order. Nothing if `read` is to be
-            asked for all: at first, and as often as lives must be renewed. Misses are not counted, unless the server
-            does not answer.
+            asked for all: at first, and as often as lives must be renewed. What is there is counted as a hit; misses
+            are not counted, unless the server does not answer: then all are `unavailable`.
         """
         ...
 
     def parse(self, batch: Batch, place: int, raw: Raw) -> Loaded | MissReason:
-        """Return what an entry shows that was found at a place of a batch, or why it is no hit after all."""
+        """Return what an entry shows that was found at a place of a batch; or why it is no hit, nor counted as one."""
         ...
 
     async def lease(self, key: HotKey, lease_ms: int = 0) -> Miss:

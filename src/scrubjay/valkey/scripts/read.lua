@@ -7,7 +7,7 @@
 -- Returns the generation, then for each read what the server holds, header included, or, for a miss, the integer
 --       2 * reason + (1 if leased); reasons: 0 absent, 1 outdated, 2 corrupt, 3 there is no memory for a lease, nor for a fill.
 --
--- One loop without functions: the server makes each function anew at every call, and this is the call of every hit.
+-- One loop without functions: the server makes each function anew at every call, and this is the call of most reads.
 
 local HEADER = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);[wp];(%d+)([;%d]*)'
 
