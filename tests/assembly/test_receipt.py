@@ -19,7 +19,7 @@ from scrubjay.assembly import (
     assemble,
     diff,
 )
-from scrubjay.assembly.receipt import section
+from scrubjay.assembly.receipt import Stamp, section
 from tests.assembly.builders import WORDS, user
 
 RECEIPT = Receipt(
@@ -47,7 +47,7 @@ RECEIPT = Receipt(
 
 
 def test_as_a_table() -> None:
-    assert str(RECEIPT.with_time(0.4214)).splitlines() == [
+    assert str(replace(RECEIPT, assembly_time_ms=0.421)).splitlines() == [
         "section  tokens  in  left out",
         "agent       131   1",
         "history   1,100  12  12 pruned, 2 orphan tool result, next: message 7 (90), 3 shown as previews",
@@ -94,15 +94,20 @@ def test_from_json() -> None:
 def test_the_time_is_the_callers() -> None:
     window = assemble(Sources(chat=[user("hello")]), budget=100, counter=WORDS)
     assert window.receipt.assembly_time_ms == 0
-    timed = window.receipt.with_time(1.2345678)
-    assert timed.assembly_time_ms == 1.235
-    assert replace(timed, assembly_time_ms=0.0) == window.receipt
+    assert (window.receipt.id, window.receipt.at) == ("", "")
+    timed = assemble(Sources(chat=[user("hello")]), budget=100, counter=WORDS)
+    made: list[Receipt] = []
+    timed.in_session(Stamp("abc", 0, 1.235), "key", made.append, lambda _: None)
+    assert not made
+    assert timed.receipt.assembly_time_ms == 1.235
+    assert (timed.receipt.id, timed.receipt.at) == ("abc", "1970-01-01T00:00:00.000Z")
+    assert replace(timed.receipt, assembly_time_ms=0.0, id="", at="") == window.receipt
+    assert made == [timed.receipt]
 
 
 def test_a_receipt_is_made_when_it_is_asked_for_and_once() -> None:
     window = assemble(Sources(chat=[user("hello")]), budget=100, counter=WORDS)
     assert window.receipt is window.receipt
-    assert window.make_receipt() is window.receipt
 
 
 def test_a_section_names_the_reasons_that_occurred() -> None:

@@ -103,6 +103,7 @@ class ChatBlocks(NamedTuple):
         turn: The groups after the anchor, oldest first: what the assistant did since.
         has_user: Whether the anchor is a user message.
         unpaired: Messages that no provider would take.
+        plain: Whether every group is one message.
     """
 
     leading: Sequence[Message]
@@ -111,6 +112,7 @@ class ChatBlocks(NamedTuple):
     turn: list[Group]
     has_user: bool
     unpaired: list[Unpaired]
+    plain: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -141,9 +143,9 @@ def split_chat(chat: Sequence[Message], leads_through: int | None = None) -> Cha
     has_user = at >= 0
     if not has_user:
         at = len(groups) - 1
-    return ChatBlocks(
-        chat[:first], groups[: max(at, 0)], groups[at] if groups else None, groups[at + 1 :], has_user, unpaired
-    )
+    anchor = groups[at] if groups else None
+    plain = len(groups) == len(chat) - first
+    return ChatBlocks(chat[:first], groups[: max(at, 0)], anchor, groups[at + 1 :], has_user, unpaired, plain)
 
 
 def group_messages(chat: Sequence[Message], start: int = 0) -> tuple[list[Group], list[Unpaired]]:

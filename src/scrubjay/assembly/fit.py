@@ -57,7 +57,7 @@ class Fitting:
         overhead: The tokens of a message around its text.
     """
 
-    __slots__ = ("_count", "_draft", "_overhead", "_whole", "need", "text")
+    __slots__ = ("_count", "_cut", "_draft", "_overhead", "_whole", "need", "text")
 
     def __init__(self, draft: Draft, count: Count, overhead: int) -> None:
         self._draft = draft
@@ -68,6 +68,7 @@ class Fitting:
         self.need = self._tokens(self.text)
         """The tokens that it takes whole."""
         self._whole: Fitted | None = None
+        self._cut: tuple[int, Fitted] | None = None
 
     def fit(self, room: int) -> Fitted:
         """Drop whole items, in the order that the draft gives, until the section takes at most `room` tokens."""
@@ -76,7 +77,10 @@ class Fitting:
                 kept: Kept = [range(len(listing.lines)) for listing in self._draft.listings]
                 self._whole = self._fitted(kept, self.need, (), whole=True)
             return self._whole
-        return self._fitted(*self._shrink(room), whole=False)
+        if self._cut is None or self._cut[0] != room:
+            # From one window to the next there is mostly the same room.
+            self._cut = room, self._fitted(*self._shrink(room), whole=False)
+        return self._cut[1]
 
     def _fitted(self, kept: Kept, tokens: int, dropped: Sequence[tuple[int, int, int]], *, whole: bool) -> Fitted:
         text = self.text if whole else self._draft.text(kept)

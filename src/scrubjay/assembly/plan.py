@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from scrubjay.assembly.allocate import Demand, allocate
-from scrubjay.assembly.blocks import Group, size_of
+from scrubjay.assembly.blocks import Group
 from scrubjay.assembly.fit import Fitted, Fitting
 from scrubjay.assembly.layout import Break, Layout, pin
 from scrubjay.assembly.policy import MAX_MESSAGES, History
@@ -24,6 +24,8 @@ from scrubjay.core.records import Fields
 
 _COLD = frozenset({Break.FIRST, Break.EXPIRED, Break.TOKENIZER})
 """Breaks at which no provider has anything of the prompt: then the history is filled to its marks."""
+_MOST_KEPT = 4
+"""How many tails are kept beside the session state that they are made from."""
 
 
 class Moment(NamedTuple):
@@ -121,16 +123,15 @@ def _why_gone(sources: Sources, gone: tuple[str, ...]) -> Break:
 def _has_room(scene: Scene, layout: Layout) -> bool:
     """Return whether everything that was left out of the pinned sections would fit now, and nothing else had to go."""
     policy, spare = scene.policy, scene.spare
-    tail = _tail(scene, sensitive_lines(scene.sources), "")
-    needed = tail.need
-    # What a ceiling keeps out does not come in, however much room there is.
-    for part, share in ((_user(scene), policy.memory), (_summaries(scene), policy.summaries)):
-        if part.need > share.ceiling_of(spare):
-            return False
-        needed += part.need
     # What a cut has freed is for the history to grow again: filled with something else, it would soon be cut once more.
-    history = max(scene.cost_of(_from(scene.history, layout.from_seq)), layout.history_room)
-    return needed + history <= spare
+    needed = max(scene.cost_of(_from(scene.history, layout.from_seq)), layout.history_room)
+    for part, share in ((_user, policy.memory), (_summaries, policy.summaries)):
+        need = part(scene).need
+        needed += need
+        # What a ceiling keeps out does not come in, however much room there is.
+        if need > share.ceiling_of(spare) or needed > spare:
+            return False
+    return needed + _tail(scene, sensitive_lines(scene.sources), "").need <= spare
 
 
 def _follow(scene: Scene, layout: Layout, updates: tuple[Update, ...]) -> Plan | None:
@@ -231,7 +232,7 @@ def _beginning(scene: Scene, candidates: list[Group], least: int, room: int, rea
     cold = reason in _COLD
     if (
         (cold or reason is not Break.HISTORY)
-        and size_of(candidates) <= messages
+        and scene.size_of(candidates) <= messages
         and scene.cost_of(candidates) <= room
         and _young_enough(scene, candidates, age_ms)
     ):
@@ -268,7 +269,8 @@ def _young_enough(scene: Scene, groups: Sequence[Group], age_ms: int | None) -> 
 
 
 def _over_marks(scene: Scene, history: Sequence[Group]) -> bool:
-    return size_of(history) > _message_room(scene) or not _young_enough(scene, history, _age_mark(scene.policy.history))
+    age_ms = _age_mark(scene.policy.history)
+    return scene.size_of(history) > _message_room(scene) or not _young_enough(scene, history, age_ms)
 
 
 def _token_mark(scene: Scene) -> int:
@@ -283,7 +285,7 @@ def _message_room(scene: Scene) -> int:
     marks, chat = scene.policy.history, scene.chat
     if marks.messages is None:
         return MAX_MESSAGES
-    turn = size_of(chat.turn) + (len(chat.anchor.messages) if chat.anchor else 0)
+    turn = scene.size_of(chat.turn) + (len(chat.anchor.messages) if chat.anchor else 0)
     return max(0, marks.messages - turn)
 
 
@@ -342,7 +344,12 @@ def _with_pinned(scene: Scene, history: list[Group], from_seq: int) -> tuple[lis
 
 
 def _user(scene: Scene) -> Fitting:
-    return _fitting(scene, known_of(scene.sources).draft)
+    known = known_of(scene.sources)
+    of = (scene.count_name, scene.overhead.message)
+    made = known.fittings.get(of)
+    if made is None:
+        made = known.fittings[of] = _fitting(scene, known.draft)
+    return made
 
 
 def _summaries(scene: Scene) -> Fitting:
@@ -357,17 +364,19 @@ def _tail(scene: Scene, updates: tuple[Update, ...], rolling: str) -> Fitting:
         shown = [message for group in (*chat.history, *anchor, *chat.turn) for message in group.messages]
         return _fitting(scene, tail_draft(sources.tools, shown, sources.state, query, updates, rolling))
     state = sources.state
-    of = (updates, rolling, query, scene.count_name, scene.overhead)
+    of = (updates, rolling, query, scene.count_name, scene.overhead.message)
     try:
-        made_of, made = state.derived  # type: ignore[attr-defined]
-        if made_of == of:
-            return made  # type: ignore[no-any-return]
+        kept: dict[object, Fitting] = state.derived  # type: ignore[attr-defined]
     except AttributeError:
-        pass
-    made = _fitting(scene, tail_draft((), (), state, query, updates, rolling))
-    if isinstance(state, Fields):
-        # Kept beside the state that it was made from: mostly it is the same at the next call.
-        state.derived = (of, made)
+        kept = {}
+        if isinstance(state, Fields):
+            # Beside the state that they are made from: mostly it is the same at the next call.
+            state.derived = kept
+    made = kept.get(of)
+    if made is None:
+        if len(kept) >= _MOST_KEPT:
+            kept.clear()
+        made = kept[of] = _fitting(scene, tail_draft((), (), state, query, updates, rolling))
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -112,6 +112,23 @@ class Prefix:
         }
 
 
+class Stamp(NamedTuple):
+    """What a receipt has from the session that its window is of.
+
+    Attributes:
+        id: The receipt's own id.
+        at_ms: When the window was assembled, in milliseconds since the Unix epoch; None outside a session.
+        took_ms: How long reading the sources and assembling took, in milliseconds.
+    """
+
+    id: str = ""
+    at_ms: int | None = None
+    took_ms: float = 0.0
+
+
+NO_STAMP: Final = Stamp()
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What went into a window, and what was left out and why. It holds no content, only names.
@@ -151,10 +168,6 @@ class Receipt:
     id: str = ""
     at: str = ""
     usage: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
-
-    def with_time(self, assembly_time_ms: float) -> Receipt:
-        """Return this receipt with the time that the assembly took, in milliseconds."""
-        return replace(self, assembly_time_ms=round(assembly_time_ms, 3))
 
     @property
     def near_misses(self) -> tuple[NearMiss, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from scrubjay.assembly.blocks import ChatBlocks, Group, seen, split_chat
+from scrubjay.assembly.blocks import ChatBlocks, Group, seen, size_of, split_chat
 from scrubjay.assembly.fit import Count, digest_of, system_message
 from scrubjay.assembly.policy import AssemblyPolicy
 from scrubjay.assembly.previews import preview
@@ -28,14 +28,16 @@ class AgentSays(NamedTuple):
         text: It; empty for nothing.
         digest: A digest of it.
         wire: The message that says it, as a provider takes it; none without a text.
+        counts: Its tokens, by the name of what counted them.
     """
 
     text: str
     digest: str
     wire: tuple[FrozenDict[str, Any], ...]
+    counts: dict[str, int]
 
 
-_NO_AGENT: Final = AgentSays("", "", ())
+_NO_AGENT: Final = AgentSays("", "", (), {})
 
 
 class Scene:
@@ -81,7 +83,7 @@ class Scene:
         self.budget = policy.budget - policy.reserve
         self.chat: ChatBlocks = split_chat(sources.chat, sources.leads_through)
         self.agent = _agent_says(sources.agent)
-        self.agent_tokens = self.text_tokens(self.agent.text)
+        self.agent_tokens = self._agent_tokens()
         self.lead_tokens = self.message_tokens(self.chat.leading)
         self.anchor_tokens = self.group_cost(self.chat.anchor) if self.chat.anchor else 0
         self.pinned, self.history = _divided(self.chat.history)
@@ -92,9 +94,9 @@ class Scene:
         self.turn, self.turn_tokens, self.shortened = self._turn()
         self.spare = self.budget - self.fixed - self.turn_tokens
 
-    def text_tokens(self, text: str) -> int:
-        """Return the tokens of a message with that text; 0 for no message."""
-        return self.count(text) + self.overhead.message if text else 0
+    def size_of(self, groups: Sequence[Group]) -> int:
+        """Return how many messages groups hold."""
+        return len(groups) if self.chat.plain else size_of(groups)
 
     def group_cost(self, group: Group) -> int:
         """Return the tokens of a group's messages."""
@@ -119,7 +121,7 @@ class Scene:
     def previewed(self, groups: list[Group], before: int) -> tuple[list[Group], int]:
         """Return groups with the long tool outputs before a sequence number shortened, and how many those are."""
         most = self.policy.preview_tokens
-        if not most or not before or all(len(group.messages) == 1 for group in groups):
+        if not most or not before or self.chat.plain:
             return groups, 0
         found: list[Group] = []
         for group in groups:
@@ -143,6 +145,15 @@ class Scene:
             return self.sources.query
         anchor = self.chat.anchor
         return text_of(anchor.messages[0]["content"]) if anchor and self.chat.has_user else ""
+
+    def _agent_tokens(self) -> int:
+        text, _, _, counts = self.agent
+        if not text:
+            return 0
+        tokens = counts.get(self.count_name)
+        if tokens is None:
+            tokens = counts[self.count_name] = self.count(text)
+        return tokens + self.overhead.message
 
     def _turn(self) -> tuple[list[Group], int, int]:
         """Return the newest groups after the anchor that fit; where they do not, long tool outputs are shortened."""
@@ -198,7 +209,7 @@ def _agent_says(agent: AgentConfig | None) -> AgentSays:
         return agent.derived  # type: ignore[no-any-return]
     except AttributeError:
         text = agent_text(agent)
-        says = agent.derived = AgentSays(text, digest_of(text), system_message(text))
+        says = agent.derived = AgentSays(text, digest_of(text), system_message(text), {})
         return says
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import is_
 from typing import Final, NamedTuple
 
 import orjson
 
-from scrubjay.assembly.fit import digest_of
+from scrubjay.assembly.fit import Fitting, digest_of
 from scrubjay.assembly.layout import Layout
 from scrubjay.assembly.render import Draft, user_draft
 from scrubjay.assembly.sources import Sources
@@ -26,11 +27,13 @@ class Known(NamedTuple):
         draft: The section to be pinned.
         lines: All lines by name: of facts by key, of records by type and id.
         digests: Their digests.
+        fittings: The section as it is made to fit, by what counts and the tokens around a message.
     """
 
     draft: Draft
     lines: Mapping[str, str]
     digests: Mapping[str, str]
+    fittings: dict[tuple[str, int], Fitting]
 
 
 class Change(NamedTuple):
@@ -97,7 +100,7 @@ def _made(sources: Sources) -> Known:
     records, facts = draft.listings
     lines = dict(zip(_record_names(profile), records.lines, strict=True))
     lines |= {f"memory {name}": line for name, line in zip(facts.names, facts.lines, strict=True)}
-    known = Known(draft, lines, {name: digest_of(line) for name, line in lines.items()})
+    known = Known(draft, lines, {name: digest_of(line) for name, line in lines.items()}, {})
     _keep(sources, known, None, _NO_CHANGE)
     return known
 
@@ -133,6 +136,8 @@ def _keep(sources: Sources, known: Known, layout: Layout | None, change: Change)
 
 
 def _made_from(sources: Sources) -> tuple[object, ...]:
+    sensitive = sources.sensitive
+    if not sensitive:
+        return (sensitive, *chain.from_iterable(sources.profile.items()))
     # Nothing of what is sensitive is kept, and nothing here is made of it.
-    profile = [(kind, records) for kind, records in sources.profile.items() if kind not in sources.sensitive]
-    return (sources.sensitive, *(part for pair in profile for part in pair))
+    return (sensitive, *chain.from_iterable([pair for pair in sources.profile.items() if pair[0] not in sensitive]))

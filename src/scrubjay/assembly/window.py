@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from scrubjay.assembly.blocks import LeftOut, seen, size_of
+from scrubjay.assembly.blocks import LeftOut, seen
 from scrubjay.assembly.formats.anthropic import to_anthropic
 from scrubjay.assembly.formats.openai import to_openai
 from scrubjay.assembly.layout import Layout
@@ -31,13 +31,13 @@ from scrubjay.assembly.plan import Moment, Plan, plan
 from scrubjay.assembly.policy import DEFAULT_POLICY, AssemblyPolicy
 from scrubjay.assembly.prefix import Shown, Trace, shared_tokens, shown_in, stable_tokens, trace_of
 from scrubjay.assembly.providers import ProviderRules, rules_for
-from scrubjay.assembly.receipt import NearMiss, Prefix, Receipt, SectionReceipt, section
+from scrubjay.assembly.receipt import NO_STAMP, NearMiss, Prefix, Receipt, SectionReceipt, Stamp, section
 from scrubjay.assembly.scene import Scene
 from scrubjay.assembly.sources import Sources
 from scrubjay.assembly.usage import Usage, read_usage
 from scrubjay.core.frozen import FrozenDict, FrozenList
 from scrubjay.core.ports import Tokenizer
-from scrubjay.core.records import AgentConfig, Message
+from scrubjay.core.records import AgentConfig, Message, iso
 
 SOURCES = ("agent", "profile", "memory", "summary", "chat", "tools", "state")
 """The sources of a window, as receipts name them."""
@@ -60,13 +60,16 @@ class Window:
             says nothing of whose it is. Empty outside a session.
     """
 
-    __slots__ = ("_receipt", "_usage", "agent", "marks", "messages", "prompt_cache_key", "rules", "total_tokens")
+    __slots__ = (
+        "_made", "_receipt", "_stamp", "_usage",
+        "agent", "marks", "messages", "prompt_cache_key", "rules", "total_tokens",
+    )  # fmt: skip
 
     def __init__(
         self,
         messages: FrozenList[FrozenDict[str, Any]],
         total_tokens: int,
-        receipt: Callable[[], Receipt],
+        receipt: Callable[[Stamp], Receipt],
         rules: ProviderRules,
         agent: AgentConfig | None = None,
         marks: tuple[int, ...] = (),
@@ -77,31 +80,34 @@ class Window:
         self.rules = rules
         self.marks = marks
         self.prompt_cache_key = ""
-        self._receipt: Receipt | Callable[[], Receipt] = receipt
+        self._receipt: Receipt | Callable[[Stamp], Receipt] = receipt
+        self._stamp = NO_STAMP
+        self._made: Callable[[Receipt], None] | None = None
         self._usage: Callable[[Usage], None] | None = None
 
     @property
     def receipt(self) -> Receipt:
         """What went in, and what was left out and why."""
-        if not isinstance(self._receipt, Receipt):
-            self._receipt = self._receipt()
-        return self._receipt
+        found = self._receipt
+        if not isinstance(found, Receipt):
+            # Not made before it is asked for, or written; what it is made from is not held any longer then.
+            found = self._receipt = found(self._stamp)
+            if self._made is not None:
+                self._made(found)
+        return found
 
-    @property
-    def make_receipt(self) -> Callable[[], Receipt]:
-        """What makes the receipt: that is not done before it is asked for, or written."""
-        made = self._receipt
-        return (lambda: made) if isinstance(made, Receipt) else made
-
-    def in_session(self, receipt: Callable[[], Receipt], prompt_cache_key: str, usage: Callable[[Usage], None]) -> None:
-        """Make it the window of a session.
+    def in_session(
+        self, stamp: Stamp, prompt_cache_key: str, made: Callable[[Receipt], None], usage: Callable[[Usage], None]
+    ) -> None:
+        """Make it the window of a session, before anybody has asked for its receipt.
 
         Args:
-            receipt: Makes the receipt as the session keeps it.
+            stamp: What its receipt has from the session.
             prompt_cache_key: As in the attributes.
+            made: Takes the receipt once it is made.
             usage: Takes what the provider reports for it.
         """
-        self._receipt, self.prompt_cache_key, self._usage = receipt, prompt_cache_key, usage
+        self._stamp, self.prompt_cache_key, self._made, self._usage = stamp, prompt_cache_key, made, usage
 
     def record_usage(self, usage: object) -> Usage:
         """Take what the provider has reported for this window, so that hit rates are measured ones.
@@ -241,7 +247,14 @@ def lay_out(
 
 
 def _receipt(
-    scene: Scene, found: Plan, shown: Shown, trace: Trace, before: Trace | None, counter: Tokenizer, total: int
+    scene: Scene,
+    found: Plan,
+    shown: Shown,
+    trace: Trace,
+    before: Trace | None,
+    counter: Tokenizer,
+    total: int,
+    stamp: Stamp,
 ) -> Receipt:
     """Return the receipt of a window. It is made when it is asked for: the caller's model need not wait for it."""
     sources, policy, layout = scene.sources, scene.policy, found.layout
@@ -254,7 +267,7 @@ def _receipt(
         older_messages=sources.messages_before,
         budget=policy.budget,
         tokenizer=counter.name,
-        exact=counter.exact and not any(seen(message).estimated for message in messages),
+        exact=counter.exact and not any([seen(message).estimated for message in messages]),
         sections=sections,
         agent=sources.agent_id,
         reserve=policy.reserve,
@@ -264,24 +277,27 @@ def _receipt(
             layout.number,
             found.reason.value if found.reason else None,
         ),
+        assembly_time_ms=stamp.took_ms,
+        id=stamp.id,
+        at="" if stamp.at_ms is None else iso(stamp.at_ms),
     )
 
 
 def _sections(scene: Scene, found: Plan, shown: Shown) -> tuple[SectionReceipt, ...]:
     """Return the receipt's sections, without those that had nothing to show and left nothing out."""
     layout, chat = found.layout, scene.chat
-    turn = len(chat.anchor.messages) + size_of(scene.turn) if chat.anchor else size_of(scene.turn)
+    turn = scene.size_of(scene.turn) + (len(chat.anchor.messages) if chat.anchor else 0)
     history = len(shown.before) - shown.older - (0 if chat.has_user else turn)
     pruned = len(chat.history) - len(found.history) - len(found.older)
     out_of_history: dict[LeftOut, int] = {}
     misses: list[NearMiss] = []
     if pruned:
         cut = [group for group in scene.history if group.seq < layout.from_seq]
-        out_of_history[LeftOut.PRUNED] = size_of(cut)
+        out_of_history[LeftOut.PRUNED] = scene.size_of(cut)
         misses = [NearMiss("history", f"message {group.seq}", scene.group_cost(group)) for group in cut[-1:-11:-1]]
     out_of_turn = {}
     if scene.turn is not chat.turn:
-        out_of_turn[LeftOut.BUDGET] = size_of(chat.turn) - size_of(scene.turn)
+        out_of_turn[LeftOut.BUDGET] = scene.size_of(chat.turn) - scene.size_of(scene.turn)
     for seq, reason in chat.unpaired:
         out = out_of_history if chat.anchor is None or seq < chat.anchor.seq else out_of_turn
         out[reason] = out.get(reason, 0) + 1

@@ -14,12 +14,13 @@ import orjson
 from scrubjay.assembly import Assembled, AssemblyPolicy, Receipt, Sources, Window, lay_out
 from scrubjay.assembly.layout import decode as decode_layout
 from scrubjay.assembly.providers import ProviderRules
+from scrubjay.assembly.receipt import Stamp
 from scrubjay.assembly.usage import Usage
 from scrubjay.core.errors import InvalidContent, InvalidLimit, StoreUnavailable
 from scrubjay.core.frozen import FrozenDict
 from scrubjay.core.messages import is_system
 from scrubjay.core.policy import check_limit
-from scrubjay.core.records import AgentConfig, Message, Summary, iso
+from scrubjay.core.records import AgentConfig, Message, Summary
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import layouts, metrics
 from scrubjay.memory.jobs import to_summarise
@@ -243,22 +244,22 @@ class Assembler:
         window = made.window
         self._prompts.assembled(window.total_tokens)
         id_ = self._ids.next(now_ms)
-        make = window.make_receipt
-
-        def receipt() -> Receipt:
-            # It is made once: when it is asked for, or written.
-            found = replace(make(), id=id_, at=iso(now_ms), assembly_time_ms=round(took_ms, 3))
-            self._prompts.compared(found.total_tokens, found.prefix.shared_tokens)
-            return found
-
         noted = Noted(id_, now_ms, lambda: window.receipt.to_json().encode())
-        window.in_session(receipt, slot.cache_key, partial(self._used, services, scope, session, noted))
+        window.in_session(
+            Stamp(id_, now_ms, round(took_ms, 3)),
+            slot.cache_key,
+            self._compared,
+            partial(self._used, services, scope, session, noted),
+        )
         if services.inside:
             # What it was made of may be rolled back.
             return
         slot.trace = made.trace
         services.receipts.note(scope, session, noted)
         services.activity.note(scope, session, partial(_metrics, services, window, now_ms), ttl_ms=ttl_ms)
+
+    def _compared(self, receipt: Receipt) -> None:
+        self._prompts.compared(receipt.total_tokens, receipt.prefix.shared_tokens)
 
     def _used(self, services: Services, scope: Scope, session: str, noted: Noted, usage: Usage) -> None:
         noted.usage = orjson.dumps(usage._asdict())
