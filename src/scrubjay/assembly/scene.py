@@ -104,6 +104,8 @@ class Scene:
 
     def message_tokens(self, messages: Sequence[Message]) -> int:
         """Return the tokens of messages."""
+        if not messages:
+            return 0
         around = self.same_overhead
         if around is not None:
             return sum([message.tokens + around for message in messages])
@@ -111,6 +113,8 @@ class Scene:
 
     def cost_of(self, groups: Sequence[Group]) -> int:
         """Return the tokens of groups."""
+        if not groups:
+            return 0
         around = self.same_overhead
         if around is not None:
             # All have been counted, and nothing else comes on top: the usual case.

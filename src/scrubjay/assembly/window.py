@@ -267,7 +267,7 @@ def _receipt(
         older_messages=sources.messages_before,
         budget=policy.budget,
         tokenizer=counter.name,
-        exact=counter.exact and not any([seen(message).estimated for message in messages]),
+        exact=counter.exact and not any(seen(message).estimated for message in messages),
         sections=sections,
         agent=sources.agent_id,
         reserve=policy.reserve,

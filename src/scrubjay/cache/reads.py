@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from scrubjay.cache.decoded import Decoded, Known
+from scrubjay.cache.decoded import Decoded
 from scrubjay.cache.distrust import Distrust
 from scrubjay.cache.flights import Flights
 from scrubjay.cache.l1 import L1, Entry, Ticket
@@ -142,15 +142,19 @@ class Reads:
         if found[0] is MissReason.UNAVAILABLE:
             self._gate.close("a read was not answered")
         missing: dict[int, _NotTaken] = {}
-        find = self.decoded.find
+        find, admits = self.decoded.find, self._floors.admits
         for index, asked in enumerate(part.asked):
             raw, source = found[index], asked.source
             value: Any = _UNASKED
             if not isinstance(raw, MissReason):
                 known = find(source.key)
                 if known.asked is asked and known.raw == raw:
-                    # The very same entry as last time.
-                    value = self._again(source, known)
+                    # The very same entry as last time: it gives the same, if it may still be read, and in this way.
+                    loaded: Loaded = known.loaded  # type: ignore[assignment]
+                    if loaded.fresh_until_ms and not self._surely_fresh(loaded):
+                        value = self._passed(source)
+                    else:
+                        value = known.given if admits(source.key, loaded.version) else _ALONE
                 else:
                     value = self._first(asked, part, index, raw)
             if type(value) is _NotTaken:
@@ -159,14 +163,6 @@ class Reads:
                 values[asked.place] = value
                 source.tally.l2 += 1
         return missing
-
-    def _again(self, source: Source[Any], known: Known) -> Any:
-        """Return what was given for the same entry before; `_NotTaken` if that may not be read any more, or not so."""
-        loaded = known.loaded
-        assert loaded is not None
-        if loaded.fresh_until_ms and not self._surely_fresh(loaded):
-            return self._passed(source)
-        return known.given if self._floors.admits(source.key, loaded.version) else _ALONE
 
     def _first(self, asked: Asked, part: Part, index: int, raw: Raw) -> Any:
         """Return the value of an entry; `_NotTaken` for how else it is to be read."""
