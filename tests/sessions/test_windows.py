@@ -18,6 +18,7 @@ from scrubjay.testing.servers import ValkeyServer
 from tests.coherence import heard
 from tests.coherence.conftest import Process
 from tests.sessions.conftest import OpenProcess, all_heard, say, session_of, work
+from tests.sessions.test_tool_handles import call
 
 
 def raw(window: Window) -> bytes:
@@ -96,6 +97,38 @@ async def test_after_a_break_the_next_window_needs_no_store(pair: tuple[Process,
         process.faults.fail("load")
     await all_heard(one, two)
     assert raw(await session_of(one).assemble()) == raw(window)
+
+
+async def test_a_long_run_of_tool_calls_is_read_at_once_and_laid_out_alike(pair: tuple[Process, Process]) -> None:
+    one, two = pair
+    session = session_of(one)
+    await say(session, 3)
+    await session.chat.append(role="user", content="Do a lot.")
+
+    reads = one.faults.calls
+    again = 0
+    for number in range(30):
+        await session.chat.append(call(f"c{number}"))
+        await session.chat.append(role="tool", tool_call_id=f"c{number}", content=f"done {number}")
+        await all_heard(one, two)
+        window = await session.assemble("q", 50_000)
+        await all_heard(one, two)
+        before = reads["hot.read"]
+        assert raw(await session.assemble("q", 50_000)) == raw(window)
+        again += reads["hot.read"] - before
+        # A process that has never seen this turn before.
+        two.engine.services.assembler.forget(two.user._scope)
+        assert raw(await session_of(two).assemble("q", 50_000)) == raw(window)
+        assert any(each.get("content") == "Do a lot." for each in window.messages)
+    # More than a look was needed where lives were renewed, and not for the rest of the turn.
+    assert again <= 3
+    await session.chat.append(role="assistant", content="I have done a lot.")
+    await session.chat.append(role="user", content="Thanks.")
+    await all_heard(one, two)
+    window = await session.assemble("q", 50_000)
+    await all_heard(one, two)
+    two.engine.services.assembler.forget(two.user._scope)
+    assert raw(await session_of(two).assemble("q", 50_000)) == raw(window)
 
 
 async def test_a_window_without_a_chat_moves_no_beginning(pair: tuple[Process, Process]) -> None:

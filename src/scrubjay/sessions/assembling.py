@@ -113,12 +113,17 @@ class Assembler:
     async def _read(
         self, services: Services, slot: Slot, session: str, call: Call, agent_id: str | None, wanted: int
     ) -> _Found:
-        wave = self._slots.wave(services, slot, agent_id, wanted)
+        most = services.policies.limits.hot_messages
+        asked = max(wanted, most) if slot.long_turn and wanted else wanted
+        wave = self._slots.wave(services, slot, agent_id, asked)
         read = Gathered.of(await services.aside.fetch_wave(wave))
-        messages, older = read.chat
-        if older and wanted and not any(message["role"] == "user" for message in messages):
-            # A long run of tool calls: the request that it answers stands further back.
-            messages, older = await services.aside.get(slot.chat(services))
+        messages, older = _newest(*read.chat, wanted) if asked > wanted else read.chat
+        slot.long_turn = False
+        if older and wanted and not _has_user(messages):
+            # A long run of tool calls: the request that it answers stands further back. Most likely it goes on.
+            slot.long_turn = True
+            all_of_it = read.chat if asked > wanted else await services.aside.get(slot.chat(services))
+            messages, older = all_of_it
         fields, ttl_ms = read.state
         sources = Sources(
             agent=read.agent,
@@ -335,6 +340,15 @@ def _overridden(policy: AssemblyPolicy, changes: object) -> AssemblyPolicy:
 def _messages_wanted(services: Services, policy: AssemblyPolicy) -> int:
     most = services.policies.limits.hot_messages
     return most if policy.history.messages is None else policy.history.messages
+
+
+def _newest(messages: list[Message], older: bool, wanted: int) -> tuple[list[Message], bool]:
+    """Return as many of the newest messages as are wanted, and whether there are older ones."""
+    return (messages[-wanted:], True) if len(messages) > wanted else (messages, older)
+
+
+def _has_user(messages: list[Message]) -> bool:
+    return any(message["role"] == "user" for message in messages)
 
 
 def _with_lead(lead: list[Message], messages: list[Message]) -> list[Message]:

@@ -67,14 +67,16 @@ class Slot:
     Attributes:
         cache_key: A name of the session that says nothing of whose it is.
         trace: What its last window began with; None before there was one.
+        long_turn: Whether the newest messages, as many as a window wants, had none of the user among them.
     """
 
-    __slots__ = ("_scope", "_session", "cache_key", "trace", "waves")
+    __slots__ = ("_scope", "_session", "cache_key", "long_turn", "trace", "waves")
 
     def __init__(self, scope: Scope, session: str) -> None:
         whose = f"{scope.tenant}\0{scope.user}\0{session}"
         self.cache_key = "sj-" + blake2b(whose.encode(), digest_size=12).hexdigest()
         self.trace: Trace | None = None
+        self.long_turn = False
         self.waves: dict[tuple[str | None, int], Wave] = {}
         """How it is read, by agent and number of messages."""
         self._scope = scope
