@@ -28,13 +28,13 @@ from tests.assembly.builders import TOKENIZERS, WORDS, calls, context, json_valu
 PLENTY = 10**9
 
 
-def fit(draft: Draft, room: int, count: Callable[[str], int]) -> Fitted:
-    return Fitting(draft, count, MESSAGE_OVERHEAD).fit(room)
+def fit(draft: Draft, room: int, count: Callable[[str], int], query: str = "") -> Fitted:
+    return Fitting(draft, count, MESSAGE_OVERHEAD).fit(room, query)
 
 
-def body(draft: Draft, room: int = PLENTY) -> list[str]:
+def body(draft: Draft, room: int = PLENTY, query: str = "") -> list[str]:
     """Return the section's lines without its heading."""
-    text = fit(draft, room, WORDS.count).text
+    text = fit(draft, room, WORDS.count, query).text
     return text.removeprefix(draft.heading).strip("\n").split("\n") if text else []
 
 
@@ -112,7 +112,7 @@ def test_this_sessions_own_summary_stands_last_and_goes_last() -> None:
 
 def test_changes_are_the_last_of_the_tail_to_go() -> None:
     updates = [("memory a", "a: 1"), ("memory b", "b: 2 2")]
-    draft = tail_draft([output(1)], [], {"topic": "billing"}, "", updates, "so far")
+    draft = tail_draft([output(1)], [], {"topic": "billing"}, updates, "so far")
     assert [line for line in body(draft) if line.startswith("<")] == [
         *("<tool_outputs>", "</tool_outputs>", "<this_session>", "</this_session>"),
         *("<user_updates>", "</user_updates>", "<session_state>", "</session_state>"),
@@ -128,7 +128,7 @@ def test_changes_are_the_last_of_the_tail_to_go() -> None:
 
 
 def test_the_tail() -> None:
-    draft = tail_draft([output(2, {"b": 1}), output(1, None, error="timeout")], [], {"topic": "billing"}, "")
+    draft = tail_draft([output(2, {"b": 1}), output(1, None, error="timeout")], [], {"topic": "billing"})
     assert body(draft) == [
         "<tool_outputs>",
         'step 1: {"arguments":{},"error":"timeout","name":"look"}',
@@ -145,10 +145,10 @@ def test_the_query_ranks_the_tail() -> None:
     state = {"topic": "refund", "long": "one two three"}
 
     def kept(query: str, dropped: int) -> list[str]:
-        draft = tail_draft(tools, [], state, query)
+        draft = tail_draft(tools, [], state)
         full = fit(draft, PLENTY, WORDS.count).tokens
         for room in range(full, -1, -1):
-            lines = [line.split(":")[0] for line in body(draft, room) if line and not line.startswith("<")]
+            lines = [line.split(":")[0] for line in body(draft, room, query) if line and not line.startswith("<")]
             if len(lines) <= 5 - dropped:
                 return lines
         raise AssertionError
@@ -158,6 +158,18 @@ def test_the_query_ranks_the_tail() -> None:
     assert kept("the Refund?", 2) == ["step 1", "long", "topic"]
     assert kept("the Refund?", 3) == ["long", "topic"]
     assert kept("the Refund?", 4) == ["topic"]
+
+
+def test_what_was_cut_for_one_query_is_not_shown_for_another() -> None:
+    draft = tail_draft([], [], {"topic": "refund", "place": "Lisbon"})
+    fitting = Fitting(draft, WORDS.count, MESSAGE_OVERHEAD)
+    room = fitting.need - 1
+    for query, left in (("refund", "topic"), ("Lisbon", "place"), ("refund", "topic")):
+        found = fitting.fit(room, query)
+        assert (left in found.text, found.sections[0].items_in) == (True, 1)
+        assert fitting.fit(room, query) is found
+        assert found == fit(draft, room, WORDS.count, query)
+    assert fitting.fit(room + 1, "refund").whole
 
 
 def steps(tools: list[Any], chat: list[Any]) -> list[int]:
@@ -209,8 +221,8 @@ def test_no_content_ends_its_section(facts: dict[str, str], text: str, state: di
         user_draft({"x": [context(text), context({text: text})]}, facts),
         summaries_draft([summary("2026-01-01", text)]),
         summaries_draft([summary("2026-01-01", text)], text),
-        tail_draft([output(1, {text: text})], [], state, text),
-        tail_draft((), (), state, text, _updates(facts, [text]), text),
+        tail_draft([output(1, {text: text})], [], state),
+        tail_draft((), (), state, _updates(facts, [text]), text),
     )
     for draft in drafts:
         lines = body(draft)

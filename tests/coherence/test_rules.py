@@ -351,6 +351,8 @@ async def test_one_load_serves_all_readers_of_all_processes(open_each: Open, thi
     # A process that hears of no changes lets nobody join a load that has taken a while.
     await until(lambda: all(process.coherence.alive for process in processes))
     await thing.write(processes[0], 1)
+    # What is heard of later would detach a load that is under way.
+    await heard(*(process.jay for process in processes))
     gates = [process.faults.hold("load", "before") for process in processes]
     readers = [asyncio.create_task(thing.read(process)) for process in processes for _ in range(50)]
     await until(lambda: any(gate.waiting for gate in gates))

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from scrubjay import AssemblyPolicy, AsyncScrubjay, ConfigurationError, History, InvalidLimit
+from scrubjay import AssemblyPolicy, AsyncScrubjay, ConfigurationError, History, InvalidLimit, StoreUnavailable
 from scrubjay.assembly import Window, window_tokens
 from scrubjay.assembly.tokens import REPLY_PRIMING
 from scrubjay.testing.clock import ManualClock
@@ -129,6 +129,45 @@ async def test_a_long_run_of_tool_calls_is_read_at_once_and_laid_out_alike(pair:
     await all_heard(one, two)
     two.engine.services.assembler.forget(two.user._scope)
     assert raw(await session_of(two).assemble("q", 50_000)) == raw(window)
+
+
+async def test_a_turn_longer_than_the_cache_holds_is_not_read_twice(open_process: OpenProcess) -> None:
+    one = await open_process(limits={"hot_messages": 30})
+    session = session_of(one)
+    await session.chat.append(role="user", content="Go on.")
+    await session.chat.append_many([{"role": "assistant", "content": f"step {number}"} for number in range(48)])
+    assert len((await session.assemble("q", 50_000, history=50)).messages) == 49
+    await session.chat.append_many([{"role": "assistant", "content": f"more {number}"} for number in range(3)])
+    # Cut to half of what was asked for, and not of what the cache holds.
+    assert len((await session.assemble("q", 50_000, history=50)).messages) == 25
+    policy = AssemblyPolicy(history=History(messages=None), budget=50_000)
+    await session.assemble("q", policy=policy)
+    before = one.faults.calls["hot.read"]
+    await session.assemble("q", policy=policy)
+    assert one.faults.calls["hot.read"] - before <= 1
+
+
+async def test_after_a_long_turn_windows_need_no_more_of_the_cache_than_others(open_process: OpenProcess) -> None:
+    settings: dict[str, Any] = {"limits": {"hot_messages": 60, "hot_bytes": 20_000}}
+    one, two = await open_process(**settings), await open_process(**settings)
+    session = session_of(one)
+    await say(session, 3)
+    await session.chat.append(role="user", content="Do a lot.")
+    for number in range(30):
+        await session.chat.append(call(f"c{number}"))
+        await session.chat.append(role="tool", tool_call_id=f"c{number}", content="word " * 200)
+    await session.assemble("q", 50_000)
+    await session.chat.append(role="user", content="Thanks.")
+    await all_heard(one, two)
+    for _ in range(2):
+        await session_of(two).assemble("q", 50_000)
+    await all_heard(one, two)
+    for process in (two, one):
+        process.faults.fail("load")
+    expected = raw(await session_of(two).assemble("q", 50_000))
+    with pytest.raises(StoreUnavailable):
+        await session.assemble("q", 50_000)
+    assert raw(await session.assemble("q", 50_000)) == expected
 
 
 async def test_a_window_without_a_chat_moves_no_beginning(pair: tuple[Process, Process]) -> None:

@@ -68,18 +68,23 @@ class Fitting:
         self.need = self._tokens(self.text)
         """The tokens that it takes whole."""
         self._whole: Fitted | None = None
-        self._cut: tuple[int, Fitted] | None = None
+        self._cut: tuple[tuple[int, str], Fitted] | None = None
 
-    def fit(self, room: int) -> Fitted:
-        """Drop whole items, in the order that the draft gives, until the section takes at most `room` tokens."""
+    def fit(self, room: int, query: str = "") -> Fitted:
+        """Drop whole items, in the order that the draft gives, until the section takes at most `room` tokens.
+
+        Args:
+            room: The tokens.
+            query: What the call is about: what has to do with it goes later.
+        """
         if self.need <= room:
             if self._whole is None:
                 kept: Kept = [range(len(listing.lines)) for listing in self._draft.listings]
                 self._whole = self._fitted(kept, self.need, (), whole=True)
             return self._whole
-        if self._cut is None or self._cut[0] != room:
+        if self._cut is None or self._cut[0] != (room, query):
             # From one window to the next there is mostly the same room.
-            self._cut = room, self._fitted(*self._shrink(room), whole=False)
+            self._cut = (room, query), self._fitted(*self._shrink(room, query), whole=False)
         return self._cut[1]
 
     def _fitted(self, kept: Kept, tokens: int, dropped: Sequence[tuple[int, int, int]], *, whole: bool) -> Fitted:
@@ -89,7 +94,7 @@ class Fitting:
     def _tokens(self, text: str) -> int:
         return self._count(text) + self._overhead if text else 0
 
-    def _shrink(self, room: int) -> tuple[Kept, int, list[tuple[int, int, int]]]:
+    def _shrink(self, room: int, query: str) -> tuple[Kept, int, list[tuple[int, int, int]]]:
         """Return the indexes of the lines that stay, the section's tokens with them, and what was dropped in order."""
         draft, tokens = self._draft, self.need
         costs = [[self._count(line) + 1 for line in listing.lines] for listing in draft.listings]  # 1: the line break
@@ -97,7 +102,7 @@ class Fitting:
         gone: list[set[int]] = [set() for _ in draft.listings]
         for at in draft.first_to_go:
             lines = draft.listings[at].lines
-            for index in draft.listings[at].sacrifice(lines, costs[at]):
+            for index in draft.listings[at].sacrifice(lines, costs[at], query):
                 gone[at].add(index)
                 dropped.append((at, index, costs[at][index]))
                 tokens -= costs[at][index]

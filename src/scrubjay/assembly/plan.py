@@ -24,8 +24,6 @@ from scrubjay.core.records import Fields
 
 _COLD = frozenset({Break.FIRST, Break.EXPIRED, Break.TOKENIZER})
 """Breaks at which no provider has anything of the prompt: then the history is filled to its marks."""
-_MOST_KEPT = 4
-"""How many tails are kept beside the session state that they are made from."""
 
 
 class Moment(NamedTuple):
@@ -152,7 +150,7 @@ def _follow(scene: Scene, layout: Layout, updates: tuple[Update, ...]) -> Plan |
     if room < whole.need:
         # Where both cannot be whole, the tail is cut to its floor before the history is.
         room = max(room, min(_tail_floor(scene, layout, tokens, whole.need), rest))
-    tail = whole.fit(min(room, scene.policy.tail.ceiling_of(scene.spare)))
+    tail = whole.fit(min(room, scene.policy.tail.ceiling_of(scene.spare)), scene.query())
     if tokens > rest - tail.tokens or tokens > _token_mark(scene):
         return None
     return Plan(layout, None, *_with_pinned(scene, history, layout.from_seq), tokens, shortened, tail)
@@ -213,7 +211,7 @@ def _begin_anew(scene: Scene, old: Layout | None, moment: Moment, reason: Break,
     history, shortened = scene.previewed(_from(candidates, from_seq), preview_before)
     tokens = scene.cost_of(history)
     rest = scene.spare - layout.user.tokens - layout.summaries.tokens - tokens
-    fitted = tail.fit(min(rest, policy.tail.ceiling_of(scene.spare)))
+    fitted = tail.fit(min(rest, policy.tail.ceiling_of(scene.spare)), scene.query())
     return Plan(layout, reason, *_with_pinned(scene, history, from_seq), tokens, shortened, fitted)
 
 
@@ -358,25 +356,23 @@ def _summaries(scene: Scene) -> Fitting:
 
 def _tail(scene: Scene, updates: tuple[Update, ...], rolling: str) -> Fitting:
     sources, chat = scene.sources, scene.chat
-    query = scene.query()
     if sources.tools or any(sources.profile.get(kind) for kind in sources.sensitive):
         anchor = (chat.anchor,) if chat.anchor else ()
         shown = [message for group in (*chat.history, *anchor, *chat.turn) for message in group.messages]
-        return _fitting(scene, tail_draft(sources.tools, shown, sources.state, query, updates, rolling))
+        return _fitting(scene, tail_draft(sources.tools, shown, sources.state, updates, rolling))
     state = sources.state
-    of = (updates, rolling, query, scene.count_name, scene.overhead.message)
+    of = (updates, rolling, scene.count_name, scene.overhead.message)
     try:
-        kept: dict[object, Fitting] = state.derived  # type: ignore[attr-defined]
+        made_of, made = state.derived  # type: ignore[attr-defined]
+        if made_of == of:
+            return made  # type: ignore[no-any-return]
     except AttributeError:
-        kept = {}
-        if isinstance(state, Fields):
-            # Beside the state that they are made from: mostly it is the same at the next call.
-            state.derived = kept
-    made = kept.get(of)
-    if made is None:
-        if len(kept) >= _MOST_KEPT:
-            kept.clear()
-        made = kept[of] = _fitting(scene, tail_draft((), (), state, query, updates, rolling))
+        pass
+    made = _fitting(scene, tail_draft((), (), state, updates, rolling))
+    if isinstance(state, Fields):
+        # Kept beside the state that it was made from: mostly it is the same at the next call. Only the last one, for
+        # what it shows besides may have been deleted since.
+        state.derived = (of, made)
     return made
 
 

@@ -52,8 +52,8 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _WORD: Final = re.compile(r"\w{3,}")
 _HIDDEN_TOOL_FIELDS: Final = frozenset({"step", "tool_call_id", "recorded_at"})
 
-Sacrifice = Callable[[Sequence[str], Sequence[int]], list[int]]
-"""Takes a list's lines and their tokens; returns their indexes, the first to go first."""
+Sacrifice = Callable[[Sequence[str], Sequence[int], str], list[int]]
+"""Takes a list's lines, their tokens and the query; returns their indexes, the first to go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,6 @@ def tail_draft(
     tools: Sequence[ToolOutput],
     chat: Sequence[Message],
     state: Mapping[str, Any],
-    query: str,
     updates: Sequence[tuple[str, str]] = (),
     rolling: str = "",
 ) -> Draft:
@@ -176,25 +175,17 @@ def tail_draft(
     keys = sorted(state)
     fields = [f"{_name(key)}: {stable_json(state[key])}" for key in keys]
     in_chat = len(tools) - len(rest)
-    wanted = set(_WORD.findall(query.casefold()))
-
-    def sacrifice_tools(lines: Sequence[str], tokens: Sequence[int]) -> list[int]:
-        return sorted(range(len(tokens)), key=lambda index: (_matches(lines[index], wanted), index))
-
-    def sacrifice_state(lines: Sequence[str], tokens: Sequence[int]) -> list[int]:
-        return sorted(range(len(tokens)), key=lambda index: (_matches(lines[index], wanted), -tokens[index], index))
-
     own = [stable_json(rolling)] if rolling else []
     return Draft(
         TAIL_HEADING,
         (
             Listing(
-                *("tools", "tool_outputs", lines, [f"step {one.step}" for one in rest], sacrifice_tools),
+                *("tools", "tool_outputs", lines, [f"step {one.step}" for one in rest], _by_words),
                 {LeftOut.IN_CHAT: in_chat} if in_chat else {},
             ),
             Listing("rolling", THIS_SESSION, own, [THIS_SESSION] * len(own), _first_first),
             Listing("updates", "user_updates", [line for _, line in updates], [name for name, _ in updates], _longest),
-            Listing("state", "session_state", fields, keys, sacrifice_state),
+            Listing("state", "session_state", fields, keys, _by_words_and_length),
         ),
         first_to_go=(0, 3, 1, 2),
     )
@@ -235,17 +226,29 @@ def _name(key: str) -> str:
     return key if _PLAIN_NAME.fullmatch(key) else stable_json(key)
 
 
-def _matches(line: str, wanted: set[str]) -> bool:
-    return not wanted.isdisjoint(_WORD.findall(line.casefold())) if wanted else False
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.casefold()))
 
 
-def _first_first(lines: Sequence[str], tokens: Sequence[int]) -> list[int]:  # noqa: ARG001 -- a `Sacrifice`
-    return list(range(len(tokens)))
+def _by_words(lines: Sequence[str], tokens: Sequence[int], query: str) -> list[int]:  # noqa: ARG001 -- a `Sacrifice`
+    wanted = _words(query)
+    return sorted(range(len(lines)), key=lambda index: (not wanted.isdisjoint(_words(lines[index])), index))
 
 
-def _last_first(lines: Sequence[str], tokens: Sequence[int]) -> list[int]:  # noqa: ARG001 -- a `Sacrifice`
-    return list(range(len(tokens) - 1, -1, -1))
+def _by_words_and_length(lines: Sequence[str], tokens: Sequence[int], query: str) -> list[int]:
+    wanted = _words(query)
+    return sorted(
+        range(len(lines)), key=lambda index: (not wanted.isdisjoint(_words(lines[index])), -tokens[index], index)
+    )
 
 
-def _longest(lines: Sequence[str], tokens: Sequence[int]) -> list[int]:  # noqa: ARG001 -- a `Sacrifice`
-    return sorted(range(len(tokens)), key=lambda index: (-tokens[index], index))
+def _first_first(lines: Sequence[str], tokens: Sequence[int], query: str) -> list[int]:  # noqa: ARG001 -- a `Sacrifice`
+    return list(range(len(lines)))
+
+
+def _last_first(lines: Sequence[str], tokens: Sequence[int], query: str) -> list[int]:  # noqa: ARG001 -- a `Sacrifice`
+    return list(range(len(lines) - 1, -1, -1))
+
+
+def _longest(lines: Sequence[str], tokens: Sequence[int], query: str) -> list[int]:  # noqa: ARG001 -- a `Sacrifice`
+    return sorted(range(len(lines)), key=lambda index: (-tokens[index], index))

@@ -27,7 +27,8 @@ class Known(NamedTuple):
         draft: The section to be pinned.
         lines: All lines by name: of facts by key, of records by type and id.
         digests: Their digests.
-        fittings: The section as it is made to fit, by what counts and the tokens around a message.
+        fittings: The section as it is made to fit, by what counts and the tokens around a message: a few texts more,
+            which the size of what process memory holds does not count.
     """
 
     draft: Draft

@@ -92,8 +92,9 @@ class Window:
         if not isinstance(found, Receipt):
             # Not made before it is asked for, or written; what it is made from is not held any longer then.
             found = self._receipt = found(self._stamp)
-            if self._made is not None:
-                self._made(found)
+            made, self._made = self._made, None
+            if made is not None:
+                made(found)
         return found
 
     def in_session(

@@ -114,14 +114,16 @@ class Assembler:
         self, services: Services, slot: Slot, session: str, call: Call, agent_id: str | None, wanted: int
     ) -> _Found:
         most = services.policies.limits.hot_messages
-        asked = max(wanted, most) if slot.long_turn and wanted else wanted
+        asked = wanted
+        if 0 < wanted <= slot.long_turn:
+            # Once more only if it proves true again: a read of so much fails sooner, where the store is away.
+            asked, slot.long_turn = most, 0
         wave = self._slots.wave(services, slot, agent_id, asked)
         read = Gathered.of(await services.aside.fetch_wave(wave))
         messages, older = _newest(*read.chat, wanted) if asked > wanted else read.chat
-        slot.long_turn = False
-        if older and wanted and not _has_user(messages):
+        if older and 0 < wanted < most and not _has_user(messages):
             # A long run of tool calls: the request that it answers stands further back. Most likely it goes on.
-            slot.long_turn = True
+            slot.long_turn = max(slot.long_turn, wanted)
             all_of_it = read.chat if asked > wanted else await services.aside.get(slot.chat(services))
             messages, older = all_of_it
         fields, ttl_ms = read.state

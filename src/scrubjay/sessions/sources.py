@@ -67,7 +67,7 @@ class Slot:
     Attributes:
         cache_key: A name of the session that says nothing of whose it is.
         trace: What its last window began with; None before there was one.
-        long_turn: Whether the newest messages, as many as a window wants, had none of the user among them.
+        long_turn: How many of the newest messages had none of the user among them; 0 if that is not known of any.
     """
 
     __slots__ = ("_scope", "_session", "cache_key", "long_turn", "trace", "waves")
@@ -76,7 +76,7 @@ class Slot:
         whose = f"{scope.tenant}\0{scope.user}\0{session}"
         self.cache_key = "sj-" + blake2b(whose.encode(), digest_size=12).hexdigest()
         self.trace: Trace | None = None
-        self.long_turn = False
+        self.long_turn = 0
         self.waves: dict[tuple[str | None, int], Wave] = {}
         """How it is read, by agent and number of messages."""
         self._scope = scope
