@@ -159,15 +159,19 @@ def group_messages(chat: Sequence[Message], start: int = 0) -> tuple[list[Group]
         The groups in the order in which they were complete, and the messages that are in none: all of a group with an
         unanswered call, also while the tools are still running, and results whose call is not there.
     """
-    simple = [seen(message).group for message in (chat[start:] if start else chat)]
+    chat = chat[start:] if start else chat
+    try:
+        simple = [message.derived.group for message in chat]
+    except AttributeError:
+        simple = [seen(message).group for message in chat]
     if all(simple):
         # No tool had a say: the usual case.
-        return simple, []  # type: ignore[return-value]
+        return simple, []
     groups: list[Group] = []
     waiting: dict[str, list[_Calls]] = {}
     unpaired: list[Unpaired] = []
     unanswered: list[_Calls] = []
-    for message in chat[start:] if start else chat:
+    for message in chat:
         alone = seen(message).group
         if alone is not None:
             groups.append(alone)

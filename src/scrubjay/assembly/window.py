@@ -18,7 +18,7 @@ window to the next, and only grows, until a planned break (see `plan`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -303,31 +303,25 @@ def _sections(scene: Scene, found: Plan, shown: Shown) -> tuple[SectionReceipt, 
         out = out_of_history if chat.anchor is None or seq < chat.anchor.seq else out_of_turn
         out[reason] = out.get(reason, 0) + 1
     pinned_tokens = scene.cost_of(found.older)
-    sections = (
-        SectionReceipt("agent", scene.agent_tokens, 1 if scene.agent.text else 0),
-        SectionReceipt("system", scene.lead_tokens, len(chat.leading)),
-        *layout.user.sections,
-        *layout.summaries.sections,
-        SectionReceipt("pinned", pinned_tokens, shown.older),
-        section(
-            "history",
-            found.history_tokens + scene.pinned_tokens - pinned_tokens,
-            history,
-            out_of_history,
-            misses,
-            found.shortened,
-        ),
-        *found.tail.sections,
-        section(
-            "turn",
-            scene.anchor_tokens + scene.turn_tokens,
-            turn,
-            out_of_turn,
-            shortened=scene.shortened,
-        ),
-        SectionReceipt("reply", scene.overhead.reply, 0),
-    )
-    return tuple([one for one in sections if one.tokens or one.items_in or one.items_out])
+    history_tokens = found.history_tokens + scene.pinned_tokens - pinned_tokens
+    turn_tokens = scene.anchor_tokens + scene.turn_tokens
+    sections: list[SectionReceipt] = []
+    if scene.agent.text:
+        sections.append(SectionReceipt("agent", scene.agent_tokens, 1))
+    if chat.leading:
+        sections.append(SectionReceipt("system", scene.lead_tokens, len(chat.leading)))
+    sections += layout.user.sections
+    sections += layout.summaries.sections
+    if shown.older:
+        sections.append(SectionReceipt("pinned", pinned_tokens, shown.older))
+    if history or out_of_history:
+        sections.append(section("history", history_tokens, history, out_of_history, misses, found.shortened))
+    sections += found.tail.sections
+    if turn or out_of_turn:
+        sections.append(section("turn", turn_tokens, turn, out_of_turn, shortened=scene.shortened))
+    if scene.overhead.reply:
+        sections.append(SectionReceipt("reply", scene.overhead.reply, 0))
+    return tuple(sections)
 
 
 def _marks(scene: Scene, found: Plan, shown: Shown, before: Trace | None, stable: int, length: int) -> tuple[int, ...]:
@@ -363,5 +357,9 @@ def _sources_used(sections: Sequence[SectionReceipt]) -> tuple[str, ...]:
     return tuple([source for source in SOURCES if source in used])
 
 
-def _wires(messages: Iterable[Message]) -> list[FrozenDict[str, Any]]:
-    return [seen(message).wire for message in messages]
+def _wires(messages: Sequence[Message]) -> list[FrozenDict[str, Any]]:
+    try:
+        return [message.derived.wire for message in messages]
+    except AttributeError:
+        # Not all have been seen: previews.
+        return [seen(message).wire for message in messages]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from scrubjay.core.frozen import FrozenDict, freeze_as
@@ -133,7 +134,13 @@ class Fields(FrozenDict[str, Any]):
 
 def iso(at_ms: int) -> str:
     """Return a time (milliseconds since the Unix epoch) in ISO 8601, UTC, to the millisecond."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{_second(at_ms // 1000)}.{at_ms % 1000:03d}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(at_s: int) -> str:
+    # Most times that are written are of the same second.
+    return datetime.fromtimestamp(at_s, UTC).isoformat()[:19]
 
 
 def date_of(at_ms: int) -> str:
