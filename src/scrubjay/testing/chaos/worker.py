@@ -13,14 +13,15 @@ import logging
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import orjson
 
 from scrubjay.app import AsyncScrubjay
 from scrubjay.engine import Engine
-from scrubjay.testing.chaos.delays import HOT, STORE, Slowed
+from scrubjay.testing.chaos.delays import HOT, STORE, Pause, Slowed
 from scrubjay.testing.chaos.guards import switch_off
 from scrubjay.testing.chaos.workload import SETTINGS, Workload
 from scrubjay.testing.history import Recorder
@@ -61,9 +62,29 @@ class Orders:
     without: str | None
 
 
-_OFTEN = {"tickets": 25.0}
-"""How many times as frequent delays are without a guard. The race of tickets is the rarest: a read on its way to memory
-while its thing changes for the last time, and nobody else of the process reads the thing before it arrives."""
+@dataclass(frozen=True, slots=True)
+class Race:
+    """How a process works without a guard, so that the races that it is there for happen soon.
+
+    Attributes:
+        often: How many times as frequent delays are.
+        store: What of the store is slowed.
+        hot: What of the shared cache is slowed.
+        settings: What is set otherwise.
+    """
+
+    often: float = 4.0
+    store: Mapping[str, Pause] = field(default_factory=lambda: STORE)
+    hot: Mapping[str, Pause] = field(default_factory=lambda: HOT)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_ON_ITS_WAY = Pause(after=True, chance=0.4, most_s=0.2)
+_RACES: Final[Mapping[str, Race]] = {
+    # The rarest race: a read on its way to memory while its thing changes for the last time, and nobody else of the
+    # process reads the thing before it arrives. So answers are slow, and what was kept is not driven out.
+    "tickets": Race(1.0, {}, {"value": _ON_ITS_WAY, "read": _ON_ITS_WAY}, {"local_memory": 200_000}),
+}
 
 
 async def work(orders: Orders) -> None:
@@ -87,19 +108,18 @@ async def work(orders: Orders) -> None:
 
 
 def _opened(orders: Orders, lot: random.Random) -> AsyncScrubjay:
-    # Without a guard the races that it is there for shall happen soon.
-    often = 1.0 if orders.without is None else _OFTEN.get(orders.without, 4.0)
+    race = Race(often=1.0) if orders.without is None else _RACES.get(orders.without, Race())
     jay = AsyncScrubjay.open(
         store=orders.store,
         cache=orders.cache,
         prefix=orders.prefix,
         cache_deadline=orders.deadline_s,
-        **SETTINGS,
+        **{**SETTINGS, **race.settings},
     )
     jay._parts = replace(
         jay._parts,
-        wrap_store=lambda store: Slowed(store, STORE, lot, often),
-        wrap_hot=lambda hot: Slowed(hot, HOT, lot, often),
+        wrap_store=lambda store: Slowed(store, race.store, lot, race.often),
+        wrap_hot=lambda hot: Slowed(hot, race.hot, lot, race.often),
     )
     return jay
 
