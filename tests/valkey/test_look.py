@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from scrubjay.core.ports import Batch, Hit, HotTier, Loaded, Miss, MissReason, M
 from scrubjay.core.scope import Scope
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.hot_tier import CHAT, PROFILE, STATE, chat, fill, leased, look, state
-from scrubjay.testing.servers import Flavour, ValkeyServer
+from scrubjay.testing.servers import ValkeyServer
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.commands import Reply, ServerError
 from scrubjay.valkey.look import MAX_EVERY_S, RENEWED
@@ -26,7 +26,6 @@ from scrubjay.valkey.null import NullTier
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import parse_cache_url
 
-FLAVOURS = ["valkey", "redis8", pytest.param("redis7", marks=pytest.mark.system)]
 SHAPES = {CHAT: Shape.LIST, STATE: Shape.HASH, PROFILE: Shape.VALUE}
 PATIENT = 5.0
 FAST = settings(
@@ -148,13 +147,6 @@ def parsed(tier: HotTier, batch: Batch, found: Sequence[Raw | MissReason]) -> li
     return [raw if isinstance(raw, MissReason) else tier.parse(batch, at, raw) for at, raw in enumerate(found)]
 
 
-@pytest.fixture(scope="module", params=FLAVOURS)
-def server(request: pytest.FixtureRequest) -> Iterator[ValkeyServer]:
-    flavour: Flavour = request.param
-    with ValkeyServer(flavour) as running:
-        yield running
-
-
 @pytest.fixture
 async def rig(server: ValkeyServer) -> AsyncIterator[Rig]:
     rig = Rig(server)
@@ -162,12 +154,6 @@ async def rig(server: ValkeyServer) -> AsyncIterator[Rig]:
     yield rig
     await rig.client.close()
     gc.collect()  # an unclosed connection speaks up here, in the test that left it
-
-
-@pytest.fixture
-def own_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as running:
-        yield running
 
 
 async def fill_others(rig: Rig) -> None:

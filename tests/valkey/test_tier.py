@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -32,14 +32,13 @@ from scrubjay.testing.hot_tier import (
     state,
     steps,
 )
-from scrubjay.testing.servers import Flavour, ValkeyServer
+from scrubjay.testing.servers import ValkeyServer
 from scrubjay.valkey.client import MAX_BATCH, ValkeyClient
 from scrubjay.valkey.commands import Reply, ServerError
 from scrubjay.valkey.null import NullTier
 from scrubjay.valkey.tier import APPLY, SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import parse_cache_url
 
-FLAVOURS = ["valkey", "redis8", pytest.param("redis7", marks=pytest.mark.system)]
 SHAPES = {CHAT: Shape.LIST, STATE: Shape.HASH, PROFILE: Shape.VALUE}
 PATIENT = 5.0
 FAST = settings(
@@ -75,13 +74,6 @@ class ValkeyRig:
             await tier.close()
 
 
-@pytest.fixture(scope="module", params=FLAVOURS)
-def server(request: pytest.FixtureRequest) -> Iterator[ValkeyServer]:
-    flavour: Flavour = request.param
-    with ValkeyServer(flavour) as running:
-        yield running
-
-
 @pytest.fixture
 async def rig(server: ValkeyServer) -> AsyncIterator[ValkeyRig]:
     rig = ValkeyRig(server)
@@ -89,12 +81,6 @@ async def rig(server: ValkeyServer) -> AsyncIterator[ValkeyRig]:
     yield rig
     await rig.close()
     gc.collect()  # an unclosed connection speaks up here, in the test that left it
-
-
-@pytest.fixture
-def own_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as running:
-        yield running
 
 
 class TestConformance(HotTierSuite):
