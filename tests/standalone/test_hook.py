@@ -247,7 +247,12 @@ async def test_killed_between_the_commit_and_the_telling(world: World) -> None:
     )
     assert await process.wait() == 9
     await is_read(other, [2, 1])
-    assert await (await other.cache._engine.outbox.open()).outbox_pending() == 0  # type: ignore[union-attr]
+    store = await other.cache._engine.outbox.open()  # type: ignore[union-attr]
+
+    async def confirmed() -> bool:
+        return await store.outbox_pending() == 0
+
+    await until_told(confirmed)  # What is told is settled right after.
 
 
 async def test_killed_and_nobody_is_there(world: World) -> None:

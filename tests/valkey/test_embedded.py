@@ -117,10 +117,18 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     before = descriptors()
     yield
     until(lambda: not processes_of(tmp_path), f"the guards of {tmp_path} end")
+    until(lambda: not zombies(), "every guard that ended is reaped")
+    assert descriptors() == before
+
+
+def zombies() -> list[str]:
+    """This process's children that ended and that nobody waited for, once ended guards are reaped.
+
+    A process that ends has lost its command line some time before it can be waited for.
+    """
     embedded._reap_guards()
     mine = ps("-A", "-o", "ppid=,stat=")
-    assert [line for line in mine if line.split()[0] == str(os.getpid()) and "Z" in line] == []
-    assert descriptors() == before
+    return [line for line in mine if line.split()[0] == str(os.getpid()) and "Z" in line]
 
 
 def descriptors() -> int:
