@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: demo test test-system test-full check format sync bench chaos fuzz lock clean help
+.PHONY: demo test test-system test-full second-look check format sync bench chaos fuzz lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ test-system: $(STAMP) ## Tests that need Debian packages; installs them.
 
 test-full: $(STAMP) ## All servers, long forms.
 	@PYTHON="$(BIN)/python" HYPOTHESIS_PROFILE=long sh tools/system_tests.sh --all $(ARGS)
+
+second-look: $(STAMP) ## Run once more, alone, the few tests that have just failed.
+	@$(BIN)/python tools/second_look.py
 
 check: $(STAMP) ## Lint, format, strict types, import contract, generated files.
 	$(BIN)/ruff check .

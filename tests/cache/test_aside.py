@@ -42,7 +42,7 @@ from scrubjay.valkey.line import Lines, ValkeyLink
 from scrubjay.valkey.null import NullTier
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import parse_cache_url
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ALICE = Scope("acme", "alice")
 LEASE_MS = 5_000
@@ -682,7 +682,7 @@ async def test_of_a_wave_what_can_be_answered_is(make: Make) -> None:
     other.store.down = False
     with pytest.raises(StoreUnavailable):
         await wave
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_S):
         assert await joined == {n: n for n in TEN}
     await other.aside.drain()
     assert await one.call("EXISTS", one.hash().read.key.lease, one.list(1).read.key.lease) == 0
@@ -840,7 +840,7 @@ async def test_it_is_loaded_anew_before_it_expires(rig: Rig) -> None:
         loads, before = rig.loads, rig.aside.refreshes
         rig.chances = chance
         rig.store.hold()
-        assert await asyncio.wait_for(rig.aside.get(rig.value(stale_ms=60_000)), 5) == TEN, "without waiting"
+        assert await asyncio.wait_for(rig.aside.get(rig.value(stale_ms=60_000)), PATIENCE_S) == TEN, "without waiting"
         rig.store.go_on.set()
         await rig.aside.drain()
         assert rig.aside.refreshes - before == refreshed, (left_ms, chance)

@@ -13,7 +13,7 @@ import pytest
 from scrubjay.cache.gate import FIRST_PROBE_S, LAST_PROBE_S, Gate
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.testing.clock import ManualClock
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 class Server:
@@ -210,7 +210,7 @@ async def test_a_probing_whose_cancellation_is_swallowed_ends(server: Server) ->
     server.gate._recover = swallow
     server.gate.close("lost")
     await reached.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await server.gate.end()
     assert server.gate._task is not None
     assert server.gate._task.done()

@@ -28,7 +28,7 @@ from scrubjay.valkey.look import RENEWED
 from scrubjay.valkey.null import NullTier
 from tests.cache import test_aside
 from tests.cache.test_aside import ALICE, MIB, TEN, FakeStore, Make, Rig, committing, decoded, last, refreshing
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 make = test_aside.make
 FAST = settings(
@@ -330,7 +330,7 @@ async def test_what_others_ask_meanwhile_is_theirs(make: Make) -> None:
     for _ in range(3):
         assert await gives(rig, held) == [MAP]
         assert await rig.fetch([value, items]) == [TEN, TEN]
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_S):
         found = await asyncio.gather(
             rig.aside.fetch_wave(held), rig.aside.get(value), rig.aside.get(items), rig.aside.get(value)
         )

@@ -29,6 +29,7 @@ from tests.coherence.conftest import (
     seen,
     until,
 )
+from tests.waiting import PATIENCE_S, SLOW_S
 
 DEADLINE_S = 2.0
 """For what has to happen within the coherence deadline by itself."""
@@ -153,7 +154,7 @@ async def test_what_a_dead_writer_could_not_tell_is_told_within_the_deadline(ope
         await dying
     for reader in readers:
         await seen(thing, reader, 2)
-    assert time.monotonic() - killed <= DEADLINE_S
+    assert time.monotonic() - killed <= DEADLINE_S + SLOW_S
     await until(lambda: sum(reader.engine.relay.relayed for reader in readers))
     # Both may tell it: nobody waits for what another one has begun. Nothing else is told.
     assert sum(reader.engine.relay.relayed for reader in readers) in {1, 2}
@@ -191,7 +192,7 @@ async def test_a_relay_that_dies_keeps_no_other_one_from_its_rows(open_process: 
     await relay.crash()
     late.open()
     await seen(CONTEXT, reader, 2)
-    assert time.monotonic() - killed <= DEADLINE_S
+    assert time.monotonic() - killed <= DEADLINE_S + SLOW_S
     await until(lambda: reader.engine.relay.relayed == 1)
 
 
@@ -224,7 +225,7 @@ async def test_own_writes_are_read_when_only_the_own_link_is_down(
     written = time.monotonic()
     assert [await thing.read(own) for _ in range(2)] == [2, 2]
     await seen(thing, other, 2)
-    assert time.monotonic() - written <= DEADLINE_S
+    assert time.monotonic() - written <= DEADLINE_S + SLOW_S
     own_link.heal(drop=True)
     await asked_again(own.jay)
     for process in (own, other, await open_process()):
@@ -380,9 +381,9 @@ async def test_a_loader_that_dies_is_replaced_within_the_time_of_its_lease(open_
     began = time.monotonic()
     await dying.crash()
     with suppress(asyncio.CancelledError, Exception):
-        await asyncio.wait_for(lost, 5)
+        await asyncio.wait_for(lost, PATIENCE_S)
     assert await asyncio.gather(*(CONTEXT.read(living) for _ in range(20))) == [1] * 20
-    assert time.monotonic() - began < 0.5 + 1.0
+    assert time.monotonic() - began <= 0.5 + SLOW_S
     assert living.loads == 1
 
 
@@ -415,7 +416,7 @@ async def test_a_load_that_fails_gives_its_lease_back_to_those_who_wait(open_eac
     held.open()
     with pytest.raises(StoreUnavailable):
         await early
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert await late == 1
 
 
@@ -591,7 +592,7 @@ async def test_a_tenant_that_was_invalidated_by_a_dead_process_is_read_anew_by_a
     await writer.crash()
     held.open()
     with suppress(asyncio.CancelledError, Exception):
-        await asyncio.wait_for(dying, 5)
+        await asyncio.wait_for(dying, PATIENCE_S)
     late = await open_each()
     assert [await CONTEXT.read(late) for _ in range(2)] == [2, 2]
 
@@ -610,6 +611,6 @@ async def test_a_tenant_that_is_invalidated_by_a_dying_process_is_read_anew_by_t
     dying.cancel()
     await writer.crash()
     with suppress(asyncio.CancelledError, Exception):
-        await asyncio.wait_for(dying, 5)
+        await asyncio.wait_for(dying, PATIENCE_S)
     await seen(CONTEXT, living, 2)
-    assert time.monotonic() - killed <= DEADLINE_S
+    assert time.monotonic() - killed <= DEADLINE_S + SLOW_S

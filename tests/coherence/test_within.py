@@ -20,7 +20,7 @@ from scrubjay.within import Within
 from tests.cache.test_untold import Deaf
 from tests.coherence.conftest import QUIET_S
 from tests.store.applications import Application, Psycopg, Sqlite
-from tests.waiting import until, until_told
+from tests.waiting import PATIENCE_S, until, until_told
 
 TYPE = "profile"
 
@@ -470,7 +470,7 @@ async def test_metrics_are_recorded_in_the_transaction(world: World, end: str) -
         assert [(await metrics.get())["n"] for _ in range(2)] == [1, 1]
     async with world.inside() as inside:
         metrics = inside.user("alice").session("s").metrics
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE_S):
             await metrics.record(n=2)
         assert (await metrics.get())["n"] == 2
         assert (await own.get())["n"] == (await other.get())["n"] == 1
@@ -496,7 +496,7 @@ async def test_nothing_is_flushed_inside_a_block(world: World) -> None:
     metrics._services.activity.note(metrics._scope, "s", lambda: noted)
     async with world.inside() as inside:
         await inside.user("alice").contexts.set(TYPE, 2)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE_S):
             exported = await inside.user("alice").export()
             await inside.tenant("default").stats()
         assert [row["content"] for row in exported["contexts"]] == [2]

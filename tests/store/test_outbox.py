@@ -18,6 +18,7 @@ from scrubjay.store.sqlstore import SqlStore
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer
 from scrubjay.testing.store import ALICE, BOB, put
+from tests.waiting import PATIENCE_S
 
 _MANY = 20_000
 
@@ -189,6 +190,6 @@ async def test_deleting_waits_for_nobody(late: tuple[SqlStore, Any], clock: Manu
     await store.confirm(rows)
     clock.advance(2 * DAY / 1000)
     await connection.execute("SELECT 1 FROM scrubjay.outbox WHERE id = %s FOR UPDATE", [rows[1][1]])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await store.confirm([])
     assert [("acme", row.id) for row in await store.outbox_since(0, 9)] == rows[1:2]

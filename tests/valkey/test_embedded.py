@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 from scrubjay.core.errors import CacheUnavailable, Closed, ConfigurationError, MissingDependency
 from scrubjay.valkey import embedded
@@ -150,7 +150,7 @@ def alive(pid: int) -> bool:
     return any(line.strip() and "Z" not in line for line in ps("-o", "stat=", "-p", str(pid)))
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
     wait_until(condition, what, patience_s=seconds)
 
 
@@ -287,7 +287,7 @@ def test_a_server_that_does_not_heed_the_signal_is_killed(user: Callable[..., Us
     pid = server_pid(one.do("start"))
     os.kill(pid, signal.SIGSTOP)
     one.end(kill=True)
-    until(lambda: not alive(pid), "the stopped server is killed", 10)
+    until(lambda: not alive(pid), "the stopped server is killed")
 
 
 # --- Several users ---

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.waiting import SLOW_S
 
 from scrubjay.core.codec import HEADER_FIELD
 from scrubjay.core.counters import CacheCounters, add_counters
@@ -505,8 +506,8 @@ async def test_a_hung_server_costs_one_deadline(own_server: ValkeyServer) -> Non
     await rig.client.check()
     own_server.pause()
     start = time.perf_counter()
-    await asyncio.gather(*(read_one(rig.tier, CHAT) for _ in range(20)))
-    assert time.perf_counter() - start < 1
+    await asyncio.gather(*(read_one(rig.tier, CHAT) for _ in range(400)))
+    assert time.perf_counter() - start < SLOW_S
     await everything_fails_open(rig.tier)
     own_server.resume()
     rig.client.deadline = PATIENT
