@@ -86,6 +86,8 @@ async def open_jay(tmp_path: Path, valkey9: ValkeyServer) -> AsyncIterator[OpenJ
             settings.setdefault("cache", valkey9.url)
             settings.setdefault("prefix", prefix)
             settings.setdefault("housekeeping", 3600.0)
+            # A machine that stands still for a moment is no outage.
+            settings.setdefault("cache_timeout", 5.0)
             return await stack.enter_async_context(AsyncScrubjay.open(**settings))
 
         yield open_one

@@ -4,9 +4,11 @@ from scrubjay.app import AsyncScrubjay
 from scrubjay.assembly import AssemblyPolicy, History, Receipt, ReceiptDiff, Share, Window
 from scrubjay.assembly import diff as diff_receipts
 from scrubjay.assembly.usage import Usage
+from scrubjay.core.credentials import CredentialProvider, Credentials
 from scrubjay.core.errors import (
     BudgetTooSmall,
     CacheAuthFailed,
+    CacheMisconfigured,
     CacheUnavailable,
     Closed,
     ConfigurationError,
@@ -41,6 +43,7 @@ __all__ = [
     "AsyncScrubjay",
     "BudgetTooSmall",
     "CacheAuthFailed",
+    "CacheMisconfigured",
     "CacheUnavailable",
     "CachedContextStore",
     "Closed",
@@ -49,6 +52,8 @@ __all__ = [
     "ContextPolicy",
     "ContextRecord",
     "ContextStore",
+    "CredentialProvider",
+    "Credentials",
     "History",
     "InvalidContent",
     "InvalidId",

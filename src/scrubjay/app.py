@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Self
 
 from scrubjay.core.clock import Clock, SystemClock
+from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import Closed, ConfigurationError
 from scrubjay.core.policy import check_limit
 from scrubjay.core.ports import Summarizer, Tokenizer
@@ -90,6 +91,7 @@ class AsyncScrubjay:
         clock: Clock | None = None,
         tokenizer: object = None,
         summarizer: Summarizer | Callable[..., Any] | None = None,
+        credentials: CredentialProvider | None = None,
     ) -> None:
         if settings.shared_store and "cache" not in settings.model_fields_set:
             raise ConfigurationError(
@@ -103,6 +105,7 @@ class AsyncScrubjay:
             counting,
             _summarizer(summarizer, counting),
             parse_cache_url(settings.cache),
+            credentials,
         )
         self._running: Engine | None = None
         self._opening = asyncio.Lock()
@@ -117,6 +120,7 @@ class AsyncScrubjay:
         clock: Clock | None = None,
         tokenizer: object = None,
         summarizer: Summarizer | Callable[..., Any] | None = None,
+        credentials: CredentialProvider | None = None,
         **settings: Any,
     ) -> Self:
         """Return a Scrubjay to be opened by `async with` or `await`.
@@ -124,14 +128,16 @@ class AsyncScrubjay:
         Args:
             store: The URL of the system of record (`postgresql://…`, `sqlite:///…`); None for a SQLite file in
                 `data_dir` (`./.scrubjay`).
-            cache: The URL of the cache (`valkey://…`, `redis://…`, `embedded:`, `none:`); None for a private Valkey
-                beside a SQLite file. Beside PostgreSQL it must be named: processes on other machines would never hear
-                of each other's writes through private caches.
+            cache: The URL of the cache (`valkey://…`, `valkey+sentinel://…`, `valkey+cluster://…`, `embedded:`,
+                `none:`); None for a private Valkey beside a SQLite file. Beside PostgreSQL it must be named: processes
+                on other machines would never hear of each other's writes through private caches.
             clock: The time; for tests.
             tokenizer: Counts tokens: a tokenizer, a function, a Hugging Face tokenizer or a tiktoken encoding, or the
                 name of what does (an encoding or a model); None for the setting's.
             summarizer: Summarises sessions: a summarizer, or a function that takes the messages (see
                 `CallableSummarizer`); None for the extractive one, which needs no model.
+            credentials: Gives the user name and password of the cache for each connection, where they change while
+                the process runs (tokens of managed services); None for those of the URL.
             **settings: Any of `scrubjay.settings.Settings`.
 
         Raises:
@@ -141,7 +147,7 @@ class AsyncScrubjay:
         given = {"store": store, "cache": cache, "tokenizer": named}
         loaded = load_settings({**settings, **{name: value for name, value in given.items() if value is not None}})
         counting = None if isinstance(tokenizer, str) else tokenizer
-        return cls(loaded, clock=clock, tokenizer=counting, summarizer=summarizer)
+        return cls(loaded, clock=clock, tokenizer=counting, summarizer=summarizer, credentials=credentials)
 
     async def __aenter__(self) -> Self:
         async with self._opening:

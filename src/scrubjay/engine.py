@@ -29,7 +29,8 @@ from scrubjay.cache.repeat import repeat
 from scrubjay.cache.tiers import Wiring, assembled
 from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.counters import CacheCounters, Tallies
-from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, StoreUnavailable
+from scrubjay.core.credentials import CredentialProvider
+from scrubjay.core.errors import CacheMisconfigured, CacheUnavailable, StoreUnavailable
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import SECOND
@@ -50,10 +51,10 @@ from scrubjay.status import Status
 from scrubjay.store.open import open_store
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.embedded import EmbeddedValkey
-from scrubjay.valkey.line import Lines, ValkeyLink
+from scrubjay.valkey.line import Lines
 from scrubjay.valkey.null import NullTier
+from scrubjay.valkey.open import AnyClient, client_of, link_of
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
-from scrubjay.valkey.tracking import TrackingLink
 from scrubjay.valkey.url import CacheKind, CacheUrl
 
 log = logging.getLogger("scrubjay")
@@ -75,6 +76,7 @@ class Parts:
     tokenizer: Tokenizer
     summarizer: Summarizer
     cache_url: CacheUrl
+    credentials: CredentialProvider | None = None
     wrap_store: Callable[[Store], Store] | None = None
     wrap_hot: Callable[[HotTier], HotTier] | None = None
 
@@ -92,7 +94,7 @@ class CacheServer:
     """
 
     hot: HotTier
-    client: ValkeyClient | None
+    client: AnyClient | None
     embedded: EmbeddedValkey | None
     lives: Lives
     lines: Lines
@@ -120,7 +122,7 @@ class Engine:
     unsettled: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
-    def client(self) -> ValkeyClient | None:
+    def client(self) -> AnyClient | None:
         """The way to the cache server; None for `none:`."""
         return self.server.client
 
@@ -224,7 +226,7 @@ class Engine:
     async def revive(self) -> None:
         """Start the private server again if it died."""
         embedded, client = self.server.embedded, self.server.client
-        if self.gate.open or embedded is None or client is None:
+        if self.gate.open or embedded is None or not isinstance(client, ValkeyClient):
             return
         if await self.services.hot.ping() is None:
             path = await asyncio.to_thread(embedded.ensure_running)
@@ -237,7 +239,8 @@ async def start(parts: Parts) -> Engine:
     Raises:
         ConfigurationError: A setting or a URL cannot work.
         StoreUnavailable: The store cannot be reached.
-        CacheAuthFailed: The cache server wants other credentials.
+        CacheMisconfigured: The cache answers, and can be none: other credentials, no primary, slots without a node.
+        CacheUnavailable: The cache cannot be reached, and `cache_required` says that it must be.
     """
     settings, clock = parts.settings, parts.clock
     policies = settings.policies()
@@ -347,8 +350,7 @@ def _check_agent(policy: AssemblyPolicy, config: Mapping[str, Any]) -> None:
 def _link(server: CacheServer, settings: Settings) -> Link | None:
     if server.client is None:
         return None
-    link_type = TrackingLink if server.lines.tracked else ValkeyLink
-    return link_type(server.client, server.lines, settings.default_tenant)
+    return link_of(server.client, server.lines, settings.default_tenant)
 
 
 async def _nothing() -> None:
@@ -365,11 +367,11 @@ async def _open_cache(parts: Parts, incarnation: str, counters: CacheCounters) -
     if url.kind is CacheKind.EMBEDDED:
         embedded = EmbeddedValkey(settings.data_dir, maxmemory_bytes=settings.cache_memory)
         url = CacheUrl(CacheKind.SERVER, path=str(await asyncio.to_thread(embedded.start)))
-    client = ValkeyClient(url, deadline=settings.cache_timeout, scripts=SCRIPTS)
+    client = client_of(url, deadline=settings.cache_timeout, scripts=SCRIPTS, provider=parts.credentials)
     try:
         await client.check()
     except CacheUnavailable as error:
-        if isinstance(error, CacheAuthFailed):
+        if _must_have(settings.cache_required, error):
             await _give_up(client, embedded)
             raise
         # The cache is never needed: everything is served from the store until it is back.
@@ -382,7 +384,12 @@ async def _open_cache(parts: Parts, incarnation: str, counters: CacheCounters) -
     return CacheServer(hot, client, embedded, lives, lines)
 
 
-async def _give_up(client: ValkeyClient, embedded: EmbeddedValkey | None) -> None:
+def _must_have(required: str, error: CacheUnavailable) -> bool:
+    """Return whether nothing is to be opened because of the cache."""
+    return required == "yes" or (required == "configured" and isinstance(error, CacheMisconfigured))
+
+
+async def _give_up(client: AnyClient, embedded: EmbeddedValkey | None) -> None:
     await client.close()
     if embedded is not None:
         await asyncio.to_thread(embedded.stop)

@@ -134,8 +134,8 @@ class Settings(BaseSettings):
     Attributes:
         store: The URL of the system of record: `postgresql://…` or `sqlite:///file`. Without one, a SQLite file in
             `data_dir`.
-        cache: The URL of the cache: `valkey://`, `valkeys://`, `redis://`, `rediss://`, `unix://`, `embedded:` (a
-            private Valkey in `data_dir`) or `none:`.
+        cache: The URL of the cache: `valkey://`, `valkeys://`, `redis://`, `rediss://`, `unix://`,
+            `valkey+sentinel://`, `valkey+cluster://`, `embedded:` (a private Valkey in `data_dir`) or `none:`.
         data_dir: Where the SQLite file and the private Valkey live.
         default_tenant: The tenant of `jay.user(id)`.
         prefix: What every key begins with.
@@ -143,6 +143,9 @@ class Settings(BaseSettings):
         store_timeout: The longest that one transaction may take, in seconds.
         store_connections: The most connections to PostgreSQL.
         cache_timeout: The longest that one round trip to the cache may take, in seconds.
+        cache_required: What keeps a Scrubjay from opening: `no` (nothing that the cache says or does not say),
+            `configured` (it answers, and can be no cache: a wrong password, an untrusted certificate, a replica, slots
+            that nobody holds), or `yes` (also that it cannot be reached).
         cache_deadline: Within how many seconds a write of another process is seen, at the latest.
         coherence: How processes hear what others change: `pubsub` (each says it) or `tracking` (the cache server says
             it, by RESP3). The same for all processes under one prefix.
@@ -178,6 +181,7 @@ class Settings(BaseSettings):
     store_timeout: _Seconds = 5.0
     store_connections: int = Field(default=8, ge=1, le=1_000)
     cache_timeout: _Seconds = 0.25
+    cache_required: Literal["no", "configured", "yes"] = "configured"
     cache_deadline: float = Field(default=1.0, ge=0.05, le=86_400)
     coherence: Literal["pubsub", "tracking"] = "pubsub"
     local_memory: int = Field(default=64 * MIB, ge=0)

@@ -17,6 +17,7 @@ from scrubjay._portal import Portal
 from scrubjay.app import AsyncScrubjay
 from scrubjay.assembly import AssemblyPolicy, Receipt, Window
 from scrubjay.core.clock import Clock
+from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.frozen import FrozenDict, FrozenList
 from scrubjay.core.ports import Summarizer
 from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
@@ -89,6 +90,7 @@ class Scrubjay:
         clock: Clock | None = None,
         tokenizer: object = None,
         summarizer: Summarizer | Callable[..., Any] | None = None,
+        credentials: CredentialProvider | None = None,
         **settings: Any,
     ) -> Self:
         """Return an open Scrubjay; it is also a context manager.
@@ -96,14 +98,16 @@ class Scrubjay:
         Args:
             store: The URL of the system of record (`postgresql://…`, `sqlite:///…`); None for a SQLite file in
                 `data_dir` (`./.scrubjay`).
-            cache: The URL of the cache (`valkey://…`, `redis://…`, `embedded:`, `none:`); None for a private Valkey
-                beside a SQLite file. Beside PostgreSQL it must be named: processes on other machines would never hear
-                of each other's writes through private caches.
+            cache: The URL of the cache (`valkey://…`, `valkey+sentinel://…`, `valkey+cluster://…`, `embedded:`,
+                `none:`); None for a private Valkey beside a SQLite file. Beside PostgreSQL it must be named: processes
+                on other machines would never hear of each other's writes through private caches.
             clock: The time; for tests.
             tokenizer: Counts tokens: a tokenizer, a function, a Hugging Face tokenizer or a tiktoken encoding, or the
                 name of what does (an encoding or a model); None for the setting's.
             summarizer: Summarises sessions: a summarizer, or a function that takes the messages (see
                 `CallableSummarizer`); None for the extractive one, which needs no model.
+            credentials: Gives the user name and password of the cache for each connection, where they change while
+                the process runs (tokens of managed services); None for those of the URL.
             **settings: Any of `scrubjay.settings.Settings`.
 
         Raises:
@@ -111,7 +115,13 @@ class Scrubjay:
         """
         return cls(
             AsyncScrubjay.open(
-                store=store, cache=cache, clock=clock, tokenizer=tokenizer, summarizer=summarizer, **settings
+                store=store,
+                cache=cache,
+                clock=clock,
+                tokenizer=tokenizer,
+                summarizer=summarizer,
+                credentials=credentials,
+                **settings,
             )
         )
 

@@ -121,7 +121,7 @@ class Process:
 
     @property
     def client(self) -> ValkeyClient:
-        assert self.engine.client is not None
+        assert isinstance(self.engine.client, ValkeyClient)
         return self.engine.client
 
     @property
@@ -141,7 +141,8 @@ class Process:
         tasks = {*engine.tasks, *engine.watchers, *aside.writes.under_way, *aside.flights._tasks}
         for task in tasks:
             task.cancel()
-        engine.client and engine.client.wire and engine.client.wire.abort()
+        if engine.client is not None:
+            engine.client.drop()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.coherence_of(engine).end()
         await engine.gate.end()

@@ -258,6 +258,7 @@ async def test_an_invalidation_of_a_type_waits_for_the_commit(world: World) -> N
 async def test_an_invalidation_of_a_type_is_durable(make: Make) -> None:
     world = await make()
     await world.cached(1)
+    await world.jay._open.confirmer.flush()
     async with world.inside() as inside:
         await inside.user("alice").contexts.invalidate(TYPE)
         await world.application.commit()

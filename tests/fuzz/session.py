@@ -371,7 +371,7 @@ class Session:
             tools=self.tools,
             state=self._state,
             messages_before=older,
-            read_from=start if older else 0,
+            read_from=start if older or (newest and start > 1) else 0,
             sensitive=self.sensitive,
             rolling=self.rolling,
             rolling_through=self.through,

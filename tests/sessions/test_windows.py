@@ -229,7 +229,23 @@ async def test_what_is_pruned_is_a_break_and_only_one(pair: tuple[Process, Proce
     await session.assemble()
     assert await session.chat.prune(4)
     reasons = [(await session.assemble()).receipt.prefix.break_reason for _ in range(3)]
-    assert reasons == ["history", None, None]
+    assert reasons == ["pruned", None, None]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4])
+async def test_what_the_application_has_left_of_a_chat_is_shown(pair: tuple[Process, Process], keep: int) -> None:
+    """A chat that was pruned is below its marks: the break that follows has nothing to cut."""
+    one, two = pair
+    chat = session_of(one).chat
+    await chat.append_many([{"role": "user", "content": f"m{n}"} for n in range(5)])
+    assert len((await session_of(one).assemble("q")).messages) == 5
+    await chat.prune(keep)
+    await all_heard(one, two)
+    for process in pair:
+        window = await session_of(process).assemble("q")
+        assert [each["content"] for each in window.messages] == [f"m{n}" for n in range(5 - keep, 5)]
+        assert window.receipt.pruned_messages == 0
+    assert window.receipt.prefix.layout == 2
 
 
 async def test_without_a_cache_windows_are_the_same(open_process: OpenProcess, valkey9: ValkeyServer) -> None:

@@ -150,7 +150,7 @@ async def test_a_cache_fails_as_its_port_says(hot: HotTier) -> None:
         answers[name] = await getattr(faulty, name)(*parameters)
     expected = {
         **dict.fromkeys(["put", "apply", "rotate", "erase", "note", "clear", "push_recent"], False),
-        **dict.fromkeys(["recent", "ping", "info", "close"]),
+        **dict.fromkeys(["recent", "ping", "info", "retell", "close"]),
     }
     assert {name: answers[name] for name in expected} == expected
     assert all(

@@ -680,7 +680,7 @@ async def test_who_may_not_look_may_read(rig: Rig, server: ValkeyServer, denied:
         hits = tier.counters.hits.total()
         assert await tier.ping() is not None
         assert await tier.note("sj1:mark", denied, 60_000)
-        assert await tier.noted("sj1:mark") == denied
+        assert await tier.noted("sj1:mark") == [[denied]]
     assert not tier.counters.failures
     assert client.connects == 1
     await tier.close()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scrubjay.core.errors import ConfigurationError, InvalidUrl, ScrubjayError
-from scrubjay.valkey.url import CacheKind, CacheUrl, parse_cache_url, redact
+from scrubjay.valkey.url import Address, CacheKind, CacheUrl, parse_cache_url, redact
 
 SERVER = CacheKind.SERVER
 
@@ -84,11 +84,71 @@ def test_what_is_refused(url: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["valkey+sentinel://h1,h2:26379/main", "redis+cluster://:hunter2@h1,h2"])
-def test_what_comes_later(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="not yet supported") as caught:
+SENTINELS = (Address("h1", 26379), Address("h2", 7000), Address("::1", 26379))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("valkey+sentinel://h1,h2:7000,[::1]/main", {"hosts": SENTINELS, "service": "main"}),
+        ("REDIS+SENTINEL://H1/my%20service?db=3", {"hosts": SENTINELS[:1], "service": "my service", "database": 3}),
+        (
+            "rediss+sentinel://u:p%40@h1/main?sentinel_username=s&sentinel_password=q%40&ssl_ca_certs=/ca.pem",
+            {
+                "hosts": SENTINELS[:1], "service": "main", "tls": True, "username": "u", "password": "p@",
+                "sentinel_username": "s", "sentinel_password": "q@", "ca_file": "/ca.pem",
+            },
+        ),
+        ("valkey+cluster://h1,h2:7000", {"kind": CacheKind.CLUSTER, "hosts": (Address("h1", 6379), SENTINELS[1])}),
+        ("valkeys+cluster://:pw@h1/0", {"kind": CacheKind.CLUSTER, "hosts": (Address("h1", 6379),), "tls": True,
+                                        "password": "pw"}),
+    ],
+)  # fmt: skip
+def test_topologies(url: str, expected: dict[str, Any]) -> None:
+    parsed = parse_cache_url(url)
+    assert parsed == CacheUrl(**{"kind": CacheKind.SENTINEL, **expected})
+    for text in (str(parsed), repr(parsed)):
+        assert not any(secret in text for secret in ("p@", "q@", "pw"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "valkey+sentinel://h1,h2",
+        "valkey+sentinel://h1,h2/",
+        "valkey+sentinel:///main",
+        "valkey+sentinel://h1,,h2/main",
+        "valkey+sentinel://h1,h1:26379/main",
+        "valkey+sentinel://h1:0/main",
+        "valkey+sentinel://h1/main?sentinel_password=a&sentinel_password=b",
+        "valkey+sentinel://h1/main?ssl_ca_certs=/ca.pem",
+        "valkey+cluster://",
+        "valkey+cluster://h1/1",
+        "valkey+cluster://h1?db=1",
+        "valkey+cluster://h1#x",
+        "valkey+shards://h1",
+        "valkey+://h1",
+        "unix+cluster://h1",
+        "valkey+cluster://" + ",".join(f"h{n}" for n in range(101)),
+    ],
+)
+def test_topologies_that_are_refused(url: str) -> None:
+    with pytest.raises(InvalidUrl) as caught:
         parse_cache_url(url)
-    assert not isinstance(caught.value, InvalidUrl)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "valkey+sentinel://h1/s?sentinel_password=hunter2&x=y",
+        "redis+cluster://u:hunter2@h1/9",
+        "valkey+cluster://u:hun/hunter2@h",
+    ],
+)
+def test_secrets_of_topologies_that_are_refused(url: str) -> None:
+    with pytest.raises(InvalidUrl) as caught:
+        parse_cache_url(url)
     assert "hunter2" not in str(caught.value)
 
 

@@ -27,6 +27,7 @@ class Break(StrEnum):
 
     FIRST = "first"
     HISTORY = "history"
+    PRUNED = "pruned"
     EXPIRED = "expired"
     DELETED = "deleted"
     REPLACED = "replaced"

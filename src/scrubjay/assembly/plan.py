@@ -83,7 +83,7 @@ def plan(scene: Scene, layout: Layout | None, moment: Moment, tokenizer: str) ->
             found = _follow(scene, layout, change.updates)
             if found is not None:
                 return found
-            reason = Break.HISTORY
+            reason = Break.PRUNED if _is_pruned(scene.sources, layout) else Break.HISTORY
     assert reason is not None
     return _begin_anew(scene, layout, moment, reason, tokenizer)
 
@@ -107,6 +107,15 @@ def _reason(scene: Scene, layout: Layout, change: Change, moment: Moment, tokeni
     if not (layout.user.whole and layout.summaries.whole) and _has_room(scene, layout):
         return Break.ROOM
     return None
+
+
+def _is_pruned(sources: Sources, layout: Layout) -> bool:
+    """Return whether what the history began with is there no more: all that is there was read.
+
+    Whoever deleted it has made room, and what is left need not be cut. Where not all was read, the history has grown
+    beyond what is read of it, and would begin anew at each call if it were not cut.
+    """
+    return layout.from_seq < sources.read_from and not sources.messages_before
 
 
 def _why_gone(sources: Sources, gone: tuple[str, ...]) -> Break:

@@ -40,11 +40,18 @@ class Mark:
         Raises:
             CacheUnavailable: It does not answer.
         """
-        text = await self._hot.noted(self._key)
-        position, _, wall_ms = (text or "").partition(";")
+        parts = await self._hot.noted(self._key)
+        # What one part was told last, the others may not have been told yet when it is lost.
+        told = [max(map(self._position_of, texts), default=-1) for texts in parts]
+        least = min(told, default=-1)
+        return None if least < 0 else least
+
+    def _position_of(self, text: str) -> int:
+        """Return the position that a text tells; -1 if it is none that can be used."""
+        position, _, wall_ms = text.partition(";")
         if not _is_number(position) or not _is_number(wall_ms):
-            return None
-        return int(position) if abs(self._clock.now_ms() - int(wall_ms)) <= MAX_AGE_MS else None
+            return -1
+        return int(position) if abs(self._clock.now_ms() - int(wall_ms)) <= MAX_AGE_MS else -1
 
     def due(self, position: int) -> bool:
         """Return whether to set it."""

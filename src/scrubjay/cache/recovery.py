@@ -57,7 +57,10 @@ class Recovery:
         known = await self._mark.read()
         # Where there was no room to note what could not be told, that may have been anything, and not all is in the
         # outbox: what other software publishes is not.
-        if known is None or overflowed or not await self._relay.replay(min(known, position)):
+        remembered = await self._hot.retell()
+        if remembered is None:
+            raise CacheUnavailable("the cache does not take again what it was told before")
+        if known is None or overflowed or not remembered or not await self._relay.replay(min(known, position)):
             await self._clear()
             await self._relay.replay(position, sys.maxsize)
         if overflowed:

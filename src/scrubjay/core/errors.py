@@ -22,7 +22,8 @@ The tree::
     │   │   └── StoreCorrupt         the SQLite file is damaged or is no database
     │   ├── LoaderTimeout            a loader of a computed context took too long
     │   └── CacheUnavailable         Valkey cannot be reached (never leaves a read or write API)
-    │       └── CacheAuthFailed      Valkey wants a password, or refuses the one given
+    │       └── CacheMisconfigured   Valkey answers, and can be no cache until something is changed
+    │           └── CacheAuthFailed  Valkey wants a password, or refuses the one given
     └── Closed                       the object was used after it was closed
 
 Each class has a stable `code` for logs, HTTP and exit codes. Foreign errors are mapped to these once, at the seam where
@@ -176,7 +177,13 @@ class CacheUnavailable(Unavailable):
     code = "cache_unavailable"
 
 
-class CacheAuthFailed(CacheUnavailable):
+class CacheMisconfigured(CacheUnavailable):
+    """Valkey answers, and can be no cache until something is changed."""
+
+    code = "cache_misconfigured"
+
+
+class CacheAuthFailed(CacheMisconfigured):
     """Valkey wants a password, or refuses the one given."""
 
     code = "cache_auth_failed"

@@ -15,6 +15,7 @@ from scrubjay.cache.source import Source
 from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.codec import Corrupt, from_json, to_json
 from scrubjay.core.counters import CacheCounters, Tally
+from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import ConfigurationError, InvalidContent
 from scrubjay.core.frozen import FrozenList, freeze
 from scrubjay.core.keys import Kind
@@ -64,6 +65,7 @@ class ContextCache:
         deadline: Within how many seconds a change by another process is seen, at the latest.
         outbox: The URL of the application's own database (`postgresql://…`, migrated with `scrubjay migrate`, or
             `sqlite:///…`), for `within`; then the cache is to be opened with `async with`.
+        credentials: Gives user name and password for each connection, where they change; None for those of the URL.
         clock: The time; for tests.
 
     Raises:
@@ -87,6 +89,7 @@ class ContextCache:
         local_memory: int = 16 * MIB,
         deadline: float = 1.0,
         outbox: str | None = None,
+        credentials: CredentialProvider | None = None,
         clock: Clock | None = None,
     ) -> None:
         parsed = parse_cache_url(url)
@@ -97,7 +100,9 @@ class ContextCache:
         self._policies = dict(policies)
         self._clock = clock or SystemClock()
         self._load_timeout = load_timeout
-        self._setting = Setting(parsed, prefix, self.tenant, timeout, local_memory, deadline, self._clock, outbox)
+        self._setting = Setting(
+            parsed, prefix, self.tenant, timeout, local_memory, deadline, self._clock, outbox, credentials
+        )
         self._tally = Tally()
         self._sources: dict[tuple[str | None, str, str], Source[Contexts]] = {}
         self._made: Engine | None = None

@@ -20,6 +20,7 @@ from scrubjay.cache.tiers import Wiring, assembled
 from scrubjay.cache.watch import Watch
 from scrubjay.core.clock import Clock
 from scrubjay.core.counters import CacheCounters
+from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import CacheUnavailable
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
@@ -28,9 +29,9 @@ from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import HotTier, Store
 from scrubjay.standalone.outbox import Outbox
 from scrubjay.standalone.recovery import Recovery
-from scrubjay.valkey.client import ValkeyClient
-from scrubjay.valkey.line import Lines, ValkeyLink
+from scrubjay.valkey.line import Lines
 from scrubjay.valkey.null import NullTier
+from scrubjay.valkey.open import AnyClient, client_of, link_of
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import CacheKind, CacheUrl
 
@@ -58,6 +59,7 @@ class Setting:
         deadline: The coherence deadline in seconds.
         clock: The time.
         outbox: The URL of the application's database, where its transactions leave rows; None for no outbox.
+        provider: Gives the credentials; None for those of the URL.
         wrap_hot: Wraps the shared cache; for tests.
     """
 
@@ -69,6 +71,7 @@ class Setting:
     deadline: float
     clock: Clock
     outbox: str | None = None
+    provider: CredentialProvider | None = None
     wrap_hot: Callable[[HotTier], HotTier] | None = None
 
 
@@ -83,17 +86,17 @@ class Engine:
     def __init__(self, setting: Setting, counters: CacheCounters) -> None:
         self.setting = setting
         self.keys = KeySpace(setting.prefix)
-        self.client: ValkeyClient | None = None
+        self.client: AnyClient | None = None
         self.hot: HotTier = NullTier()
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop that it runs on; None before it has begun."""
         self.closed = False
         lives, lines = Lives(_INCARNATION), Lines(setting.prefix, token_hex(6))
         link = None
-        if setting.url.kind is CacheKind.SERVER:
-            self.client = ValkeyClient(setting.url, deadline=setting.timeout, scripts=SCRIPTS)
+        if setting.url.kind is not CacheKind.NONE:
+            self.client = client_of(setting.url, deadline=setting.timeout, scripts=SCRIPTS, provider=setting.provider)
             self.hot = ValkeyTier(self.client, lives, _LEASE_MS, counters=counters, lines=lines)
-            link = ValkeyLink(self.client, lines, setting.tenant)
+            link = link_of(self.client, lines, setting.tenant)
         if setting.wrap_hot is not None:
             self.hot = setting.wrap_hot(self.hot)
         self.gate = Gate(self._recover, setting.clock)

@@ -49,11 +49,15 @@ class Recovery:
             StoreUnavailable: The outbox cannot be read.
         """
         # In one round trip.
-        info, mark = await asyncio.gather(self._hot.info(), self._hot.noted(self._mark))
+        info, marks = await asyncio.gather(self._hot.info(), self._hot.noted(self._mark))
         run = _run(info)
+        marked = bool(marks) and all(run in texts for texts in marks)
         followed = self._outbox is None or await self._followed(self._outbox)
         overflowed = await self._room()
-        if run is None or mark != run or overflowed or self.distrusts or not followed:
+        remembered = await self._hot.retell()
+        if remembered is None:
+            raise CacheUnavailable("the cache does not take again what it was told before")
+        if run is None or not marked or overflowed or self.distrusts or not followed or not remembered:
             await self._clear(run)
             self.distrusts = False
         if self._outbox is not None:

@@ -286,6 +286,9 @@ class ValkeyServer(_Server):
         timeout: how long starting and stopping may each take, in seconds.
     """
 
+    _arguments: tuple[str, ...] = ()
+    _listening = "Ready to accept connections"
+
     def __init__(
         self,
         flavour: Flavour = "valkey",
@@ -303,7 +306,7 @@ class ValkeyServer(_Server):
         self._unix_socket = unix_socket
         self._directives: dict[str, str | int | Sequence[str]] = {"bind": HOST, "save": '""', "daemonize": "no"}
         optional = {
-            "requirepass": None if password is None else _quoted(password),
+            "requirepass": None if password is None else quoted(password),
             "maxmemory": maxmemory,
             "maxmemory-policy": maxmemory_policy,
         }
@@ -352,23 +355,26 @@ class ValkeyServer(_Server):
 
     def _launch(self, nest: Nest) -> int:
         program = _VALKEY_PROGRAMS[self.flavour]()
+        # A file and not arguments: everybody can read the arguments of a process.
+        file = nest.path / "server.conf"
 
         def command(port: int) -> list[str | Path]:
-            directives = {"port": port, "dir": _quoted(str(nest.path)), **self._directives}
-            if self._unix_socket:
-                directives["unixsocket"] = _quoted(str(self.unix_path))
-            # A file and not arguments: everybody can read the arguments of a process.
-            file = nest.path / "server.conf"
-            file.touch(mode=0o600)
-            file.write_text("".join(f"{name} {value}\n" for name, value in _lines(directives)))
-            return [program, file]
+            self._configure(file, port)
+            return [program, file, *self._arguments]
 
-        return start_on_port(nest, self._port, command, _listens, timeout=self._timeout)
+        return start_on_port(nest, self._port, command, self._listens, timeout=self._timeout)
 
+    def _configure(self, file: Path, port: int) -> None:
+        """Write the configuration file."""
+        directives = {"port": port, "dir": quoted(str(file.parent)), **self._directives}
+        if self._unix_socket:
+            directives["unixsocket"] = quoted(str(self.unix_path))
+        file.touch(mode=0o600)
+        file.write_text("".join(f"{name} {value}\n" for name, value in _lines(directives)))
 
-def _listens(_port: int, output: str) -> bool:
-    # The log and not a PING: whatever else took the port would answer one, and access lists or TLS would refuse it.
-    return "Ready to accept connections" in output
+    def _listens(self, _port: int, output: str) -> bool:
+        # The log and not a PING: whatever else took the port would answer one, and access lists or TLS would refuse it.
+        return self._listening in output
 
 
 def _lines(directives: Mapping[str, str | int | Sequence[str]]) -> list[tuple[str, str | int]]:
@@ -378,7 +384,7 @@ def _lines(directives: Mapping[str, str | int | Sequence[str]]) -> list[tuple[st
     return lines
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return `text` as one argument of a configuration file."""
     escaped = "".join(
         chr(byte) if 32 < byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}" for byte in text.encode()

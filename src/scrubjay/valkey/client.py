@@ -1,16 +1,19 @@
-"""The client of one server: batches in, replies out, over one pipelining connection."""
+"""The client of one server, or of a primary that Sentinels name: batches in, replies out, over one connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, Closed, ConfigurationError
 from scrubjay.valkey.commands import Block, Command, Reply, Script, ServerError
-from scrubjay.valkey.url import CacheUrl
-from scrubjay.valkey.wire import Dialler, Wire, pack
+from scrubjay.valkey.dialler import Dialler, Login
+from scrubjay.valkey.sentinel import SentinelDialler
+from scrubjay.valkey.url import CacheKind, CacheUrl
+from scrubjay.valkey.wire import Wire, pack
 
 CLIENT_NAME = "scrubjay"
 DEFAULT_DEADLINE_S = 0.25
@@ -25,7 +28,7 @@ _AUTH = frozenset({"NOAUTH", "WRONGPASS"})
 
 
 class ValkeyClient:
-    """A client of one server.
+    """A client of one server: the one that the URL names, or the primary of the moment where it names Sentinels.
 
     It belongs to the event loop that first uses it. Commands run in the order in which they were sent, those of
     concurrent calls too. A command is never sent twice, except a script that the server did not know.
@@ -34,12 +37,22 @@ class ValkeyClient:
         url: The server.
         deadline: Seconds that one round trip may take, connecting included.
         scripts: The scripts to load on connecting.
+        provider: Gives the credentials; None for those of the URL.
+        dialler: Makes connections; None for what the URL and the provider say.
 
     Raises:
         ConfigurationError: `url` names no server, or its TLS files cannot be used.
     """
 
-    def __init__(self, url: CacheUrl, *, deadline: float = DEFAULT_DEADLINE_S, scripts: Sequence[Script] = ()) -> None:
+    def __init__(
+        self,
+        url: CacheUrl,
+        *,
+        deadline: float = DEFAULT_DEADLINE_S,
+        scripts: Sequence[Script] = (),
+        provider: CredentialProvider | None = None,
+        dialler: Dialler | None = None,
+    ) -> None:
         self.round_trips = 0
         """Batches sent, each in one round trip."""
         self.commands = 0
@@ -51,10 +64,14 @@ class ValkeyClient:
         self.on_lost: Callable[[Exception], None] | None = None
         """Called when a connection that was in use is gone: the server may come back as another one."""
         self._deadline = deadline
-        self.dialler = Dialler(url)
+        self._provider = provider
+        self.dialler = dialler or dialler_of(url, provider)
         """Makes connections to the server."""
+        self.wary = url.kind is CacheKind.SENTINEL
+        """Whether another server may take over that was not told of all that this one was."""
         self._scripts = {script.sha: script for script in scripts}
         self._connecting: asyncio.Task[Wire] | None = None
+        self._minding: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -76,7 +93,7 @@ class ValkeyClient:
 
     def retarget(self, url: CacheUrl) -> None:
         """Use another server from the next connection on; the one to the old server drops out when that is gone."""
-        self.dialler = Dialler(url)
+        self.dialler = dialler_of(url, self._provider)
 
     async def check(self, deadline: float = CONNECT_DEADLINE_S) -> None:
         """Raise unless the server answers and accepts the credentials.
@@ -86,6 +103,7 @@ class ValkeyClient:
 
         Raises:
             CacheAuthFailed: It wants credentials, or refuses those given.
+            CacheMisconfigured: It is no primary, or no certificate of its authority is known.
             CacheUnavailable: It does not answer, or refuses this client for another reason.
             Closed: The client is closed.
         """
@@ -93,6 +111,22 @@ class ValkeyClient:
         reply = await self._ask(wire, [("PING",)])
         if isinstance(reply[0], ServerError):
             raise CacheUnavailable(f"{self.url} refuses PING: {reply[0].message}")
+
+    async def each(self, commands: Sequence[Command]) -> list[list[Reply]]:
+        """Send a batch to every node that holds keys, here the one; see `commands.Client`."""
+        return [await self.call(commands)]
+
+    def marks(self, key: str) -> list[list[str]]:
+        """Return a key for each part that can lose what it holds alone, here the one; see `commands.Client`."""
+        return [[key]]
+
+    async def nodes(self) -> Sequence[ValkeyClient]:
+        """Return a client of each node that holds keys, here the one."""
+        return [self]
+
+    async def still(self) -> object:
+        """Return what stays the same while no keys move between nodes: here they never do."""
+        return None
 
     async def call(self, commands: Sequence[Command]) -> list[Reply]:
         """Send a batch and return one reply per command, in order (see `commands.Client`).
@@ -111,7 +145,7 @@ class ValkeyClient:
             replies += await self._exchange(commands[start : start + MAX_BATCH])
         return replies
 
-    async def ask(self, packed: bytes) -> Any:
+    async def ask(self, packed: bytes, key: str = "") -> Any:  # noqa: ARG002 - all keys are here
         """Send one packed command, no script, and return its reply: the short way for the most frequent reads.
 
         Raises:
@@ -181,6 +215,11 @@ class ValkeyClient:
         except TimeoutError:
             raise CacheUnavailable(f"{self.url} did not answer within {seconds * 1000:.0f} ms") from None
 
+    def drop(self) -> None:
+        """Drop the connection at once, as a broken network would; the next call makes another one."""
+        if self.wire is not None:
+            self.wire.abort()
+
     async def close(self) -> None:
         """Wait for the calls under way, no longer than their deadline, and close. Idempotent."""
         if self._closed:
@@ -190,6 +229,11 @@ class ValkeyClient:
             self._connecting.cancel()
             # Not for ever: what it awaits may swallow that. Then it has its own deadline, and is of no more use after.
             await asyncio.wait([self._connecting], timeout=CONNECT_DEADLINE_S)
+        for task in self._minding:
+            task.cancel()
+        if self._minding:
+            await asyncio.wait(self._minding, timeout=CONNECT_DEADLINE_S)
+        self.dialler.close()
         wire = self.wire
         if wire is not None and wire.lost is None:
             if wire.under_way:
@@ -256,7 +300,7 @@ class ValkeyClient:
             async with asyncio.timeout(CONNECT_DEADLINE_S):
                 wire = await dialler.connect(lambda: Wire(str(dialler.url), CONNECT_DEADLINE_S, self._lost))
                 try:
-                    await self._greet(wire, dialler)
+                    login = await self._greet(wire, dialler)
                 except BaseException:
                     wire.abort()
                     raise
@@ -271,11 +315,15 @@ class ValkeyClient:
         wire.set_deadline(self._deadline)
         self.connects += 1
         self.wire = wire
+        self._mind(dialler.watch(wire))
+        if login.renew_in_s is not None:
+            self._mind(self._renew(wire, dialler, login.renew_in_s))
         return wire
 
-    async def _greet(self, wire: Wire, dialler: Dialler) -> None:
+    async def _greet(self, wire: Wire, dialler: Dialler) -> Login:
         """Log in, name the connection and load the scripts, in one round trip. An access list may forbid the rest."""
-        login = dialler.credentials()
+        who = await dialler.login()
+        login = who.commands
         greeting: list[Command] = [*login, ("ROLE",), ("CLIENT", "SETNAME", CLIENT_NAME)]
         greeting += [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
         replies = await wire.ask_all(pack(greeting), len(greeting))
@@ -289,7 +337,35 @@ class ValkeyClient:
         role: Any = replies[len(login)]
         if isinstance(role, list) and role[0] == b"slave":
             # A primary that was demoted still answers reads, from a past that invalidations no longer reach.
-            raise CacheUnavailable(f"{dialler.url} is a replica; give the URL of the primary")
+            error = dialler.replica()
+            if error is not None:
+                raise error
+        return who
+
+    async def _renew(self, wire: Wire, dialler: Dialler, after_s: float) -> None:
+        """Log the connection in anew before its credentials run out, for as long as it lives."""
+        while True:
+            await asyncio.sleep(after_s)
+            if wire.lost is not None:
+                return
+            try:
+                login = await dialler.login()
+                (reply, *_) = await wire.ask_all(pack(login.commands), len(login.commands))
+                if isinstance(reply, ServerError):
+                    raise CacheAuthFailed(f"{dialler.url}: {reply.message}")
+            except CacheUnavailable as error:
+                wire.abort(error)
+                return
+            if login.renew_in_s is None:
+                return
+            after_s = login.renew_in_s
+
+    def _mind(self, what: Coroutine[Any, Any, None] | None) -> None:
+        """Let something go on beside a connection."""
+        if what is not None:
+            task = asyncio.create_task(what, name="scrubjay-connection")
+            self._minding.add(task)
+            task.add_done_callback(self._minding.discard)
 
     def _lost(self, reason: Exception) -> None:
         if self.on_lost is not None and not self._closed:
@@ -300,3 +376,12 @@ class ValkeyClient:
         # Where every caller has stopped waiting, nobody else asks for the error.
         if not task.cancelled():
             task.exception()
+
+
+def dialler_of(url: CacheUrl, provider: CredentialProvider | None = None) -> Dialler:
+    """Return what makes connections to the server of a URL.
+
+    Raises:
+        ConfigurationError: `url` names no server, or its TLS files cannot be used.
+    """
+    return (SentinelDialler if url.kind is CacheKind.SENTINEL else Dialler)(url, provider)

@@ -57,14 +57,21 @@ class Block(NamedTuple):
     Attributes:
         packed: They.
         commands: How many they are.
+        key: One of the keys: it says in which slot they all are.
     """
 
     packed: bytes
     commands: int
+    key: str
 
 
 class Client(Protocol):
     """The one way to a server, whatever its topology: a batch of commands in, one reply per command out."""
+
+    @property
+    def wary(self) -> bool:
+        """Whether another server may take over that was not told of all that this one was."""
+        ...
 
     async def call(self, commands: Sequence[Command]) -> list[Reply]:
         """Send a batch and return one reply per command, in order.
@@ -79,8 +86,51 @@ class Client(Protocol):
         """
         ...
 
-    async def ask(self, packed: bytes) -> Any:
+    async def each(self, commands: Sequence[Command]) -> list[list[Reply]]:
+        """Send the same batch, of commands without keys, to each node that holds keys; return each one's replies.
+
+        Raises:
+            CacheUnavailable: One of them did not answer in time.
+            CacheAuthFailed: It wants credentials, or refuses those given.
+            Closed: The client is closed.
+        """
+        ...
+
+    def marks(self, key: str) -> list[list[str]]:
+        """Return, for each node that can lose what it holds alone, the keys by which something is noted there.
+
+        Of these the first is to be written, and all are to be read: keys move between nodes, and what they say of
+        the data of a node holds wherever they come to stand.
+
+        Args:
+            key: What is noted, without braces.
+        """
+        ...
+
+    async def nodes(self) -> Sequence[Client]:
+        """Return a client of each node that holds keys, for commands that are about no key.
+
+        Raises:
+            CacheUnavailable: It is not known which these are.
+            Closed: The client is closed.
+        """
+        ...
+
+    async def still(self) -> object:
+        """Return what stays the same while no keys move between nodes; another one after they have, or while they do.
+
+        Raises:
+            CacheUnavailable: A node does not answer.
+            Closed: The client is closed.
+        """
+        ...
+
+    async def ask(self, packed: bytes, key: str) -> Any:
         """Send one command, packed, no script, and return its reply.
+
+        Args:
+            packed: The command.
+            key: Its key, or one of them.
 
         Raises:
             CacheUnavailable: The server did not answer in time.

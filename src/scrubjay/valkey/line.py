@@ -22,6 +22,7 @@ from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable
 from scrubjay.core.ports import Listener
 from scrubjay.valkey.client import CONNECT_DEADLINE_S, ValkeyClient
 from scrubjay.valkey.commands import Command, Reply, ServerError
+from scrubjay.valkey.dialler import Dialler, Login
 from scrubjay.valkey.wire import pack
 
 log = logging.getLogger("scrubjay")
@@ -77,12 +78,15 @@ class ValkeyLink:
         client: The way that changes go; heartbeats take it too. Its URL is where to listen.
         lines: The channels.
         default_tenant: The tenant of foreign messages that name none.
+        part: Which of several nodes of a cluster this is the line to; None for the only server. Heartbeats to a part
+            have a channel of their own: what one node publishes, the others of its cluster publish as well.
     """
 
-    def __init__(self, client: ValkeyClient, lines: Lines, default_tenant: str) -> None:
+    def __init__(self, client: ValkeyClient, lines: Lines, default_tenant: str, part: str | None = None) -> None:
         self._client = client
         self._lines = lines
         self._default_tenant = default_tenant
+        self._beats = lines.own if part is None else f"{lines.own}:{part}"
         self._warned = False
 
     async def listen(self, listener: Listener, ready: Callable[[], None]) -> None:
@@ -92,28 +96,43 @@ class ValkeyLink:
             CacheUnavailable: The line could not be made, or was lost; the first refusal of a server is logged, too.
         """
         dialler = self._client.dialler
-        channels = (self._lines.shared, self._lines.own, notices.FOREIGN_CHANNEL)
-        line = Line([*dialler.credentials(), *self._before()], channels, self._hearing(listener), ready)
+        made: list[Line] = []
         try:
-            try:
-                async with asyncio.timeout(CONNECT_DEADLINE_S):
-                    await dialler.connect(lambda: line)
-                    await asyncio.shield(line.ready)
-            except TimeoutError:
-                raise CacheUnavailable(f"{dialler.url} did not answer within {CONNECT_DEADLINE_S:g} s") from None
-            except OSError as error:
-                raise CacheUnavailable(f"{dialler.url}: {error}") from error
+            login = await self._connected(dialler, listener, ready, made)
             self._warned = False
-            await line.lost
+            lost = made[0].lost
+            await asyncio.wait([lost], timeout=login.renew_in_s)
+            if lost.done():
+                await lost
         except CacheUnavailable as error:
             # It is tried again and again, and would be refused again and again.
-            if line.refused and not self._warned:
+            if made and made[0].refused and not self._warned:
                 self._warned = True
                 log.warning("%s: %s; nothing is served from process memory", dialler.url, error)
             raise
         finally:
-            line.abort()
-        raise CacheUnavailable(f"{dialler.url}: the line was lost")
+            for line in made:
+                line.abort()
+        # A subscribed connection takes no new credentials, so it is made anew before those that it has run out.
+        raise CacheUnavailable(f"{dialler.url}: the line was lost, or its credentials run out")
+
+    async def _connected(
+        self, dialler: Dialler, listener: Listener, ready: Callable[[], None], made: list[Line]
+    ) -> Login:
+        """Put a connection that hears everything into `made`; return how it has logged in."""
+        channels = tuple(dict.fromkeys((self._lines.shared, self._lines.own, self._beats, notices.FOREIGN_CHANNEL)))
+        try:
+            async with asyncio.timeout(CONNECT_DEADLINE_S):
+                login = await dialler.login()
+                line = Line([*login.commands, *self._before()], channels, self._hearing(listener), ready)
+                made.append(line)
+                await dialler.connect(lambda: line)
+                await asyncio.shield(line.ready)
+        except TimeoutError:
+            raise CacheUnavailable(f"{dialler.url} did not answer within {CONNECT_DEADLINE_S:g} s") from None
+        except OSError as error:
+            raise CacheUnavailable(f"{dialler.url}: {error}") from error
+        return login
 
     async def beat(self, number: int) -> str | None:
         """Send a heartbeat to this process itself; return the stamp of the epochs.
@@ -121,10 +140,20 @@ class ValkeyLink:
         Raises:
             CacheUnavailable: The server did not take it.
         """
-        heard, stamp = await self._client.call([("PUBLISH", self._lines.own, f"h{number}"), ("GET", self._lines.stamp)])
+        heard, stamp = await self._client.call([("PUBLISH", self._beats, f"h{number}"), ("GET", self._lines.stamp)])
         if isinstance(heard, ServerError):
             raise CacheUnavailable(f"{self._client.url}: {heard.message}")
-        return _text(stamp)
+        return text_of(stamp)
+
+    async def pulse(self, number: int) -> None:
+        """Send a heartbeat, and ask for nothing.
+
+        Raises:
+            CacheUnavailable: The server did not take it.
+        """
+        (heard,) = await self._client.call([("PUBLISH", self._beats, f"h{number}")])
+        if isinstance(heard, ServerError):
+            raise CacheUnavailable(f"{self._client.url}: {heard.message}")
 
     async def stamp(self) -> str | None:
         """Return the stamp of the epochs.
@@ -133,7 +162,7 @@ class ValkeyLink:
             CacheUnavailable: The server does not answer.
         """
         (stamp,) = await self._client.call([("GET", self._lines.stamp)])
-        return _text(stamp)
+        return text_of(stamp)
 
     def _before(self) -> list[Command]:
         """Return what the connection says before it subscribes."""
@@ -141,7 +170,7 @@ class ValkeyLink:
 
     def _hearing(self, listener: Listener) -> Callable[[Push], None]:
         """Return what takes everything that the server says unasked."""
-        own, shared = self._lines.own.encode(), self._lines.shared.encode()
+        own, shared = {self._lines.own.encode(), self._beats.encode()}, self._lines.shared.encode()
         process = self._lines.process
 
         def hear(push: Push) -> None:
@@ -155,7 +184,7 @@ class ValkeyLink:
                 # What this process changed itself it has dropped when the change was acknowledged.
                 elif notice.sender != process:
                     _tell(listener, notice)
-            elif channel == own:
+            elif channel in own:
                 _tell_own(listener, payload)
             else:
                 foreign = notices.read_foreign(payload)
@@ -269,5 +298,6 @@ def _name(command: Command) -> str:
     return f"{first} {rest[0]}" if first == "CLIENT" else first
 
 
-def _text(reply: Reply) -> str | None:
+def text_of(reply: Reply) -> str | None:
+    """Return a reply as text; None if it is none."""
     return reply.decode(errors="replace") if isinstance(reply, bytes) else None

@@ -101,7 +101,7 @@ def _part(generation: str, group: Sequence[tuple[int, Read]]) -> _Part:
             asked = _asked(read)
             commands += asked
             others.append(_Other(place, len(asked), 0 if read.shape is Shape.LIST else None))
-    block = Block(pack([("MULTI",), *commands, ("EXEC",)]), len(commands) + 2)
+    block = Block(pack([("MULTI",), *commands, ("EXEC",)]), len(commands) + 2, generation)
     return _Part(group[0][1].key.tenant, block, tuple(place for place, _ in values), tuple(others))
 
 

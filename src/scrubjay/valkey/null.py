@@ -65,9 +65,13 @@ class NullTier:
         """Succeed, and forget the text."""
         return True
 
-    async def noted(self, key: str) -> str | None:  # noqa: ARG002
+    async def noted(self, key: str) -> list[list[str]]:  # noqa: ARG002
         """Return nothing."""
-        return None
+        return [[]]
+
+    async def retell(self) -> bool | None:
+        """Succeed."""
+        return True
 
     async def clear(self, prefix: str) -> bool:  # noqa: ARG002
         """Succeed."""

@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from scrubjay.core import notices
-from scrubjay.core.codec import HEADER_FIELD, Header
 from scrubjay.core.counters import CacheCounters
 from scrubjay.core.errors import CacheUnavailable, Closed
 from scrubjay.core.keys import HotKey
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import DAY
-from scrubjay.core.ports import Batch, Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Payload, Raw, Read, Shape
+from scrubjay.core.ports import Batch, Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Raw, Read
 from scrubjay.valkey.commands import Client, Command, Reply, Script, ServerError
+from scrubjay.valkey.entries import MAX_FIELDS, decode, header_of, split, why_not
+from scrubjay.valkey.info import facts, together
 from scrubjay.valkey.line import Lines
 from scrubjay.valkey.look import Prepared, parse, take
+from scrubjay.valkey.told import Told
 from scrubjay.valkey.wire import pack
 
 GENERATION_MS = 30 * DAY
@@ -33,9 +35,6 @@ GENERATION_MS = 30 * DAY
 
 MAX_READS = 64
 """The most reads that one script call answers: the server does nothing else meanwhile."""
-
-MAX_FIELDS = 1_000
-"""The most single fields of a hash that are asked for; beyond it, the whole hash is."""
 
 READ: Final = Script.packaged("read")
 FILL: Final = Script.packaged("fill")
@@ -46,7 +45,6 @@ LEASE: Final = Script.packaged("lease")
 RELEASE: Final = Script.packaged("release")
 SCRIPTS: Final = (READ, FILL, APPLY, PUT, PUSH, LEASE, RELEASE)
 
-_REASONS: Final = (MissReason.ABSENT, MissReason.OUTDATED, MissReason.CORRUPT, MissReason.NOT_CACHED)
 _Group = list[tuple[int, Read]]
 
 
@@ -83,6 +81,9 @@ class ValkeyTier:
         self._packed: dict[str, bytes] = {}
         self._lease_ms = lease_ms
         self._monotonic = monotonic
+        self._told_keys: Told[HotKey] | None = Told() if client.wary else None
+        self._told_generations: Told[str] = Told()
+        self._told_tenants: Told[str] = Told()
         self._new_id = new_id or _unique_ids()
 
     # --- the port
@@ -103,7 +104,10 @@ class ValkeyTier:
             if isinstance(reply, list):
                 generation = reply[0].decode()
                 for (index, read), found in zip(group, reply[1:], strict=True):
-                    results[index] = _decode(read, found, token, generation, life)
+                    results[index] = decode(read, found, token, generation, life)
+            elif _on_its_way(reply):
+                for index, _ in group:
+                    results[index] = _NOT_CACHED
             else:
                 self.counters.failures["read"] += 1
         if not again:
@@ -119,7 +123,7 @@ class ValkeyTier:
             packed = self._packed[key.key] = pack([("MGET", key.generation, key.key)])
         client = self.client
         try:
-            reply = await client.ask(packed)
+            reply = await client.ask(packed, key.generation)
         except (CacheUnavailable, Closed):
             self.counters.failures["read"] += 1
             self.counters.misses[key.kind, MissReason.UNAVAILABLE] += 1
@@ -129,11 +133,11 @@ class ValkeyTier:
             raw = reply[1]
             before = b"%b%b;" % (self._lives.prefix(key.tenant), reply[0])
             if raw.startswith(before):
-                loaded = _split(raw, len(before))
+                loaded = split(raw, len(before))
                 if loaded is not None:
                     self.counters.hits[key.kind] += 1
                     return loaded
-        reason = _why(reply[1] if type(reply) is list else None)
+        reason = why_not(reply[1] if type(reply) is list else None)
         self.counters.misses[key.kind, reason] += 1
         return reason
 
@@ -175,6 +179,8 @@ class ValkeyTier:
         token, life = self._new_id(), self._lives.of(key.tenant)
         command = LEASE.command([key.generation, key.lease], (token, lease_ms or self._lease_ms, GENERATION_MS))
         replies = await self._call([command], "lease")
+        if replies and _on_its_way(replies[0]):
+            return _NOT_CACHED
         if not replies or not isinstance(replies[0], list):
             return _UNAVAILABLE
         generation, granted = replies[0]
@@ -190,7 +196,7 @@ class ValkeyTier:
         if replies is None:
             return [False] * len(fills)
         for fill, reply in zip(fills, replies, strict=True):
-            if isinstance(reply, ServerError):
+            if isinstance(reply, ServerError) and not _on_its_way(reply):
                 self.counters.failures["fill"] += 1
             else:
                 (self.counters.fills if reply == 1 else self.counters.refused)[fill.key.kind] += 1
@@ -199,29 +205,37 @@ class ValkeyTier:
     async def put(self, key: HotKey, loaded: Loaded) -> bool:
         """Put one whole value, whatever is there; False if the server could not be told."""
         assert isinstance(loaded.payload, bytes)
-        marked = _header(self._lives.of(key.tenant), "\n", loaded, loaded.count)
+        marked = header_of(self._lives.of(key.tenant), "\n", loaded, loaded.count)
         before, _, after = marked.partition(b"\n")
         line = notices.change(self._sender, loaded.version, key.key)
         arguments = (
             self._new_id(), GENERATION_MS, before, after, loaded.ttl_ms, loaded.payload,
             "" if self._tracked(key) else self._shared, line,
         )  # fmt: skip
-        return await self._tell([PUT.command([key.key, key.lease, key.generation], arguments)], "put")
+        told = await self._tell([PUT.command([key.key, key.lease, key.generation], arguments)], "put")
+        if told and self._told_keys is not None:
+            self._told_keys.add([key], self._monotonic())
+        return told
 
     async def apply(self, mutations: Sequence[Mutation]) -> bool:
         """Apply committed writes; False if the server could not be told of all."""
-        return await self._tell([self._apply_command(mutation) for mutation in mutations], "apply")
+        return await self._change(mutations, (), "apply")
 
     async def rotate(self, generation_key: str) -> bool:
         """Give a new random generation to an owner: everything cached for it is a miss from now on."""
-        return await self._tell(self._rotate_commands(generation_key), "rotate")
+        told = await self._tell(self._rotate_commands(generation_key), "rotate")
+        if told and self._told_keys is not None:
+            self._told_generations.add([generation_key], self._monotonic())
+        return told
 
     async def erase(self, keys: Sequence[HotKey], generation_keys: Sequence[str]) -> bool:
         """Delete keys and their leases, and rotate generations; False if the server could not be told of all."""
         # Generations first: if the rest is lost on the way, nothing of it can be read any more.
-        commands = [command for key in generation_keys for command in self._rotate_commands(key)]
-        commands += [self._apply_command(Mutation(key, Op.DROP)) for key in keys]
-        return await self._tell(commands, "erase")
+        before = [command for key in generation_keys for command in self._rotate_commands(key)]
+        told = await self._change([Mutation(key, Op.DROP) for key in keys], before, "erase")
+        if told and self._told_keys is not None:
+            self._told_generations.add(generation_keys, self._monotonic())
+        return told
 
     async def announce(self, tenant: str, epoch: str) -> bool:
         """Tell all processes that a tenant has a new epoch; False if they could not be told."""
@@ -231,42 +245,82 @@ class ValkeyTier:
         # The stamp first: whoever misses the line finds with its next heartbeat that something has changed. That it
         # goes one day looks like a change, too, and costs a query.
         stamp: Command = ("SET", self._lines.stamp, self._new_id(), "PX", GENERATION_MS)
-        return await self._tell([stamp, ("PUBLISH", self._shared, line)], "announce")
+        told = await self._tell([stamp, ("PUBLISH", self._shared, line)], "announce")
+        if told and self._told_keys is not None:
+            self._told_tenants.add([tenant], self._monotonic())
+        return told
+
+    async def retell(self) -> bool | None:
+        """Tell again what this process has told lately, where another server may have taken over; see the port."""
+        if self._told_keys is None:
+            return True
+        now = self._monotonic()
+        keys, generations = self._told_keys.since(now), self._told_generations.since(now)
+        tenants = self._told_tenants.since(now)
+        if keys is None or generations is None or tenants is None:
+            return False
+        told = True
+        for tenant in tenants:
+            told = told and await self.announce(tenant, self._lives.epochs.get(tenant, ""))
+        for start in range(0, max(len(keys), len(generations)), _RETOLD):
+            end = start + _RETOLD
+            told = told and await self.erase(keys[start:end], generations[start:end])
+        return True if told else None
 
     async def note(self, key: str, text: str, ttl_ms: int) -> bool:
         """Leave a short text beside the cached data, for `ttl_ms` milliseconds; False if that could not be told."""
-        return await self._tell([("SET", key, text, "PX", ttl_ms)], "note")
+        marks = self.client.marks(key)
+        return bool(marks) and await self._tell([("SET", names[0], text, "PX", ttl_ms) for names in marks], "note")
 
-    async def noted(self, key: str) -> str | None:
-        """Return the text that was left; None if there is none, or what is there is no text.
+    async def noted(self, key: str) -> list[list[str]]:
+        """Return, for each part that can lose what it holds alone, the texts that were left there, in any order.
 
         Raises:
             CacheUnavailable: The server does not answer, or refuses to.
         """
-        replies = await self._call([("GET", key)], "noted")
-        if replies is None:
+        marks = self.client.marks(key)
+        asked: list[Command] = [("GET", name) for names in marks for name in names]
+        replies = await self._call(asked, "noted")
+        # Where keys have moved meanwhile, some answers are not those of the part that they are taken for.
+        if replies is None or not marks or marks != self.client.marks(key):
             raise CacheUnavailable("the cache did not answer what is noted there")
-        reply = replies[0]
+        answers = iter(replies)
+        return [[text for _ in names for text in self._text_of(next(answers))] for names in marks]
+
+    def _text_of(self, reply: Reply) -> list[str]:
         if isinstance(reply, ServerError) and reply.code != "WRONGTYPE":
             self.counters.failures["noted"] += 1
             raise CacheUnavailable(f"the cache refuses to say what is noted there: {reply.message}")
-        return reply.decode(errors="replace") if isinstance(reply, bytes) else None
+        return [reply.decode(errors="replace")] if isinstance(reply, bytes) else []
 
     async def clear(self, prefix: str) -> bool:
         """Delete every key that begins with `<prefix>:`, in steps; False if the server could not be told of all."""
-        pattern, cursor = f"{_GLOB.sub(_ESCAPED, prefix)}:*", b"0"
-        while True:
-            replies = await self._call([("SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED)], "clear")
-            if replies is None:
+        try:
+            before = await self.client.still()
+            if not await self._clear_all(prefix):
                 return False
-            if not isinstance(replies[0], list):
-                self.counters.failures["clear"] += 1
-                return False
-            cursor, keys = replies[0]
-            if keys and not await self._tell([("UNLINK", *keys)], "clear"):
-                return False
-            if cursor == b"0":
-                return True
+            # A key that moved from a node where it was not looked for yet to one where it was no more is still there.
+            return before == await self.client.still()
+        except (CacheUnavailable, Closed):
+            self.counters.failures["clear"] += 1
+            return False
+
+    async def _clear_all(self, prefix: str) -> bool:
+        pattern = f"{_GLOB.sub(_ESCAPED, prefix)}:*"
+        for node in await self.client.nodes():
+            cursor: Any = b"0"
+            while True:
+                (reply,) = await node.call([("SCAN", cursor, "MATCH", pattern, "COUNT", _SCANNED)])
+                if not isinstance(reply, list):
+                    self.counters.failures["clear"] += 1
+                    return False
+                cursor, keys = reply
+                # One by one: in a cluster each may be in another slot.
+                if keys and not await self._tell([("UNLINK", key) for key in keys], "clear"):
+                    return False
+                if cursor == b"0":
+                    break
+        return True
 
     async def push_recent(self, key: str, item: bytes, keep: int, ttl_ms: int) -> bool:
         """Put an item at the head of a bounded list that lives `ttl_ms` milliseconds from now."""
@@ -283,17 +337,20 @@ class ValkeyTier:
     async def ping(self) -> float | None:
         """Return the round trip in milliseconds; None if the server cannot be reached."""
         start = time.perf_counter()
-        if not await self._tell([("PING",)], "ping"):
+        replies = await self._ask_each(("PING",), "ping")
+        if replies is None or any(isinstance(reply, ServerError) for reply in replies):
             return None
         return (time.perf_counter() - start) * 1000
 
     async def info(self) -> dict[str, Any] | None:
         """Return the server's `INFO`, numbers as numbers; None if it cannot be reached or asked."""
-        replies = await self._call([("INFO",)], "info")
-        if not replies or not isinstance(replies[0], bytes):
+        replies = await self._ask_each(("INFO",), "info")
+        if not replies:
             return None
-        lines = replies[0].decode(errors="replace").splitlines()
-        return {name: _number(text) for name, colon, text in (line.partition(":") for line in lines) if colon}
+        infos = [facts(reply) for reply in replies if isinstance(reply, bytes)]
+        if len(infos) < len(replies):
+            return None
+        return infos[0] if len(infos) == 1 else together(infos)
 
     async def close(self) -> None:
         """Release all connections."""
@@ -345,6 +402,14 @@ class ValkeyTier:
             self.counters.failures[operation] += 1
             return None
 
+    async def _ask_each(self, command: Command, operation: str) -> list[Reply] | None:
+        """Send one command to each node; None, counted, if one of them cannot be reached."""
+        try:
+            return [reply for (reply,) in await self.client.each([command])]
+        except (CacheUnavailable, Closed):
+            self.counters.failures[operation] += 1
+            return None
+
     async def _tell(self, commands: Sequence[Command], operation: str) -> bool:
         """Send commands; False, counted, unless all were taken."""
         replies = await self._call(commands, operation)
@@ -353,6 +418,31 @@ class ValkeyTier:
         refused = any(isinstance(reply, ServerError) for reply in replies)
         if refused:
             self.counters.failures[operation] += 1
+        return not refused
+
+    async def _change(self, mutations: Sequence[Mutation], before: Sequence[Command], operation: str) -> bool:
+        """Send commands, then change entries; False, counted, unless all were taken."""
+        replies = await self._call([*before, *map(self._apply_command, mutations)], operation)
+        if replies is None:
+            return False
+        apart = [
+            mutation for mutation, reply in zip(mutations, replies[len(before) :], strict=True) if _on_its_way(reply)
+        ]
+        if apart:
+            # What the script needs is on two nodes, for as long as its slot moves from one to the other. One key at a
+            # time can be deleted wherever it is. The lease first: what is filled under one of now is not old.
+            singles: list[Command] = [("UNLINK", mutation.key.lease) for mutation in apart]
+            singles += [("UNLINK", mutation.key.key) for mutation in apart]
+            if self._shared:
+                lines = [notices.change(self._sender, mutation.version, mutation.key.key) for mutation in apart]
+                singles += [("PUBLISH", self._shared, line) for line in lines]
+            if not await self._tell(singles, operation):
+                return False
+        refused = any(isinstance(reply, ServerError) and not _on_its_way(reply) for reply in replies)
+        if refused:
+            self.counters.failures[operation] += 1
+        elif self._told_keys is not None:
+            self._told_keys.add([mutation.key for mutation in mutations], self._monotonic())
         return not refused
 
     def _count_reads(self, reads: Sequence[Read], results: Sequence[Hit | Miss]) -> None:
@@ -377,7 +467,7 @@ class ValkeyTier:
     def _fill_command(self, fill: Fill) -> Command:
         payload, loaded = fill.loaded.payload, fill.loaded
         count = loaded.count if isinstance(payload, bytes) else len(payload)
-        header = _header(fill.life, fill.generation, loaded, count)
+        header = header_of(fill.life, fill.generation, loaded, count)
         items: Iterable[bytes] = ()
         if isinstance(payload, bytes):
             header = b"%b\n%b" % (header, payload)
@@ -417,8 +507,10 @@ class ValkeyTier:
 
 
 _MAX_PACKED: Final = 20_000
-_MAX_HEADER: Final = 200
 _UNAVAILABLE: Final = Miss(MissReason.UNAVAILABLE)
+_NOT_CACHED: Final = Miss(MissReason.NOT_CACHED)
+_RETOLD: Final = 500
+"""How many things are told again in one round trip."""
 _SCANNED: Final = 1_000
 """How many keys the server looks at in one step of clearing."""
 _GLOB: Final = re.compile(r"[\\*?\[\]^]")
@@ -444,75 +536,12 @@ def _grouped(reads: Sequence[Read]) -> list[_Group]:
     return [group[at : at + MAX_READS] for group in groups.values() for at in range(0, len(group), MAX_READS)]
 
 
-def _header(life: str, generation: str, loaded: Loaded, count: int) -> bytes:
-    return Header(
-        life, generation, loaded.version, count, loaded.whole, loaded.ttl_ms, loaded.fresh_until_ms, loaded.cost_ms
-    ).encode()
-
-
-def _decode(read: Read, found: Any, token: str, generation: str, life: str) -> Hit | Miss:
-    """Return what the read script says of one thing."""
-    if isinstance(found, int):
-        return Miss(_REASONS[found >> 1], token if found & 1 else None, generation, life)
-    payload: Payload
-    if read.shape is Shape.VALUE:
-        raw, _, payload = found.partition(b"\n")
-    elif read.shape is Shape.LIST:
-        raw, payload = found[0], found[1:]
-    elif 0 < len(read.fields) <= MAX_FIELDS:
-        raw = found[0]
-        pairs = zip(read.fields, found[1:], strict=True)
-        payload = {field: value for field, value in pairs if value is not None}
-    else:
-        payload = dict(zip(found[::2], found[1::2], strict=True))
-        raw = payload.pop(HEADER_FIELD)
-        if read.fields:
-            payload = {field: payload[field] for field in read.fields if field in payload}
-    # Split, not decoded: the script has just checked its form.
-    _, _, _, version, _, count, whole, ttl_ms, *fresh = raw.split(b";")
-    loaded = Loaded(int(version), payload, int(count), whole == b"w", int(ttl_ms))
-    if fresh:
-        loaded.fresh_until_ms, loaded.cost_ms = int(fresh[0]), int(fresh[1])
-    return Hit(loaded)
-
-
-def _split(raw: bytes, start: int) -> Loaded | None:
-    """Return a VALUE whose header says, up to `start`, what was wanted; None if the rest cannot be read."""
-    end = raw.find(b"\n", start, start + _MAX_HEADER)
-    parts = raw[start:end].split(b";")
-    try:
-        version, key_id, count, whole, ttl_ms = parts[:5]
-        if key_id != b"-" or end < 0:
-            return None
-        loaded = Loaded(int(version), raw[end + 1 :], int(count), whole == b"w", int(ttl_ms))
-        if len(parts) > 5:
-            loaded.fresh_until_ms, loaded.cost_ms = int(parts[5]), int(parts[6])
-    except (ValueError, IndexError):
-        return None
-    return loaded
-
-
-def _why(raw: bytes | None) -> MissReason:
-    """Return why what is there is no hit, as the read script would say."""
-    if raw is None:
-        return MissReason.ABSENT
-    try:
-        Header.decode(raw[: raw.index(b"\n")])
-    except ValueError:
-        return MissReason.CORRUPT
-    return MissReason.OUTDATED
-
-
 def _unique_ids() -> Callable[[], str]:
     """Return a source of ids: random per source, counted within it, which is cheaper than randomness for each."""
     source, count = secrets.token_hex(12), itertools.count()
     return lambda: f"{source}-{next(count):x}"
 
 
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _on_its_way(reply: Reply) -> bool:
+    """Return whether a command was refused because its keys are moving from one node of a cluster to another."""
+    return isinstance(reply, ServerError) and reply.code in {"TRYAGAIN", "ASK", "MOVED"}

@@ -30,6 +30,15 @@ class TrackingLink(ValkeyLink):
         await self._client.call([("GET", self._lines.stamp)])
         return await super().beat(number)
 
+    async def pulse(self, number: int) -> None:
+        """Send a heartbeat, and ask for nothing.
+
+        Raises:
+            CacheUnavailable: The server did not take it.
+        """
+        await self._client.call([("PING",)])
+        await super().pulse(number)
+
     def _before(self) -> list[Command]:
         return [("HELLO", 3), ("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._lines.tracked_prefix)]
 

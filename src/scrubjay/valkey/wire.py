@@ -9,16 +9,15 @@ connection, a lock or a timer of its own.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import hiredis
 
-from scrubjay.core.errors import CacheUnavailable, ConfigurationError
+from scrubjay.core.errors import CacheUnavailable
 from scrubjay.valkey.commands import Command, Reply, ServerError
-from scrubjay.valkey.url import CacheKind, CacheUrl
+from scrubjay.valkey.url import Address
 
 MAX_UNDER_WAY: Final = 20_000
 """The most requests under way on one connection; beyond it the server is too slow to be asked more."""
@@ -27,7 +26,6 @@ MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
 _WRITE_AHEAD_BYTES: Final = 1024 * 1024
 
 _NOTHING: Final = object()
-P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Wire(asyncio.Protocol):
@@ -44,6 +42,8 @@ class Wire(asyncio.Protocol):
         self._deadline = deadline
         self.lost: Exception | None = None
         """Why the connection is gone; None while it lives."""
+        self.peer: Address | None = None
+        """Where it leads, if that was found out when it was made."""
         self.writes = 0
         """Times that something was written: round trips, where nothing else is under way."""
         self._where = where
@@ -219,57 +219,3 @@ _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignm
 def _server_error(error: Exception) -> Reply:
     text = str(error)
     return ServerError(text.partition(" ")[0], text)
-
-
-class Dialler:
-    """Connects to one server.
-
-    Args:
-        url: The server.
-
-    Raises:
-        ConfigurationError: `url` names no server, or its TLS files cannot be used.
-    """
-
-    def __init__(self, url: CacheUrl) -> None:
-        if url.kind is not CacheKind.SERVER:
-            raise ConfigurationError(f"{url} names no server to connect to")
-        self.url = url
-        self._tls = _tls_context(url) if url.tls else None
-
-    async def connect(self, make: Callable[[], P]) -> P:
-        """Return a connected protocol.
-
-        Raises:
-            OSError: Nobody listens there, or the certificate is not trusted.
-        """
-        loop = asyncio.get_running_loop()
-        if self.url.path is not None:
-            _, protocol = await loop.create_unix_connection(make, self.url.path)
-        else:
-            name = self.url.host if self._tls else None
-            _, protocol = await loop.create_connection(
-                make, self.url.host, self.url.port, ssl=self._tls, server_hostname=name
-            )
-        return protocol
-
-    def credentials(self) -> list[Command]:
-        """Return the commands that a new connection begins with: who it is, and which database it uses."""
-        commands: list[Command] = []
-        if self.url.password is not None:
-            user = () if self.url.username is None else (self.url.username,)
-            commands.append(("AUTH", *user, self.url.password))
-        if self.url.database:
-            commands.append(("SELECT", self.url.database))
-        return commands
-
-
-def _tls_context(url: CacheUrl) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=url.ca_file)
-        if url.cert_file is not None:
-            context.load_cert_chain(url.cert_file, url.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"{url}: its TLS files cannot be used: {error}") from error
-    context.check_hostname = url.check_hostname
-    return context

@@ -223,12 +223,16 @@ class HotTier(Protocol):
     async def note(self, key: str, text: str, ttl_ms: int) -> bool:
         """Leave a short text beside the cached data, for `ttl_ms` milliseconds; False if the server could not be told.
 
-        It shares the data's fate: a server that is back from a snapshot has the text of then.
+        It shares the data's fate: a server that is back from a snapshot has the text of then. Where the data is spread
+        over several that can lose it each alone, it is left on each.
         """
         ...
 
-    async def noted(self, key: str) -> str | None:
-        """Return the text that was left; None if there is none.
+    async def noted(self, key: str) -> list[list[str]]:
+        """Return the texts that were left, for each part of the cache that can lose what it holds alone.
+
+        On one server that is one part, with one text or none. Where data moves between parts, texts move along: each
+        of them was left when all data was as it says, and so was what has come along with it.
 
         Raises:
             CacheUnavailable: The server does not answer.
@@ -239,6 +243,15 @@ class HotTier(Protocol):
         """Delete every key that begins with `<prefix>:`, in steps; False if the server could not be told of all.
 
         What is written meanwhile may stay or go; what was there before is gone.
+        """
+        ...
+
+    async def retell(self) -> bool | None:
+        """Tell again what this process has told lately, if another server may have taken over that was not told of it.
+
+        Returns:
+            False if it is not known any more what that was: then everything is to be deleted. None if the server could
+            not be told.
         """
         ...
 

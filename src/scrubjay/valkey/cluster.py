@@ -1,0 +1,405 @@
+"""The client of a cluster: each command goes to the node that holds its key, wherever that has moved to.
+
+Each primary has a client of its own. Where keys are is learned from the nodes: at first, when one says that a slot has
+moved, and when a connection is lost. Slots that move from one primary to another take their keys along, and nothing
+is to be doubted; a primary that is replaced by one of its replicas may have been told what the replica was not, so that
+counts as a lost connection (`on_lost`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from scrubjay.core.credentials import CredentialProvider
+from scrubjay.core.errors import CacheMisconfigured, CacheUnavailable, Closed
+from scrubjay.valkey.client import CONNECT_DEADLINE_S, DEFAULT_DEADLINE_S, ValkeyClient
+from scrubjay.valkey.commands import Block, Command, Reply, Script, ServerError
+from scrubjay.valkey.dialler import NodeDialler
+from scrubjay.valkey.slots import Node, SlotMap, mark_tags, merged, read_map, slot_of, stage_of, tag_of
+from scrubjay.valkey.url import Address, CacheUrl
+
+MAX_REDIRECTS: Final = 8
+"""How often one command is sent on before it counts as unanswered."""
+MAX_ASKED: Final = 8
+"""How many nodes are asked at once what the cluster looks like."""
+ASK_S: Final = 1.0
+"""How long a node may take, connecting included, to say what the cluster looks like, in seconds."""
+_PAUSE_S: Final = 0.01
+"""How long to wait before asking again for keys that are on their way, in seconds."""
+_REDIRECTS: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
+_SCRIPTS: Final = frozenset({"EVAL", "EVALSHA"})
+_WHAT_IT_IS: Final[tuple[Command, ...]] = (("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("CLUSTER", "NODES"))
+
+
+class ClusterClient:
+    """A client of a cluster; see `ValkeyClient` for what its arguments and its promises are.
+
+    Raises:
+        ConfigurationError: The URL's TLS files cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: CacheUrl,
+        *,
+        deadline: float = DEFAULT_DEADLINE_S,
+        scripts: Sequence[Script] = (),
+        provider: CredentialProvider | None = None,
+    ) -> None:
+        self.url = url
+        self.wary = True
+        """Whether another server may take over that was not told of all that this one was."""
+        self.map: SlotMap | None = None
+        """Who holds what, as far as is known; None at first."""
+        self.on_lost: Callable[[Exception], None] | None = None
+        """Called when a connection that was in use is gone, or a primary was replaced."""
+        self.on_nodes: Callable[[], None] = _nothing
+        """Called when there are other primaries than before."""
+        self._deadline = deadline
+        self._scripts = tuple(scripts)
+        self._provider = provider
+        self._clients: dict[Address, ValkeyClient] = {}
+        self._gone = [0, 0, 0]
+        self._learning: asyncio.Task[SlotMap] | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._closed = False
+        self._client(url.hosts[0])  # so that what cannot work is said at once
+
+    # --- what a client is asked for
+
+    async def check(self, deadline: float = CONNECT_DEADLINE_S) -> None:
+        """Raise unless every slot is served by a primary that answers.
+
+        Args:
+            deadline: Seconds that it may take.
+
+        Raises:
+            CacheMisconfigured: Slots belong to nobody, or a node refuses this client.
+            CacheUnavailable: No node answers, or not every primary does.
+            Closed: The client is closed.
+        """
+        try:
+            async with asyncio.timeout(deadline):
+                slots = await self._known()
+                await asyncio.gather(*(self._client(node.address).check(deadline) for node in slots.nodes))
+        except TimeoutError:
+            raise CacheUnavailable(f"{self.url} did not answer within {deadline * 1000:.0f} ms") from None
+
+    async def call(self, commands: Sequence[Command]) -> list[Reply]:
+        """Send a batch and return one reply per command, in order (see `commands.Client`)."""
+        if not commands:
+            return []
+        slots = await self._known()
+        groups: dict[Address, list[int]] = {}
+        for place, command in enumerate(commands):
+            groups.setdefault(self._holder(slots, _slot(command)), []).append(place)
+        replies: list[Reply] = [None] * len(commands)
+        results = await _all(
+            [self._client(address).call([commands[place] for place in group]) for address, group in groups.items()]
+        )
+        for group, result in zip(groups.values(), results, strict=True):
+            for place, reply in zip(group, result, strict=True):
+                replies[place] = reply
+        for place, reply in enumerate(replies):
+            if type(reply) is ServerError and reply.code in _REDIRECTS:
+                replies[place] = await self._follow(commands[place], reply)
+        return replies
+
+    async def ask(self, packed: bytes, key: str) -> Any:
+        """Send one packed command, no script, and return its reply; what has moved is asked for where it is now."""
+        slots = self.map or await self._known()
+        slot = slot_of(key)
+        reply = await self._client(self._holder(slots, slot)).ask(packed)
+        if type(reply) is ServerError and reply.code == "MOVED":
+            slots = await self._moved(reply)
+            reply = await self._client(self._holder(slots, slot)).ask(packed)
+        return reply
+
+    async def run(self, blocks: Sequence[Block]) -> list[Any]:
+        """Run packed transactions, in one round trip to each node; see `commands.Client`."""
+        if not blocks:
+            return []
+        slots = self.map or await self._known()
+        groups: dict[Address, list[int]] = {}
+        for place, block in enumerate(blocks):
+            groups.setdefault(self._holder(slots, slot_of(block.key)), []).append(place)
+        if len(groups) == 1:
+            return await self._client(next(iter(groups))).run(blocks)
+        results = await _all(
+            [self._client(address).run([blocks[place] for place in group]) for address, group in groups.items()]
+        )
+        found: list[Any] = [None] * len(blocks)
+        for group, result in zip(groups.values(), results, strict=True):
+            for place, replies in zip(group, result, strict=True):
+                found[place] = replies
+        return found
+
+    async def each(self, commands: Sequence[Command]) -> list[list[Reply]]:
+        """Send a batch, of commands without keys, to each primary that holds slots; return each one's replies."""
+        slots = await self._known()
+        return await _all([self._client(node.address).call(commands) for node in slots.nodes])
+
+    def marks(self, key: str) -> list[list[str]]:
+        """Return, for each primary that holds slots, the keys by which something is noted there."""
+        slots = self.map
+        if slots is None:
+            return []
+        found: list[list[str]] = [[] for _ in slots.nodes]
+        for slot, tag in mark_tags():
+            place = slots.owners[slot]
+            if place >= 0:
+                found[place].append(f"{key}:{{{tag}}}")
+        for place, names in enumerate(found):
+            if not names:
+                # It holds few slots, and none of those.
+                names.append(f"{key}:{{{tag_of(slots.owners.index(place))}}}")
+        return found
+
+    async def nodes(self) -> Sequence[ValkeyClient]:
+        """Return a client of each primary that holds slots."""
+        return [self._client(node.address) for node in (await self._known()).nodes]
+
+    async def still(self) -> object:
+        """Return what stays the same while no slots move; another one after they have, or while they do."""
+        slots = await self._learn()
+        told = await _all([self._client(node.address).call([("CLUSTER", "NODES")]) for node in slots.nodes])
+        # A node lists the slots that are under way from it, or to it, in brackets.
+        return object() if any(b" [" in reply for (reply,) in told if isinstance(reply, bytes)) else slots
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that one round trip may take."""
+        return self._deadline
+
+    @deadline.setter
+    def deadline(self, seconds: float) -> None:
+        self._deadline = seconds
+        for client in self._clients.values():
+            client.deadline = seconds
+
+    @property
+    def round_trips(self) -> int:
+        """Batches sent, each in one round trip to one node."""
+        return self._gone[0] + sum(client.round_trips for client in self._clients.values())
+
+    @property
+    def commands(self) -> int:
+        """Commands sent."""
+        return self._gone[1] + sum(client.commands for client in self._clients.values())
+
+    @property
+    def connects(self) -> int:
+        """Connections made."""
+        return self._gone[2] + sum(client.connects for client in self._clients.values())
+
+    async def primaries(self) -> tuple[tuple[Node, ValkeyClient], ...]:
+        """Return all primaries, those without slots too, each with its client.
+
+        Raises:
+            CacheUnavailable: No node says.
+            Closed: The client is closed.
+        """
+        slots = await self._known()
+        return tuple((node, self._client(node.address)) for node in slots.primaries)
+
+    async def look(self) -> None:
+        """Ask the primaries whether the cluster is as it was; learn it anew if one says that it is not.
+
+        Raises:
+            CacheUnavailable: One of them does not answer.
+            Closed: The client is closed.
+        """
+        slots = await self._known()
+        told = await _all([self._client(node.address).call([_WHAT_IT_IS[1]]) for node in slots.primaries])
+        if any(stage_of(reply) != slots.stage for (reply,) in told):
+            await self._learn()
+
+    def drop(self) -> None:
+        """Drop the connections at once, as a broken network would; the next calls make others."""
+        for client in self._clients.values():
+            client.drop()
+
+    async def close(self) -> None:
+        """Wait for the calls under way, no longer than their deadline, and close. Idempotent."""
+        self._closed = True
+        if self._learning is not None:
+            self._learning.cancel()
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CONNECT_DEADLINE_S)
+
+    # --- where things are
+
+    def _client(self, address: Address) -> ValkeyClient:
+        client = self._clients.get(address)
+        if client is None:
+            url = self.url.at(address)
+            dialler = NodeDialler(url, self._provider)
+            client = ValkeyClient(url, deadline=self._deadline, scripts=self._scripts, dialler=dialler)
+            client.on_lost = self._lost
+            self._clients[address] = client
+        return client
+
+    def _holder(self, slots: SlotMap, slot: int) -> Address:
+        node = slots.owner(slot) if slot >= 0 else slots.nodes[0]
+        if node is None:
+            raise CacheUnavailable(f"{self.url}: nobody holds slot {slot}")
+        return node.address
+
+    async def _known(self) -> SlotMap:
+        """Return who holds what, after it was learned at first, and while a connection is gone."""
+        if self._closed:
+            raise Closed("the cache client is closed")
+        slots = self.map
+        if slots is None or any(self._is_lost(node.address) for node in slots.nodes):
+            return await self._learn()
+        return slots
+
+    def _is_lost(self, address: Address) -> bool:
+        client = self._clients.get(address)
+        return client is not None and client.wire is not None and client.wire.lost is not None
+
+    async def _learn(self) -> SlotMap:
+        """Ask the nodes what the cluster looks like; callers that come meanwhile share the answer."""
+        if self._closed:
+            raise Closed("the cache client is closed")
+        if self._learning is None:
+            self._learning = asyncio.create_task(self._asked(), name="scrubjay-cluster")
+            self._learning.add_done_callback(self._learned)
+        return await asyncio.shield(self._learning)
+
+    def _learned(self, task: asyncio.Task[SlotMap]) -> None:
+        self._learning = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _asked(self) -> SlotMap:
+        known = [] if self.map is None else [node.address for node in self.map.primaries]
+        # Those of the URL too: after a while they may be the only ones that are still there.
+        addresses = list(dict.fromkeys([*known, *self.url.hosts]))
+        errors: list[BaseException] = []
+        for first in range(0, len(addresses), MAX_ASKED):
+            asked = addresses[first : first + MAX_ASKED]
+            found = await asyncio.gather(*(self._map_of(address) for address in asked), return_exceptions=True)
+            errors += [each for each in found if isinstance(each, BaseException)]
+            maps = [each for each in found if isinstance(each, SlotMap)]
+            if maps:
+                return self._take(merged(maps))
+        raise next((each for each in errors if isinstance(each, CacheMisconfigured)), errors[0])
+
+    async def _map_of(self, address: Address) -> SlotMap:
+        client = self._clients.get(address)
+        if client is not None and client.wire is not None and client.wire.lost is None:
+            slots, info, nodes = await client.call(_WHAT_IT_IS)
+        else:
+            # Of its own: a replica knows as well, and that it cannot be reached is no loss.
+            url = self.url.at(address)
+            client = ValkeyClient(url, deadline=ASK_S, dialler=NodeDialler(url, self._provider, any_role=True))
+            try:
+                slots, info, nodes = await client.call(_WHAT_IT_IS)
+            finally:
+                await client.close()
+        for reply in (slots, info):
+            if isinstance(reply, ServerError):
+                if "cluster support disabled" in reply.message:
+                    raise CacheMisconfigured(f"{address} is no node of a cluster; use valkey://{address}")
+                raise CacheMisconfigured(f"{address}: {reply.message}")
+        return read_map(slots, info, nodes, address)
+
+    def _take(self, new: SlotMap) -> SlotMap:
+        if new.uncovered:
+            raise CacheMisconfigured(f"{self.url}: no node holds the slots {new.uncovered}")
+        old, self.map = self.map, new
+        if old is None or new == old:
+            self.map = old or new
+            return self.map
+        replaced = old.replaced(new)
+        present = {node.address for node in new.primaries}
+        for address in [each for each in self._clients if each not in present]:
+            self._drop(self._clients.pop(address))
+        if replaced and self.on_lost is not None:
+            self.on_lost(CacheUnavailable(f"{self.url}: {replaced[0].address} was replaced"))
+        if set(new.primaries) != set(old.primaries):
+            self.on_nodes()
+        return new
+
+    def _drop(self, client: ValkeyClient) -> None:
+        client.on_lost = None
+        self._gone = [
+            a + b for a, b in zip(self._gone, (client.round_trips, client.commands, client.connects), strict=True)
+        ]
+        task: asyncio.Task[object] = asyncio.create_task(client.close(), name="scrubjay-cluster-node")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _lost(self, reason: Exception) -> None:
+        if self.on_lost is not None and not self._closed:
+            self.on_lost(reason)
+
+    # --- what has moved
+
+    async def _moved(self, reply: ServerError) -> SlotMap:
+        """Return who holds what after a slot was said to have moved."""
+        slots = self.map
+        _, slot, _ = reply.message.split(" ", 2)
+        found = await self._learn()
+        if slots is not None and found.owner(int(slot)) == slots.owner(int(slot)):
+            # Who was asked knows less than who has said so.
+            await asyncio.sleep(_PAUSE_S)
+            found = await self._learn()
+        return found
+
+    async def _follow(self, command: Command, reply: Reply) -> Reply:
+        """Send a command on to where its keys are; the last refusal if they are nowhere together."""
+        slot = _slot(command)
+        for _ in range(MAX_REDIRECTS):
+            if type(reply) is not ServerError or reply.code not in _REDIRECTS:
+                return reply
+            if reply.code == "ASK":
+                client = self._client(self._place(reply))
+                # Both in one batch: what is asked next on the connection, and nothing else, is taken although the
+                # slot has not arrived yet.
+                _, reply = await client.call([("ASKING",), command])
+                continue
+            slots = await self._moved(reply) if reply.code == "MOVED" else self.map or await self._known()
+            if reply.code == "TRYAGAIN":
+                await asyncio.sleep(_PAUSE_S)
+            (reply,) = await self._client(self._holder(slots, slot)).call([command])
+        return reply
+
+    def _place(self, reply: ServerError) -> Address:
+        _, _, place = reply.message.split(" ", 2)
+        host, _, port = place.rpartition(":")
+        if not host:
+            # The node does not know its own name: it is where all are that have been found.
+            host = self.url.hosts[0].host
+        return Address(host.strip("[]"), int(port))
+
+
+def _slot(command: Command) -> int:
+    """Return the slot of a command's keys; that of the channel where it publishes; -1 where any node will do."""
+    name = command[0]
+    if name in _SCRIPTS:
+        key = command[3]
+    elif len(command) == 1 or name in {"CLUSTER", "SCRIPT", "CLIENT"}:
+        return -1
+    else:
+        key = command[1]
+    return slot_of(key if isinstance(key, bytes) else str(key))
+
+
+async def _all(calls: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Await all; raise the first error only when none is under way any more."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return list(results)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,158 @@
+"""Making connections: where a server is, how it is spoken to, and who speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from scrubjay.core.credentials import CredentialProvider, Credentials
+from scrubjay.core.errors import CacheAuthFailed, CacheMisconfigured, CacheUnavailable, ConfigurationError
+from scrubjay.valkey.commands import Command
+from scrubjay.valkey.url import CacheKind, CacheUrl
+from scrubjay.valkey.wire import Wire
+
+RENEWED_AT = 0.75
+"""After which part of their time credentials are replaced."""
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+class Login:
+    """How a connection logs in.
+
+    Args:
+        commands: What it begins with: who it is, and which database it uses.
+        renew_in_s: After how many seconds it has to log in anew; None for never.
+    """
+
+    __slots__ = ("commands", "renew_in_s")
+
+    def __init__(self, commands: list[Command], renew_in_s: float | None) -> None:
+        self.commands = commands
+        self.renew_in_s = renew_in_s
+
+
+class Dialler:
+    """Connects to one server.
+
+    Args:
+        url: The server.
+        provider: Gives the credentials; None for those of the URL.
+
+    Raises:
+        ConfigurationError: `url` names no server, or its TLS files cannot be used.
+    """
+
+    def __init__(self, url: CacheUrl, provider: CredentialProvider | None = None) -> None:
+        if url.kind in {CacheKind.EMBEDDED, CacheKind.NONE}:
+            raise ConfigurationError(f"{url} names no server to connect to")
+        self.url = url
+        self._provider = provider
+        self._tls = tls_context(url) if url.tls else None
+
+    async def connect(self, make: Callable[[], P]) -> P:
+        """Return a connected protocol.
+
+        Raises:
+            OSError: Nobody listens there.
+            CacheMisconfigured: The certificate is not trusted.
+            CacheUnavailable: It is not known where the server is.
+        """
+        return await self._connect(self.url, make)
+
+    async def _connect(self, url: CacheUrl, make: Callable[[], P]) -> P:
+        loop = asyncio.get_running_loop()
+        if url.path is not None:
+            _, protocol = await loop.create_unix_connection(make, url.path)
+            return protocol
+        name = url.host if self._tls else None
+        try:
+            _, protocol = await loop.create_connection(make, url.host, url.port, ssl=self._tls, server_hostname=name)
+        except ssl.SSLCertVerificationError as error:
+            hint = "name its authority with ssl_ca_certs=FILE in the cache URL"
+            raise CacheMisconfigured(
+                f"{url}: its certificate is not trusted: {error.verify_message}; {hint}"
+            ) from error
+        return protocol
+
+    def watch(self, wire: Wire) -> Coroutine[Any, Any, None] | None:  # noqa: ARG002 - other diallers do
+        """Return what makes sure, beside a connection, that the server stays the right one; None for nothing."""
+        return None
+
+    def close(self) -> None:
+        """Release what it keeps."""
+
+    def replica(self) -> CacheUnavailable | None:
+        """Return the error of a server that is a replica; None if it is welcome."""
+        return CacheMisconfigured(f"{self.url} is a replica; give the URL of the primary")
+
+    async def login(self) -> Login:
+        """Return how a new connection logs in.
+
+        Raises:
+            CacheAuthFailed: The provider of the credentials failed.
+        """
+        credentials = await self._credentials()
+        commands: list[Command] = []
+        if credentials is not None:
+            user = () if credentials.username is None else (credentials.username,)
+            commands.append(("AUTH", *user, credentials.password))
+        if self.url.database:
+            commands.append(("SELECT", self.url.database))
+        valid_s = None if credentials is None else credentials.valid_s
+        return Login(commands, None if valid_s is None else max(valid_s * RENEWED_AT, 0.0))
+
+    async def _credentials(self) -> Credentials | None:
+        if self._provider is None:
+            return None if self.url.password is None else Credentials(self.url.password, self.url.username)
+        try:
+            found = await _call(self._provider)
+        except Exception as error:
+            raise CacheAuthFailed(
+                f"{self.url}: the provider of its credentials failed: {type(error).__name__}"
+            ) from error
+        if not isinstance(found, Credentials):
+            raise CacheAuthFailed(f"{self.url}: the provider of its credentials gave {type(found).__name__}")
+        return found
+
+
+class NodeDialler(Dialler):
+    """Connects to one node of a cluster; see `Dialler` for its first arguments.
+
+    Args:
+        url: The node.
+        provider: Gives the credentials; None for those of the URL.
+        any_role: Whether a replica is welcome.
+    """
+
+    def __init__(self, url: CacheUrl, provider: CredentialProvider | None = None, *, any_role: bool = False) -> None:
+        super().__init__(url, provider)
+        self._any_role = any_role
+
+    def replica(self) -> CacheUnavailable | None:
+        """Return the error of a node that is a replica: it was a primary a moment ago."""
+        return None if self._any_role else CacheUnavailable(f"{self.url} is a replica now")
+
+
+async def _call(provider: Callable[[], Any]) -> object:
+    # What asks a service for a token over HTTP must not hold up the event loop.
+    found = provider() if inspect.iscoroutinefunction(provider) else await asyncio.to_thread(provider)
+    return await found if inspect.isawaitable(found) else found
+
+
+def tls_context(url: CacheUrl) -> ssl.SSLContext:
+    """Return how TLS is spoken.
+
+    Raises:
+        ConfigurationError: Its files cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=url.ca_file)
+        if url.cert_file is not None:
+            context.load_cert_chain(url.cert_file, url.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"{url}: its TLS files cannot be used: {error}") from error
+    context.check_hostname = url.check_hostname
+    return context

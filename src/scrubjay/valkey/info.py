@@ -1,0 +1,41 @@
+"""What servers say of themselves: INFO, of one or of several together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+_SUMMED: Final = frozenset(
+    {
+        "used_memory", "used_memory_rss", "used_memory_peak", "maxmemory", "connected_clients", "evicted_keys",
+        "expired_keys", "keyspace_hits", "keyspace_misses", "instantaneous_ops_per_sec", "total_commands_processed",
+    }
+)  # fmt: skip
+_IDENTITIES: Final = ("run_id", "master_replid")
+
+
+def facts(info: bytes) -> dict[str, Any]:
+    """Return what a reply to INFO says, numbers as numbers."""
+    lines = info.decode(errors="replace").splitlines()
+    return {name: _number(text) for name, colon, text in (line.partition(":") for line in lines) if colon}
+
+
+def together(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the account of several nodes: sums, who they all are, and of the rest what the first one says."""
+    together = dict(infos[0])
+    together |= {name: sum(_amount(info.get(name)) for info in infos) for name in _SUMMED & together.keys()}
+    together |= {name: "+".join(sorted(str(info.get(name)) for info in infos)) for name in _IDENTITIES}
+    return together
+
+
+def _amount(value: object) -> int | float:
+    return value if isinstance(value, int | float) else 0
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
