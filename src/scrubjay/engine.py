@@ -135,7 +135,8 @@ class Engine:
             self._spawn("relay", self.settings.cache_deadline / LOOKS_PER_DEADLINE, self.relay.look)
             self.tasks.append(asyncio.create_task(self.coherence.run(), name="scrubjay-line"))
             self.tasks.append(asyncio.create_task(self.coherence.beat(), name="scrubjay-beat"))
-            await self.coherence.stands(self.settings.cache_timeout)
+            if self.gate.open:
+                await self.coherence.stands(self.settings.cache_timeout)
         else:
             self._spawn("outbox", SETTLE_EVERY_S, self._settle)
         if self.settings.jobs:
