@@ -537,6 +537,7 @@ async def test_who_comes_after_a_change_does_not_join_a_load_from_before(rig: Ri
     rig.store.hold()
     before = [asyncio.create_task(rig.aside.get(rig.hash())) for _ in range(3)]
     await rig.store.loading.wait()
+    await until(lambda: rig.aside.flights.joined == 2)
     rig.fill_store(version=2, size=1)
     rig.store.loading.clear()
     await rig.aside.write("acme", Kind.MEMORY, [rig.hash().read.key], committing(), dropping(rig))
@@ -756,7 +757,7 @@ class Silent:
     async def call(self, commands: Sequence[Any]) -> list[Any]:
         raise CacheUnavailable("silent")
 
-    async def ask(self, packed: bytes) -> Any:
+    async def ask(self, packed: bytes, key: str) -> Any:
         raise CacheUnavailable("silent")
 
 

@@ -109,7 +109,8 @@ CACHE_URLS = {
     "an unknown option": f"valkey://h?password={SECRET}",
     "no host": f"valkey://:{SECRET}@",
     "no port": f"valkey://:{SECRET}@h:port",
-    "not yet": f"valkey+sentinel://:{SECRET}@h/x",
+    "no service": f"valkey+sentinel://:{SECRET}@h",
+    "a database of a cluster": f"valkey+cluster://:{SECRET}@h/1",
 }
 
 

@@ -488,10 +488,10 @@ async def test_readers_that_wait_when_the_cache_hangs_wait_no_longer_than_its_ti
     began = loop.time()
     reads = [asyncio.create_task(CONTEXT.read(process)) for _ in range(50)]
     assert set(await asyncio.gather(*reads)) == {1}
-    assert loop.time() - began < TIMEOUT_S * 2 + 1
-    began = loop.time()
+    assert loop.time() - began < TIMEOUT_S * 2 + SLOW_S
+    asks = process.asks
     assert set(await asyncio.gather(*(CONTEXT.read(process) for _ in range(50)))) == {1}
-    assert loop.time() - began < TIMEOUT_S, "nobody asks any more"
+    assert process.asks == asks, "nobody asks any more"
 
 
 async def test_a_store_and_a_cache_that_are_both_down_are_an_error_and_no_empty_answer(
