@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from scrubjay.core.errors import CacheUnavailable
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.scope import Scope
-from scrubjay.valkey.slots import MARKS, SLOTS, Node, SlotMap, mark_tags, merged, read_map, slot_of, stage_of, tag_of
+from scrubjay.valkey.slots import (
+    MARKS,
+    SLOTS,
+    Node,
+    Redirect,
+    SlotMap,
+    mark_tags,
+    merged,
+    read_map,
+    slot_of,
+    stage_of,
+    tag_of,
+)
 from scrubjay.valkey.url import Address
 
 ASKED = Address("h0", 7000)
@@ -129,3 +141,41 @@ def test_who_was_replaced() -> None:
     # Slots that move from one that stays a primary, be it without any, take their keys along.
     assert owned(a, b).replaced(owned(a, b, c)) == []
     assert owned(a, b).replaced(owned(a, idle=(b,))) == []
+
+
+def test_a_node_that_was_cut_off_claims_nothing() -> None:
+    """It knows of no later epoch, in which others were given what it held."""
+    first, second = SLOTS_REPLY[0][2], SLOTS_REPLY[1][2]
+    cut_off = read_map([[0, 16383, first]], INFO, None, Address("h1", 7001))
+    later = read_map([[0, 16383, second]], INFO.replace(b"epoch:7", b"epoch:8"), None, ASKED)
+    for maps in ([cut_off, later], [later, cut_off]):
+        assert merged(maps).owner(5) == Node("b", Address("h2", 7002))
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [
+        [[0, 16384, [b"h", 7001, b"a"]]],
+        [[-1, 5, [b"h", 7001, b"a"]]],
+        [[9, 5, [b"h", 7001, b"a"]]],
+        [[0, 16383, [b"h", 99_999, b"a"]]],
+        [[0, 16383, [b"h", 0, b"a"]]],
+    ],
+)
+def test_slots_and_ports_that_cannot_be(slots: Any) -> None:
+    with pytest.raises(CacheUnavailable):
+        read_map(slots, INFO, None, ASKED)
+
+
+def test_a_redirect() -> None:
+    assert Redirect.of("MOVED 5 h:7000") == (5, Address("h", 7000))
+    assert Redirect.of("ASK 16383 [::1]:7000") == (16383, Address("::1", 7000))
+    assert Redirect.of("ASK 5 :7000").address.host == ""
+
+
+@pytest.mark.parametrize(
+    "message", ["MOVED", "MOVED 5", "MOVED 16384 h:1", "MOVED x h:1", "ASK 5 h:x", "ASK 5 h:99999", "ASK 5 h"]
+)
+def test_what_is_no_redirect(message: str) -> None:
+    with pytest.raises(CacheUnavailable):
+        Redirect.of(message)

@@ -57,7 +57,7 @@ class Recovery:
         known = await self._mark.read()
         # Where there was no room to note what could not be told, that may have been anything, and not all is in the
         # outbox: what other software publishes is not.
-        remembered = await self._hot.retell()
+        remembered = await self._hot.retell(self._gate.closed_for)
         if remembered is None:
             raise CacheUnavailable("the cache does not take again what it was told before")
         if known is None or overflowed or not remembered or not await self._relay.replay(min(known, position)):

@@ -114,7 +114,7 @@ class Engine:
         self.outbox: Outbox | None = None
         if setting.outbox is not None:
             self.outbox = Outbox(setting.outbox, self.hot, self.aside, self.keys, setting.clock)
-        self._recovery = Recovery(self.hot, self.aside, self.keys, self.outbox)
+        self._recovery = Recovery(self.hot, self.aside, self.keys, self.outbox, self.gate)
         self._contact: asyncio.Task[bool] | None = None
         self._patience = 0.0
         self._tasks: list[asyncio.Task[None]] = []

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from scrubjay.cache.aside import CacheAside
+from scrubjay.cache.gate import Gate
 from scrubjay.core.errors import CacheUnavailable, ConfigurationError
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.policy import DAY
@@ -30,13 +31,15 @@ class Recovery:
         aside: Knows what could not be told.
         keys: Builds cache keys.
         outbox: What transactions of the application have left; None without one.
+        gate: Knows when the server was lost.
     """
 
-    def __init__(self, hot: HotTier, aside: CacheAside, keys: KeySpace, outbox: Outbox | None) -> None:
+    def __init__(self, hot: HotTier, aside: CacheAside, keys: KeySpace, outbox: Outbox | None, gate: Gate) -> None:
         self._hot = hot
         self._aside = aside
         self._keys = keys
         self._outbox = outbox
+        self._gate = gate
         self._run: str | None = None
         self.distrusts = False
         """Whether the server is to be cleared, whatever its mark says."""
@@ -54,7 +57,7 @@ class Recovery:
         marked = bool(marks) and all(run in texts for texts in marks)
         followed = self._outbox is None or await self._followed(self._outbox)
         overflowed = await self._room()
-        remembered = await self._hot.retell()
+        remembered = await self._hot.retell(self._gate.closed_for)
         if remembered is None:
             raise CacheUnavailable("the cache does not take again what it was told before")
         if run is None or not marked or overflowed or self.distrusts or not followed or not remembered:

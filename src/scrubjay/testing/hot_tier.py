@@ -216,7 +216,7 @@ class HotTierSuite:
             assert nothing == []
             for text, found in zip(notes.values(), texts, strict=True):
                 assert found
-                assert all(part == [text] for part in found), found  # type: ignore[attr-defined]
+                assert all(set(part) == {text} for part in found), found  # type: ignore[attr-defined]
 
     async def test_what_is_seen_is_what_is_read(self, rig: Rig) -> None:
         everything = bytes(range(256)) * 40

@@ -10,7 +10,7 @@ from typing import Any
 from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, Closed, ConfigurationError
 from scrubjay.valkey.commands import Block, Command, Reply, Script, ServerError
-from scrubjay.valkey.dialler import Dialler, Login
+from scrubjay.valkey.dialler import Dialler, Login, renewed_after
 from scrubjay.valkey.sentinel import SentinelDialler
 from scrubjay.valkey.url import CacheKind, CacheUrl
 from scrubjay.valkey.wire import Wire, pack
@@ -214,6 +214,9 @@ class ValkeyClient:
                 return await asyncio.shield(self._connecting)
         except TimeoutError:
             raise CacheUnavailable(f"{self.url} did not answer within {seconds * 1000:.0f} ms") from None
+        except asyncio.CancelledError:
+            raise_if_cancelled()
+            raise CacheUnavailable(f"the client of {self.url} was closed") from None
 
     def drop(self) -> None:
         """Drop the connection at once, as a broken network would; the next call makes another one."""
@@ -306,7 +309,8 @@ class ValkeyClient:
                     raise
         except TimeoutError:
             raise CacheUnavailable(f"{dialler.url} did not answer within {CONNECT_DEADLINE_S:g} s") from None
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:
+            # Names and ports that cannot be are no `OSError`.
             raise CacheUnavailable(f"{dialler.url}: {error}") from error
         if self._closed:
             # Its cancellation was swallowed on the way.
@@ -316,8 +320,8 @@ class ValkeyClient:
         self.connects += 1
         self.wire = wire
         self._mind(dialler.watch(wire))
-        if login.renew_in_s is not None:
-            self._mind(self._renew(wire, dialler, login.renew_in_s))
+        if login.valid_s is not None:
+            self._mind(self._renew(wire, dialler, login.valid_s))
         return wire
 
     async def _greet(self, wire: Wire, dialler: Dialler) -> Login:
@@ -342,23 +346,33 @@ class ValkeyClient:
                 raise error
         return who
 
-    async def _renew(self, wire: Wire, dialler: Dialler, after_s: float) -> None:
+    async def _renew(self, wire: Wire, dialler: Dialler, valid_s: float | None) -> None:
         """Log the connection in anew before its credentials run out, for as long as it lives."""
-        while True:
-            await asyncio.sleep(after_s)
-            if wire.lost is not None:
+        loop = asyncio.get_running_loop()
+        while valid_s is not None:
+            runs_out_at = loop.time() + valid_s
+            await asyncio.sleep(renewed_after(valid_s))
+            while wire.lost is None:
+                try:
+                    valid_s = await self._log_in(wire, dialler)
+                    break
+                except CacheUnavailable as error:
+                    # Who gives credentials may be out of reach for a moment, and those in use are good until they end.
+                    pause = renewed_after(runs_out_at - loop.time()) / 4
+                    if loop.time() + pause >= runs_out_at:
+                        wire.abort(error)
+                        return
+                    await asyncio.sleep(pause)
+            else:
                 return
-            try:
-                login = await dialler.login()
-                (reply, *_) = await wire.ask_all(pack(login.commands), len(login.commands))
-                if isinstance(reply, ServerError):
-                    raise CacheAuthFailed(f"{dialler.url}: {reply.message}")
-            except CacheUnavailable as error:
-                wire.abort(error)
-                return
-            if login.renew_in_s is None:
-                return
-            after_s = login.renew_in_s
+
+    async def _log_in(self, wire: Wire, dialler: Dialler) -> float | None:
+        """Log a connection in anew; return for how many seconds that is good, None for good."""
+        login = await dialler.login()
+        (reply, *_) = await wire.ask_all(pack(login.commands), len(login.commands))
+        if isinstance(reply, ServerError):
+            raise CacheAuthFailed(f"{dialler.url}: {reply.message}")
+        return login.valid_s
 
     def _mind(self, what: Coroutine[Any, Any, None] | None) -> None:
         """Let something go on beside a connection."""
@@ -378,10 +392,19 @@ class ValkeyClient:
             task.exception()
 
 
+def raise_if_cancelled() -> None:
+    """Raise `CancelledError` if the current task itself is being cancelled, and not what it waits for."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def dialler_of(url: CacheUrl, provider: CredentialProvider | None = None) -> Dialler:
     """Return what makes connections to the server of a URL.
 
     Raises:
         ConfigurationError: `url` names no server, or its TLS files cannot be used.
     """
+    if url.kind is CacheKind.CLUSTER:
+        raise ConfigurationError(f"{url} is no single server")
     return (SentinelDialler if url.kind is CacheKind.SENTINEL else Dialler)(url, provider)

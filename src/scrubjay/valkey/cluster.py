@@ -14,14 +14,16 @@ from typing import Any, Final
 
 from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import CacheMisconfigured, CacheUnavailable, Closed
-from scrubjay.valkey.client import CONNECT_DEADLINE_S, DEFAULT_DEADLINE_S, ValkeyClient
+from scrubjay.valkey.client import CONNECT_DEADLINE_S, DEFAULT_DEADLINE_S, ValkeyClient, raise_if_cancelled
 from scrubjay.valkey.commands import Block, Command, Reply, Script, ServerError
 from scrubjay.valkey.dialler import NodeDialler
-from scrubjay.valkey.slots import Node, SlotMap, mark_tags, merged, read_map, slot_of, stage_of, tag_of
+from scrubjay.valkey.slots import Node, Redirect, SlotMap, mark_tags, merged, read_map, slot_of, stage_of, tag_of
 from scrubjay.valkey.url import Address, CacheUrl
 
 MAX_REDIRECTS: Final = 8
 """How often one command is sent on before it counts as unanswered."""
+MAX_AGAIN: Final = 1
+"""How often a command is sent again whose keys are on two nodes: it may be for long."""
 MAX_ASKED: Final = 8
 """How many nodes are asked at once what the cluster looks like."""
 ASK_S: Final = 1.0
@@ -91,29 +93,42 @@ class ClusterClient:
         """Send a batch and return one reply per command, in order (see `commands.Client`)."""
         if not commands:
             return []
-        slots = await self._known()
-        groups: dict[Address, list[int]] = {}
-        for place, command in enumerate(commands):
-            groups.setdefault(self._holder(slots, _slot(command)), []).append(place)
         replies: list[Reply] = [None] * len(commands)
+        left: Sequence[int] = range(len(commands))
+        slots = await self._known()
+        # What has moved is sent again together: after a slot has moved, or a node was replaced, that may be all.
+        for _ in range(2):
+            await self._send(slots, commands, left, replies)
+            left = [place for place in left if _code(replies[place]) == "MOVED"]
+            if not left:
+                break
+            slots = await self._moved(replies[left[0]], slots)
+        for place, reply in enumerate(replies):
+            if _code(reply) in _REDIRECTS:
+                replies[place] = await self._follow(commands[place], reply)
+        return replies
+
+    async def _send(
+        self, slots: SlotMap, commands: Sequence[Command], places: Sequence[int], replies: list[Reply]
+    ) -> None:
+        """Send the commands at some places of a batch to where their keys are, and put the replies there."""
+        groups: dict[Address, list[int]] = {}
+        for place in places:
+            groups.setdefault(self._holder(slots, _slot(commands[place])), []).append(place)
         results = await _all(
             [self._client(address).call([commands[place] for place in group]) for address, group in groups.items()]
         )
         for group, result in zip(groups.values(), results, strict=True):
             for place, reply in zip(group, result, strict=True):
                 replies[place] = reply
-        for place, reply in enumerate(replies):
-            if type(reply) is ServerError and reply.code in _REDIRECTS:
-                replies[place] = await self._follow(commands[place], reply)
-        return replies
 
     async def ask(self, packed: bytes, key: str) -> Any:
         """Send one packed command, no script, and return its reply; what has moved is asked for where it is now."""
         slots = self.map or await self._known()
         slot = slot_of(key)
         reply = await self._client(self._holder(slots, slot)).ask(packed)
-        if type(reply) is ServerError and reply.code == "MOVED":
-            slots = await self._moved(reply)
+        if _code(reply) == "MOVED":
+            slots = await self._moved(reply, slots)
             reply = await self._client(self._holder(slots, slot)).ask(packed)
         return reply
 
@@ -201,7 +216,8 @@ class ClusterClient:
             CacheUnavailable: No node says.
             Closed: The client is closed.
         """
-        slots = await self._known()
+        # Asked anew: one without slots that is dead may still have been taken for alive, and no command would tell.
+        slots = await self._learn()
         return tuple((node, self._client(node.address)) for node in slots.primaries)
 
     async def look(self) -> None:
@@ -212,7 +228,12 @@ class ClusterClient:
             Closed: The client is closed.
         """
         slots = await self._known()
-        told = await _all([self._client(node.address).call([_WHAT_IT_IS[1]]) for node in slots.primaries])
+        try:
+            told = await _all([self._client(node.address).call([_WHAT_IT_IS[1]]) for node in slots.primaries])
+        except CacheUnavailable:
+            # It may be a primary no more.
+            await self._learn()
+            raise
         if any(stage_of(reply) != slots.stage for (reply,) in told):
             await self._learn()
 
@@ -226,6 +247,7 @@ class ClusterClient:
         self._closed = True
         if self._learning is not None:
             self._learning.cancel()
+            await asyncio.wait([self._learning], timeout=CONNECT_DEADLINE_S)
         await asyncio.gather(*(client.close() for client in self._clients.values()))
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CONNECT_DEADLINE_S)
@@ -235,6 +257,8 @@ class ClusterClient:
     def _client(self, address: Address) -> ValkeyClient:
         client = self._clients.get(address)
         if client is None:
+            if self._closed:
+                raise Closed("the cache client is closed")
             url = self.url.at(address)
             dialler = NodeDialler(url, self._provider)
             client = ValkeyClient(url, deadline=self._deadline, scripts=self._scripts, dialler=dialler)
@@ -268,7 +292,11 @@ class ClusterClient:
         if self._learning is None:
             self._learning = asyncio.create_task(self._asked(), name="scrubjay-cluster")
             self._learning.add_done_callback(self._learned)
-        return await asyncio.shield(self._learning)
+        try:
+            return await asyncio.shield(self._learning)
+        except asyncio.CancelledError:
+            raise_if_cancelled()
+            raise CacheUnavailable(f"the client of {self.url} was closed") from None
 
     def _learned(self, task: asyncio.Task[SlotMap]) -> None:
         self._learning = None
@@ -305,13 +333,18 @@ class ClusterClient:
             if isinstance(reply, ServerError):
                 if "cluster support disabled" in reply.message:
                     raise CacheMisconfigured(f"{address} is no node of a cluster; use valkey://{address}")
-                raise CacheMisconfigured(f"{address}: {reply.message}")
+                kind = CacheMisconfigured if reply.code in {"ERR", "NOPERM"} else CacheUnavailable
+                raise kind(f"{address}: {reply.message}")
         return read_map(slots, info, nodes, address)
 
     def _take(self, new: SlotMap) -> SlotMap:
         if new.uncovered:
             raise CacheMisconfigured(f"{self.url}: no node holds the slots {new.uncovered}")
-        old, self.map = self.map, new
+        old = self.map
+        if old is not None and new.stage[1] < old.stage[1] and not set(old.nodes).isdisjoint(new.nodes):
+            # Of those that know what came after, nobody has answered.
+            raise CacheUnavailable(f"{self.url}: its nodes tell of an earlier epoch than before")
+        self.map = new
         if old is None or new == old:
             self.map = old or new
             return self.map
@@ -340,42 +373,58 @@ class ClusterClient:
 
     # --- what has moved
 
-    async def _moved(self, reply: ServerError) -> SlotMap:
-        """Return who holds what after a slot was said to have moved."""
-        slots = self.map
-        _, slot, _ = reply.message.split(" ", 2)
+    async def _moved(self, reply: Reply, asked: SlotMap) -> SlotMap:
+        """Return who holds what after a slot was said to have moved.
+
+        Args:
+            reply: What says so.
+            asked: The map by which it was asked.
+        """
+        assert isinstance(reply, ServerError)
+        slot = Redirect.of(reply.message).slot
+        known = self.map
+        if known is not None and known.owner(slot) != asked.owner(slot):
+            # Learned meanwhile.
+            return known
         found = await self._learn()
-        if slots is not None and found.owner(int(slot)) == slots.owner(int(slot)):
-            # Who was asked knows less than who has said so.
+        if found.owner(slot) == asked.owner(slot):
+            # Those who were asked know less than the one who has said so.
             await asyncio.sleep(_PAUSE_S)
             found = await self._learn()
         return found
 
     async def _follow(self, command: Command, reply: Reply) -> Reply:
         """Send a command on to where its keys are; the last refusal if they are nowhere together."""
-        slot = _slot(command)
+        slots, slot = self.map or await self._known(), _slot(command)
+        again, ends_at = 0, asyncio.get_running_loop().time() + self._deadline
         for _ in range(MAX_REDIRECTS):
-            if type(reply) is not ServerError or reply.code not in _REDIRECTS:
-                return reply
-            if reply.code == "ASK":
-                client = self._client(self._place(reply))
+            code = _code(reply)
+            if code not in _REDIRECTS or asyncio.get_running_loop().time() > ends_at:
+                break
+            if code == "ASK":
                 # Both in one batch: what is asked next on the connection, and nothing else, is taken although the
                 # slot has not arrived yet.
-                _, reply = await client.call([("ASKING",), command])
+                _, reply = await self._client(self._place(reply)).call([("ASKING",), command])
                 continue
-            slots = await self._moved(reply) if reply.code == "MOVED" else self.map or await self._known()
-            if reply.code == "TRYAGAIN":
+            if code == "MOVED":
+                slots = await self._moved(reply, slots)
+            elif again == MAX_AGAIN:
+                break
+            else:
+                again += 1
                 await asyncio.sleep(_PAUSE_S)
             (reply,) = await self._client(self._holder(slots, slot)).call([command])
         return reply
 
-    def _place(self, reply: ServerError) -> Address:
-        _, _, place = reply.message.split(" ", 2)
-        host, _, port = place.rpartition(":")
-        if not host:
-            # The node does not know its own name: it is where all are that have been found.
-            host = self.url.hosts[0].host
-        return Address(host.strip("[]"), int(port))
+    def _place(self, reply: Reply) -> Address:
+        assert isinstance(reply, ServerError)
+        address = Redirect.of(reply.message).address
+        # A node that does not know the other one's name: they are where all are that have been found.
+        return address if address.host not in {"", "?"} else Address(self.url.hosts[0].host, address.port)
+
+
+def _code(reply: Reply) -> str:
+    return reply.code if type(reply) is ServerError else ""
 
 
 def _slot(command: Command) -> int:

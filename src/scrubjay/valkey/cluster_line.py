@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from scrubjay.core.errors import CacheUnavailable
+from scrubjay.core.errors import CacheUnavailable, Closed
 from scrubjay.core.ports import Listener
 from scrubjay.valkey.cluster import ClusterClient
 from scrubjay.valkey.commands import ServerError
@@ -72,10 +72,12 @@ class ClusterLink:
         Raises:
             CacheUnavailable: One of them did not take it.
         """
-        # Whether there is a primary that nobody listens to has to be known before it is said that all were heard.
-        await self._client.look()
-        await asyncio.gather(*(part.pulse(number) for part in self._parts))
-        return await self.stamp()
+        stamp = await self.stamp()
+        try:
+            await asyncio.gather(*(part.pulse(number) for part in self._parts))
+        except Closed as error:
+            raise CacheUnavailable("a node has left the cluster") from error
+        return stamp
 
     async def stamp(self) -> str | None:
         """Return the stamp of the epochs.
@@ -83,6 +85,9 @@ class ClusterLink:
         Raises:
             CacheUnavailable: The cluster does not answer.
         """
+        # Whether there is a primary that nobody listens to has to be known before it is said that all were heard; and
+        # where nobody listens, that one was replaced.
+        await self._client.look()
         (stamp,) = await self._client.call([("GET", self._lines.stamp)])
         if isinstance(stamp, ServerError):
             raise CacheUnavailable(stamp.message)

@@ -16,6 +16,8 @@ from scrubjay.valkey.wire import Wire
 
 RENEWED_AT = 0.75
 """After which part of their time credentials are replaced."""
+SOONEST_S = 0.25
+"""The shortest time after which credentials are replaced, in seconds: who gives old ones is not asked on and on."""
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
@@ -24,14 +26,14 @@ class Login:
 
     Args:
         commands: What it begins with: who it is, and which database it uses.
-        renew_in_s: After how many seconds it has to log in anew; None for never.
+        valid_s: For how many seconds that is good; None for good.
     """
 
-    __slots__ = ("commands", "renew_in_s")
+    __slots__ = ("commands", "valid_s")
 
-    def __init__(self, commands: list[Command], renew_in_s: float | None) -> None:
+    def __init__(self, commands: list[Command], valid_s: float | None) -> None:
         self.commands = commands
-        self.renew_in_s = renew_in_s
+        self.valid_s = valid_s
 
 
 class Dialler:
@@ -101,8 +103,7 @@ class Dialler:
             commands.append(("AUTH", *user, credentials.password))
         if self.url.database:
             commands.append(("SELECT", self.url.database))
-        valid_s = None if credentials is None else credentials.valid_s
-        return Login(commands, None if valid_s is None else max(valid_s * RENEWED_AT, 0.0))
+        return Login(commands, None if credentials is None else credentials.valid_s)
 
     async def _credentials(self) -> Credentials | None:
         if self._provider is None:
@@ -115,6 +116,10 @@ class Dialler:
             ) from error
         if not isinstance(found, Credentials):
             raise CacheAuthFailed(f"{self.url}: the provider of its credentials gave {type(found).__name__}")
+        if not isinstance(found.password, str) or not isinstance(found.username, str | None):
+            raise CacheAuthFailed(f"{self.url}: the provider of its credentials gave no text")
+        if found.valid_s is not None and not found.valid_s > 0:
+            raise CacheAuthFailed(f"{self.url}: the provider gave credentials that have run out")
         return found
 
 
@@ -134,6 +139,11 @@ class NodeDialler(Dialler):
     def replica(self) -> CacheUnavailable | None:
         """Return the error of a node that is a replica: it was a primary a moment ago."""
         return None if self._any_role else CacheUnavailable(f"{self.url} is a replica now")
+
+
+def renewed_after(valid_s: float) -> float:
+    """Return after how many seconds credentials are to be replaced that are good for so many."""
+    return max(valid_s * RENEWED_AT, SOONEST_S)
 
 
 async def _call(provider: Callable[[], Any]) -> object:

@@ -22,7 +22,7 @@ from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable
 from scrubjay.core.ports import Listener
 from scrubjay.valkey.client import CONNECT_DEADLINE_S, ValkeyClient
 from scrubjay.valkey.commands import Command, Reply, ServerError
-from scrubjay.valkey.dialler import Dialler, Login
+from scrubjay.valkey.dialler import Dialler, Login, renewed_after
 from scrubjay.valkey.wire import pack
 
 log = logging.getLogger("scrubjay")
@@ -101,7 +101,7 @@ class ValkeyLink:
             login = await self._connected(dialler, listener, ready, made)
             self._warned = False
             lost = made[0].lost
-            await asyncio.wait([lost], timeout=login.renew_in_s)
+            await asyncio.wait([lost], timeout=None if login.valid_s is None else renewed_after(login.valid_s))
             if lost.done():
                 await lost
         except CacheUnavailable as error:
@@ -130,7 +130,7 @@ class ValkeyLink:
                 await asyncio.shield(line.ready)
         except TimeoutError:
             raise CacheUnavailable(f"{dialler.url} did not answer within {CONNECT_DEADLINE_S:g} s") from None
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise CacheUnavailable(f"{dialler.url}: {error}") from error
         return login
 

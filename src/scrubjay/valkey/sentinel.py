@@ -76,7 +76,7 @@ class Sentinel:
                 address, known = await wire.ask_all(self._question, 2)
         except TimeoutError:
             raise CacheUnavailable(f"the Sentinel {self.url} did not answer within {ASK_S:g} s") from None
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise CacheUnavailable(f"the Sentinel {self.url}: {error}") from error
         return _named(self.url, address, known)
 

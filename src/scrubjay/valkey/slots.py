@@ -123,6 +123,7 @@ def read_map(slots: Any, info: Any, nodes: Any, asked: Address) -> SlotMap:
         owners = [-1] * SLOTS
         claims = []
         for first, last, primary, *_ in slots:
+            _within(first, last)
             node = _node(primary, asked)
             if node.address == asked:
                 claims.append((first, last))
@@ -144,7 +145,8 @@ def merged(maps: Sequence[SlotMap]) -> SlotMap:
     latest = max(maps, key=lambda each: each.stage[1])
     places = {node: place for place, node in enumerate(latest.nodes)}
     owners = list(latest.owners)
-    for each in sorted(maps, key=lambda each: each.stage[1]):
+    # One that was cut off knows of no later epoch, and claims what others have been given since.
+    for each in [each for each in maps if each.stage[1] == latest.stage[1]]:
         for first, last in each.claims:
             node = each.owner(first)
             assert node is not None
@@ -169,7 +171,46 @@ def stage_of(info: Any) -> tuple[int, int] | None:
 def _node(told: Sequence[Any], asked: Address) -> Node:
     host, port, id_ = told[:3]
     name = host.decode() if host else ""
-    return Node(id_.decode(), Address(asked.host if name in {"", "?"} else name, int(port)))
+    return Node(id_.decode(), Address(asked.host if name in {"", "?"} else name, _port(port)))
+
+
+def _within(first: int, last: int) -> None:
+    if not 0 <= first <= last < SLOTS:
+        raise ValueError(f"slots {first}-{last}")
+
+
+def _port(port: Any) -> int:
+    number = int(port)
+    if not 0 < number < 65_536:
+        raise ValueError(f"port {number}")
+    return number
+
+
+class Redirect(NamedTuple):
+    """Where a node says that a slot is, or its keys are.
+
+    Attributes:
+        slot: The slot.
+        address: The node; its host may be empty: the one of who says so.
+    """
+
+    slot: int
+    address: Address
+
+    @classmethod
+    def of(cls, message: str) -> Redirect:
+        """Read a refusal `MOVED slot host:port` or `ASK slot host:port`.
+
+        Raises:
+            CacheUnavailable: It is none.
+        """
+        try:
+            _, slot, place = message.split(" ", 2)
+            host, _, port = place.rpartition(":")
+            _within(int(slot), int(slot))
+            return cls(int(slot), Address(host.strip("[]"), _port(port)))
+        except ValueError as error:
+            raise CacheUnavailable(f"a node says where keys are, and cannot be understood: {message!r:.100}") from error
 
 
 def _primaries(text: Any) -> Iterator[Node]:
@@ -182,7 +223,7 @@ def _primaries(text: Any) -> Iterator[Node]:
             host, _, port = place.partition("@")[0].rpartition(":")
             hostname = name.split(",")[0]
             if hostname or host:
-                yield Node(id_, Address(hostname or host, int(port)))
+                yield Node(id_, Address(hostname or host, _port(port)))
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ their arguments, reads their replies, and turns every trouble of the server into
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import secrets
 import time
@@ -41,9 +42,10 @@ FILL: Final = Script.packaged("fill")
 APPLY: Final = Script.packaged("apply")
 PUT: Final = Script.packaged("put")
 PUSH: Final = Script.packaged("push")
+TELL: Final = Script.packaged("tell")
 LEASE: Final = Script.packaged("lease")
 RELEASE: Final = Script.packaged("release")
-SCRIPTS: Final = (READ, FILL, APPLY, PUT, PUSH, LEASE, RELEASE)
+SCRIPTS: Final = (READ, FILL, APPLY, PUT, PUSH, TELL, LEASE, RELEASE)
 
 _Group = list[tuple[int, Read]]
 
@@ -244,20 +246,21 @@ class ValkeyTier:
         line = notices.epoch(self._sender, epoch, tenant)
         # The stamp first: whoever misses the line finds with its next heartbeat that something has changed. That it
         # goes one day looks like a change, too, and costs a query.
-        stamp: Command = ("SET", self._lines.stamp, self._new_id(), "PX", GENERATION_MS)
-        told = await self._tell([stamp, ("PUBLISH", self._shared, line)], "announce")
+        arguments = (self._new_id(), GENERATION_MS, self._shared, line)
+        told = await self._tell([TELL.command([self._lines.stamp], arguments)], "announce")
         if told and self._told_keys is not None:
             self._told_tenants.add([tenant], self._monotonic())
         return told
 
-    async def retell(self) -> bool | None:
+    async def retell(self, lost_for_s: float) -> bool | None:
         """Tell again what this process has told lately, where another server may have taken over; see the port."""
         if self._told_keys is None:
             return True
-        now = self._monotonic()
-        keys, generations = self._told_keys.since(now), self._told_generations.since(now)
-        tenants = self._told_tenants.since(now)
+        lost_at = self._monotonic() - lost_for_s
+        keys, generations = self._told_keys.to_tell(lost_at), self._told_generations.to_tell(lost_at)
+        tenants = self._told_tenants.to_tell(lost_at)
         if keys is None or generations is None or tenants is None:
+            self._retold()
             return False
         told = True
         for tenant in tenants:
@@ -265,12 +268,21 @@ class ValkeyTier:
         for start in range(0, max(len(keys), len(generations)), _RETOLD):
             end = start + _RETOLD
             told = told and await self.erase(keys[start:end], generations[start:end])
+        if told:
+            self._retold()
         return True if told else None
+
+    def _retold(self) -> None:
+        """Forget again what is old enough."""
+        assert self._told_keys is not None
+        self._told_keys.since = self._told_generations.since = self._told_tenants.since = math.inf
 
     async def note(self, key: str, text: str, ttl_ms: int) -> bool:
         """Leave a short text beside the cached data, for `ttl_ms` milliseconds; False if that could not be told."""
         marks = self.client.marks(key)
-        return bool(marks) and await self._tell([("SET", names[0], text, "PX", ttl_ms) for names in marks], "note")
+        # More than one of each: a slot that moves takes its mark along.
+        chosen = {name: None for names in marks for name in (names[0], names[len(names) // 2], names[-1])}
+        return bool(marks) and await self._tell([("SET", name, text, "PX", ttl_ms) for name in chosen], "note")
 
     async def noted(self, key: str) -> list[list[str]]:
         """Return, for each part that can lose what it holds alone, the texts that were left there, in any order.
@@ -431,13 +443,16 @@ class ValkeyTier:
         if apart:
             # What the script needs is on two nodes, for as long as its slot moves from one to the other. One key at a
             # time can be deleted wherever it is. The lease first: what is filled under one of now is not old.
-            singles: list[Command] = [("UNLINK", mutation.key.lease) for mutation in apart]
-            singles += [("UNLINK", mutation.key.key) for mutation in apart]
-            if self._shared:
-                lines = [notices.change(self._sender, mutation.version, mutation.key.key) for mutation in apart]
-                singles += [("PUBLISH", self._shared, line) for line in lines]
-            if not await self._tell(singles, operation):
-                return False
+            # And published last. Each step is awaited: commands for several keys overtake each other on the way.
+            lines = [notices.change(self._sender, mutation.version, mutation.key.key) for mutation in apart]
+            steps: list[list[Command]] = [
+                [("UNLINK", mutation.key.lease) for mutation in apart],
+                [("UNLINK", mutation.key.key) for mutation in apart],
+                [("PUBLISH", self._shared, line) for line in lines] if self._shared else [],
+            ]
+            for step in steps:
+                if not await self._tell(step, operation):
+                    return False
         refused = any(isinstance(reply, ServerError) and not _on_its_way(reply) for reply in replies)
         if refused:
             self.counters.failures[operation] += 1
@@ -500,10 +515,8 @@ class ValkeyTier:
 
     def _rotate_commands(self, generation_key: str) -> list[Command]:
         generation = self._new_id()
-        commands: list[Command] = [("SET", generation_key, generation, "PX", GENERATION_MS)]
-        if self._shared:
-            commands.append(("PUBLISH", self._shared, notices.generation(self._sender, generation, generation_key)))
-        return commands
+        line = notices.generation(self._sender, generation, generation_key) if self._shared else ""
+        return [TELL.command([generation_key], (generation, GENERATION_MS, self._shared, line))]
 
 
 _MAX_PACKED: Final = 20_000

@@ -8,6 +8,8 @@ again what it has told within the longest time for which a replaced primary may 
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 
@@ -25,15 +27,20 @@ class Told(Generic[T]):
     Args:
         window_s: For how long they are remembered, in seconds.
         most: How many at most.
+
+    Attributes:
+        since: What was told at or after this (monotonic seconds) is remembered for as long as it is set, however long
+            that is: it has not been told again yet.
     """
 
-    __slots__ = ("_forgotten_at", "_most", "_times", "_window_s")
+    __slots__ = ("_forgotten_at", "_most", "_times", "_window_s", "since")
 
     def __init__(self, window_s: float = WINDOW_S, most: int = MAX_TOLD) -> None:
-        self._times: dict[T, float] = {}
+        self._times: OrderedDict[T, float] = OrderedDict()
         self._window_s = window_s
         self._most = most
-        self._forgotten_at = float("-inf")
+        self._forgotten_at = -math.inf
+        self.since = math.inf
 
     def __len__(self) -> int:
         return len(self._times)
@@ -42,19 +49,23 @@ class Told(Generic[T]):
         """Note that things were told now (monotonic seconds)."""
         times = self._times
         for thing in things:
-            times.pop(thing, None)
             times[thing] = now
+            times.move_to_end(thing)
+        start = min(now - self._window_s, self.since)
         while times:
-            oldest = next(iter(times))
-            if times[oldest] >= now - self._window_s:
+            thing, told_at = next(iter(times.items()))
+            if told_at >= start:
                 if len(times) <= self._most:
                     break
-                self._forgotten_at = times[oldest]
-            del times[oldest]
+                self._forgotten_at = told_at
+            del times[thing]
 
-    def since(self, now: float) -> list[T] | None:
-        """Return what was told within the window before now; None if that was more than is remembered."""
-        start = now - self._window_s
-        if self._forgotten_at >= start:
+    def to_tell(self, lost_at: float) -> list[T] | None:
+        """Return what was told within the window before a loss, and since; None if that was more than is remembered.
+
+        From here on it is kept, until `since` is infinite again.
+        """
+        self.since = min(self.since, lost_at - self._window_s)
+        if self._forgotten_at >= self.since:
             return None
-        return [thing for thing, told_at in self._times.items() if told_at >= start]
+        return [thing for thing, told_at in self._times.items() if told_at >= self.since]

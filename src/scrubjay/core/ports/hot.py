@@ -246,8 +246,11 @@ class HotTier(Protocol):
         """
         ...
 
-    async def retell(self) -> bool | None:
+    async def retell(self, lost_for_s: float) -> bool | None:
         """Tell again what this process has told lately, if another server may have taken over that was not told of it.
+
+        Args:
+            lost_for_s: How long ago the server was lost, in seconds: what was told before that is to be told again.
 
         Returns:
             False if it is not known any more what that was: then everything is to be deleted. None if the server could
