@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import click
 from rich.table import Table
 
 from scrubjay.app import AsyncScrubjay, migrate_store, require_store
+from scrubjay.cli.directory import write_private
 from scrubjay.cli.options import connection_options, given, json_option, store_options
 from scrubjay.cli.report import found_text, latency_table, ms, number, percent, plain_table, size
 from scrubjay.cli.shell import Failure, dump_json, open_console, print_json, run
@@ -135,7 +134,7 @@ def export(
     if output is None or str(output) == "-":
         click.echo(raw, nl=False)
         return
-    _write_private(output, raw)
+    write_private(output, raw)
     click.echo(f"wrote {sum(map(len, found.values())):,} rows to {output}", err=True)
 
 
@@ -211,15 +210,3 @@ def _show_tenant(found: Mapping[str, Any]) -> None:
         table.add_row("mean tokens of a window", number(averages["total_tokens"]))
         table.add_row("mean pruned messages", number(averages["pruned_messages"]))
     console.print(table)
-
-
-def _write_private(path: Path, raw: bytes) -> None:
-    """Write a file of mode 0600, whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(raw)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

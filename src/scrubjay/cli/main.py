@@ -6,6 +6,7 @@ import click
 
 from scrubjay import __version__
 from scrubjay.cli.chaos import chaos
+from scrubjay.cli.conf import conf
 from scrubjay.cli.data import export, forget, migrate, stats
 from scrubjay.cli.demo import demo
 from scrubjay.cli.receipt import receipt
@@ -38,7 +39,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, replay, receipt, stats, forget, export, migrate, chaos):
+for command in (demo, replay, receipt, stats, forget, export, migrate, conf, chaos):
     cli.add_command(command)
 
 
