@@ -80,6 +80,8 @@ def test_nodes_want_the_password(sentinel: SentinelServers, cluster: ClusterServ
 def test_an_orderly_failover(sentinel: SentinelServers) -> None:
     before = sentinel.primary
     execute(before, "SET", "kept", "yes")
+    # Sentinels wait for no replica to catch up, not even when they are asked for a failover.
+    wait_until(lambda: all(execute(node, "GET", "kept") for node in sentinel.replicas), "the replicas have it")
     after = sentinel.failover()
     assert after is sentinel.primary
     assert after is not before
