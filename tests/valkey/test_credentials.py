@@ -135,7 +135,7 @@ async def test_a_provider_that_has_none(guarded: ValkeyServer, clients: list[Val
 
 async def test_a_provider_that_hangs_is_an_outage(guarded: ValkeyServer, clients: list[ValkeyClient]) -> None:
     async def provider() -> Credentials:
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()
         raise AssertionError
 
     own = client(clients, guarded, provider)

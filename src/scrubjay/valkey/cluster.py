@@ -112,15 +112,11 @@ class ClusterClient:
         self, slots: SlotMap, commands: Sequence[Command], places: Sequence[int], replies: list[Reply]
     ) -> None:
         """Send the commands at some places of a batch to where their keys are, and put the replies there."""
-        groups: dict[Address, list[int]] = {}
-        for place in places:
-            groups.setdefault(self._holder(slots, _slot(commands[place])), []).append(place)
+        groups = self._by_node(slots, {place: _slot(commands[place]) for place in places})
         results = await _all(
             [self._client(address).call([commands[place] for place in group]) for address, group in groups.items()]
         )
-        for group, result in zip(groups.values(), results, strict=True):
-            for place, reply in zip(group, result, strict=True):
-                replies[place] = reply
+        _put(results, groups, replies)
 
     async def ask(self, packed: bytes, key: str) -> Any:
         """Send one packed command, no script, and return its reply; what has moved is asked for where it is now."""
@@ -137,18 +133,14 @@ class ClusterClient:
         if not blocks:
             return []
         slots = self.map or await self._known()
-        groups: dict[Address, list[int]] = {}
-        for place, block in enumerate(blocks):
-            groups.setdefault(self._holder(slots, slot_of(block.key)), []).append(place)
+        groups = self._by_node(slots, {place: slot_of(block.key) for place, block in enumerate(blocks)})
         if len(groups) == 1:
             return await self._client(next(iter(groups))).run(blocks)
         results = await _all(
             [self._client(address).run([blocks[place] for place in group]) for address, group in groups.items()]
         )
         found: list[Any] = [None] * len(blocks)
-        for group, result in zip(groups.values(), results, strict=True):
-            for place, replies in zip(group, result, strict=True):
-                found[place] = replies
+        _put(results, groups, found)
         return found
 
     async def each(self, commands: Sequence[Command]) -> list[list[Reply]]:
@@ -178,6 +170,9 @@ class ClusterClient:
 
     async def still(self) -> object:
         """Return what stays the same while no slots move; another one after they have, or while they do."""
+        if self._learning is not None:
+            # What is being learned may have been said before this call.
+            await self._learn()
         slots = await self._learn()
         told = await _all([self._client(node.address).call([("CLUSTER", "NODES")]) for node in slots.nodes])
         # A node lists the slots that are under way from it, or to it, in brackets.
@@ -271,6 +266,13 @@ class ClusterClient:
         if node is None:
             raise CacheUnavailable(f"{self.url}: nobody holds slot {slot}")
         return node.address
+
+    def _by_node(self, slots: SlotMap, wanted: dict[int, int]) -> dict[Address, list[int]]:
+        """Return, by node, the places of a batch whose slots it holds."""
+        groups: dict[Address, list[int]] = {}
+        for place, slot in wanted.items():
+            groups.setdefault(self._holder(slots, slot), []).append(place)
+        return groups
 
     async def _known(self) -> SlotMap:
         """Return who holds what, after it was learned at first, and while a connection is gone."""
@@ -437,6 +439,13 @@ def _slot(command: Command) -> int:
     else:
         key = command[1]
     return slot_of(key if isinstance(key, bytes) else str(key))
+
+
+def _put(results: Sequence[Sequence[Any]], groups: dict[Address, list[int]], found: list[Any]) -> None:
+    """Put what each node has answered into its places."""
+    for group, result in zip(groups.values(), results, strict=True):
+        for place, reply in zip(group, result, strict=True):
+            found[place] = reply
 
 
 async def _all(calls: Sequence[Awaitable[Any]]) -> list[Any]:

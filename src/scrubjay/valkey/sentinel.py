@@ -135,12 +135,8 @@ class SentinelDialler(Dialler):
         answers = await asyncio.gather(*(each.ask() for each in self._sentinels), return_exceptions=True)
         heard = [each for each in answers if isinstance(each, Named)]
         if len(heard) < self._majority:
-            errors = [each for each in answers if isinstance(each, CacheUnavailable)]
-            for error in [each for each in errors if isinstance(each, CacheMisconfigured)] or errors:
-                raise error
-            for other in answers:
-                if isinstance(other, BaseException):
-                    raise other
+            errors = [each for each in answers if isinstance(each, BaseException)]
+            raise next((each for each in errors if isinstance(each, CacheMisconfigured)), errors[0])
         latest = max(heard, key=lambda each: (each.primary is not None, each.epoch))
         if latest.primary is None:
             raise CacheMisconfigured(f"{self.url}: the Sentinels know no service {self._service!r:.100}")

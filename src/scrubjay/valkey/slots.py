@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from scrubjay.core.errors import CacheUnavailable
+from scrubjay.valkey.info import facts
 from scrubjay.valkey.url import Address
 
 SLOTS: Final = 16_384
@@ -116,8 +117,8 @@ def read_map(slots: Any, info: Any, nodes: Any, asked: Address) -> SlotMap:
         CacheUnavailable: These are no such replies, or the node says that the cluster is down.
     """
     try:
-        facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        if facts["cluster_state"] != "ok":
+        told = facts(info)
+        if told["cluster_state"] != "ok":
             raise CacheUnavailable(f"the cluster is down, {asked} says")
         found: dict[Node, int] = {}
         owners = [-1] * SLOTS
@@ -129,7 +130,7 @@ def read_map(slots: Any, info: Any, nodes: Any, asked: Address) -> SlotMap:
                 claims.append((first, last))
             place = found.setdefault(node, len(found))
             owners[first : last + 1] = [place] * (last + 1 - first)
-        stage = int(facts["cluster_known_nodes"]), int(facts["cluster_current_epoch"])
+        stage = told["cluster_known_nodes"], told["cluster_current_epoch"]
         holding = {node.id for node in found}
         idle = [node for node in _primaries(nodes) if node.id not in holding]
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -162,9 +163,9 @@ def merged(maps: Sequence[SlotMap]) -> SlotMap:
 def stage_of(info: Any) -> tuple[int, int] | None:
     """Return how many nodes a node knows, and the latest epoch, by its CLUSTER INFO; None if it does not say."""
     try:
-        facts = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        return int(facts["cluster_known_nodes"]), int(facts["cluster_current_epoch"])
-    except (AttributeError, KeyError, ValueError):
+        told = facts(info)
+        return told["cluster_known_nodes"], told["cluster_current_epoch"]
+    except (AttributeError, KeyError):
         return None
 
 
