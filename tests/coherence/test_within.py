@@ -18,6 +18,7 @@ from scrubjay.handles import User
 from scrubjay.testing.servers import ValkeyServer
 from scrubjay.within import Within
 from tests.cache.test_untold import Deaf
+from tests.coherence import heard
 from tests.coherence.conftest import QUIET_S
 from tests.store.applications import Application, Psycopg, Sqlite
 from tests.waiting import PATIENCE_S, until, until_told
@@ -233,6 +234,7 @@ async def test_an_invalidation_of_a_user_alone_is_told_and_forgotten(world: Worl
         await inside.committed()
         assert not world.distrusts
     await world.ended()
+    await heard(world.other)
     loads = world.other.recorder.misses
     assert await world.other.user("alice").contexts.latest(TYPE) == 1
     assert world.other.recorder.misses == loads + 1, "every process reads it anew"
@@ -319,6 +321,8 @@ async def test_what_may_have_been_written_is_told_however_it_ends(world: World) 
             await inside._inside.write("default", Kind.CONTEXT, [key], cancelled(), lambda _: None)
     await world.application.commit()
     await world.ended()
+    # The other one hears of it over its line, which takes a moment.
+    await heard(world.other)
     loads = world.other.recorder.misses
     assert await world.other.user("alice").contexts.latest(TYPE) == 1
     assert world.other.recorder.misses == loads + 1, "it was dropped"
