@@ -44,4 +44,7 @@ def test_wrong_options(run: Run) -> None:
     assert run("chaos", "--seconds", 1).code == 2
     assert run("chaos", "--processes", 1).code == 2
     assert run("chaos", "--without", "luck").code == 2
+    assert run("chaos", "--topology", "ring").code == 2
+    for option in (("--cache", "valkey://there"), ("--no-kills",), ("--without", "joins")):
+        assert "--topology is for private servers" in run("chaos", "--topology", "cluster", *option).err
     assert run("chaos", "--store", "mysql://there").error.startswith("error[")

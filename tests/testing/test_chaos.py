@@ -11,14 +11,20 @@ from typing import Any
 import pytest
 
 from scrubjay.testing.chaos import GUARDS, Outcome, Plan, conduct
-from scrubjay.testing.chaos.cast import Life, Troupe, Valkey
+from scrubjay.testing.chaos.cast import Life, Troupe
 from scrubjay.testing.chaos.delays import Pause, Slowed
-from scrubjay.testing.chaos.plan import AGAINST, Fault, Outage, outages
+from scrubjay.testing.chaos.plan import AGAINST, LATER_FOR_S, LATER_S, Fault, Outage, Topology, outages
+from scrubjay.testing.chaos.single import Single
 from scrubjay.testing.chaos.timeline import BIN_S, Event, HitRates, p99
 from scrubjay.testing.chaos.worker import Orders
+from scrubjay.testing.servers import Flavour
 
 ATTEMPTS = 12
 """How often a run without a guard may find nothing: what happens when is a matter of chance."""
+
+
+REPLACING = {Fault.KILL_PRIMARY, Fault.HANG_PRIMARY, Fault.ROLLING_RESTART, Fault.MOVE_SLOTS}
+"""What befalls only servers that replace each other."""
 
 
 def _run(directory: Path, **plan: Any) -> Outcome:
@@ -94,7 +100,7 @@ def test_the_schedule_is_that_of_its_seed() -> None:
 
     assert first(3) == first(3)
     assert first(3) != first(4)
-    assert {each.fault for each in first(3)} == set(Fault)
+    assert {each.fault for each in first(3)} == set(Fault) - REPLACING
     assert {each.fault for each in first(3)[:4]} == {
         Fault.KILL_WORKER, Fault.KILL_VALKEY, Fault.CUT, Fault.BLACK_HOLE,
     }  # fmt: skip
@@ -103,6 +109,34 @@ def test_the_schedule_is_that_of_its_seed() -> None:
     assert {each.victim for each in spared} == {None}
     own = {Fault.KILL_VALKEY, Fault.HANG_VALKEY, Fault.REFUSE_WRITES}
     assert not own & {each.fault for each in first(3, cache="valkey://there")}
+
+
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+def test_servers_that_replace_each_other_suffer_otherwise(topology: Topology) -> None:
+    plan = Plan(seed=3, topology=topology)
+    faults = [each.fault for each in itertools.islice(outages(plan), 20)]
+    moves = {Fault.MOVE_SLOTS} if topology == "cluster" else set()
+    assert set(faults) == (REPLACING - {Fault.MOVE_SLOTS}) | moves | {Fault.KILL_WORKER}
+    assert set(faults[: 3 + len(moves)]) == set(faults) - {Fault.KILL_WORKER}
+    # Before the next one there is time to see what the last one has left.
+    assert all(each.calm_s > LATER_S + LATER_FOR_S for each in itertools.islice(outages(plan), 20))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("server", ["valkey", "redis8", pytest.param("redis7", marks=pytest.mark.system)])
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+def test_primaries_that_are_killed_hung_and_restarted_harm_nobody(
+    topology: Topology, server: Flavour, tmp_path: Path
+) -> None:
+    outcome = _run(tmp_path, seconds=120, seed=3, topology=topology, server=server)
+    found = outcome.to_dict()
+    assert outcome.ok, (outcome.history.examples, outcome.errors, outcome.crashes)
+    assert all(found[name] for name in ("primaries_killed", "primaries_hung", "rolling_restarts"))
+    assert found["slot_moves"] or topology == "sentinel"
+    assert len(found["promotion_ms"]) == found["primaries_killed"] + found["primaries_hung"]
+    assert outcome.lasting_drop is not None
+    assert outcome.lasted, outcome.lasting_drop
 
 
 def test_every_guard_has_its_faults() -> None:
@@ -114,6 +148,10 @@ def test_every_guard_has_its_faults() -> None:
 
 def _outage(seconds: float) -> Outage:
     return Outage(Fault.CUT, 0, seconds, 1.0, "both", False, False, 0.1, None)
+
+
+def _event(seconds: float, begin: float) -> Event:
+    return Event(_outage(seconds), begin, begin + seconds, begin + seconds)
 
 
 def _samples(rates: list[float]) -> list[dict[str, float]]:
@@ -129,16 +167,26 @@ def _samples(rates: list[float]) -> list[dict[str, float]]:
 
 def test_recovery_is_counted_from_the_end_of_the_outage() -> None:
     rates = HitRates([_samples([0.9] * 50 + [0.2] * 10 + [0.5] * 5 + [0.9] * 20)])
-    (recovery,) = rates.recoveries([Event(_outage(1.0), 5.0, 6.0)])
+    (recovery,) = rates.recoveries([_event(1.0, 5.0)])
     assert recovery.before == pytest.approx(0.9)
     assert recovery.lowest == pytest.approx(0.2)
     assert recovery.dipped
     assert recovery.seconds == pytest.approx(0.5)
 
 
+def test_what_the_hit_rate_is_ten_seconds_later() -> None:
+    rates = HitRates([_samples([0.5] * 20 + [0.9] * 30 + [0.2] * 10 + [0.5] * 100 + [0.8] * 50 + [0.1] * 50)])
+    killed, next_one = _event(1.0, 5.0), _event(1.0, 30.0)
+    (recovery,) = rates.recoveries([killed], since=2.0)
+    # What was before it settled does not count, and nor does what comes later still.
+    assert (recovery.before, recovery.later) == (pytest.approx(0.9), pytest.approx(0.8))
+    assert rates.recoveries([killed, next_one], since=2.0)[0].later == pytest.approx(0.8)
+    assert rates.recoveries([killed, _event(1.0, 20.0)], since=2.0)[0].later is None
+
+
 def test_a_recovery_that_the_next_outage_interrupts_has_no_end() -> None:
     rates = HitRates([_samples([0.9] * 50 + [0.2] * 40 + [0.9] * 10)])
-    first, second = rates.recoveries([Event(_outage(1.0), 5.0, 6.0), Event(_outage(1.0), 7.0, 8.0)])
+    first, second = rates.recoveries([_event(1.0, 5.0), _event(1.0, 7.0)])
     assert first.seconds is None
     assert second.seconds == pytest.approx(1.0)
     # What was measured in the first outage is not what is normal.
@@ -147,10 +195,10 @@ def test_a_recovery_that_the_next_outage_interrupts_has_no_end() -> None:
 
 def test_an_outage_that_nobody_notices() -> None:
     rates = HitRates([_samples([0.9] * 50), _samples([0.9] * 50)])
-    (recovery,) = rates.recoveries([Event(_outage(0.5), 3.0, 3.5)])
+    (recovery,) = rates.recoveries([_event(0.5, 3.0)])
     assert not recovery.dipped
     assert recovery.seconds == pytest.approx(0.1)
-    assert HitRates([]).recoveries([Event(_outage(0.5), 3.0, 3.5)]) == []
+    assert HitRates([]).recoveries([_event(0.5, 3.0)]) == []
 
 
 def test_p99() -> None:
@@ -183,7 +231,7 @@ async def test_a_slowed_call_waits_before_or_after_the_real_one() -> None:
 
 async def test_what_is_given_up_in_the_middle_is_done_before_the_next_thing(tmp_path: Path) -> None:
     """As at the end of a run that comes in the middle of an outage: the server has to run afterwards."""
-    valkey = Valkey(tmp_path / "valkey", save_s=1)
+    valkey = Single(tmp_path / "valkey", save_s=1)
     await valkey.start()
     try:
         killing = asyncio.create_task(valkey.kill())
@@ -199,7 +247,7 @@ async def test_what_is_given_up_in_the_middle_is_done_before_the_next_thing(tmp_
 
 
 async def test_who_gives_up_killing_a_worker_loses_nothing_of_it(tmp_path: Path) -> None:
-    orders = Orders("", 0, 0, 1, "", "", "", "", "", 1, 1.0, None)
+    orders = Orders("", 0, 0, 1, "", "", "", "", "", 1, 0.0, 1.0, None)
     troupe = Troupe(orders, "valkey://127.0.0.1:1", tmp_path)
     process = await asyncio.create_subprocess_exec("sleep", "60", stdout=asyncio.subprocess.PIPE)
     life = troupe._now[0] = Life("w0.0", tmp_path / "history", tmp_path / "log", process)

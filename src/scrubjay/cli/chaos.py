@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Console
@@ -18,7 +18,9 @@ from scrubjay.cli.report import number, percent, plain_table
 from scrubjay.cli.shell import Failure, open_console, print_json, run
 from scrubjay.testing.chaos import GUARDS, Outcome, Plan, conduct
 from scrubjay.testing.chaos.director import Progress as Stage
-from scrubjay.testing.chaos.plan import DEADLINE_S
+from scrubjay.testing.chaos.plan import DEADLINE_S, Topology
+from scrubjay.testing.chaos.timeline import NEAR
+from scrubjay.testing.servers import Flavour
 
 SHOWN_EXAMPLES = 5
 LONGEST_S = 3_600.0
@@ -43,6 +45,16 @@ LONGEST_S = 3_600.0
     metavar="URL",
     help="A Valkey or Redis to use, instead of a private Valkey. It is not killed: only the links to it fail.",
 )
+@click.option(
+    "--topology",
+    type=click.Choice(get_args(Topology)),
+    default="single",
+    show_default=True,
+    help="How the private servers are arranged: 1 + 2 with 3 Sentinels, or 3 + 3 in a cluster.",
+)
+@click.option(
+    "--server", type=click.Choice(get_args(Flavour)), default="valkey", show_default=True, help="Which server."
+)
 @click.option("--no-kills", is_flag=True, help="Kill nothing: only networks fail.")
 @click.option(
     "--without",
@@ -63,6 +75,8 @@ def chaos(
     seed: int,
     store: str | None,
     cache: str | None,
+    topology: Topology,
+    server: Flavour,
     no_kills: bool,
     without: str | None,
     keep: Path | None,
@@ -75,13 +89,19 @@ def chaos(
     is recorded with its version. A read is impossible if it returns less than its process has written or read before,
     or than what others had been told of for longer than the coherence deadline.
 
+    With Sentinel or Cluster, primaries are killed and hang until another one has been promoted, all servers are
+    restarted one after the other, and slots move. Ten seconds after each promotion the hit rate has to be what it was.
+
     \b
     Examples:
       scrubjay chaos --seconds 60 --seed 7
       scrubjay chaos --operations 1000000 --json | jq .impossible
+      scrubjay chaos --topology cluster --seconds 300 real failovers, under load
       scrubjay chaos --store postgresql://…/test --cache valkey://localhost --no-kills
       scrubjay chaos --without leases                 what a missing guard looks like
     """
+    if topology != "single" and (cache or no_kills or without):
+        raise click.UsageError("--topology is for private servers: leave --cache, --no-kills and --without away.")
     limit = seconds if seconds is not None else LONGEST_S if operations else 60.0
     plan = Plan(
         seconds=limit,
@@ -91,6 +111,8 @@ def chaos(
         store=store,
         cache=cache,
         kills=not no_kills,
+        topology=topology,
+        server=server,
         without=without,
         # A shorter one tells sooner.
         deadline_s=DEADLINE_S if without is None else DEADLINE_S / 2,
@@ -102,7 +124,7 @@ def chaos(
         print_json(outcome.to_dict())
     else:
         show_outcome(outcome, open_console())
-    if not outcome.ok:
+    if not (outcome.ok and outcome.lasted):
         raise Failure(_what_is_wrong(outcome), "chaos", 1)
 
 
@@ -141,6 +163,8 @@ def _what_is_wrong(outcome: Outcome) -> str:
     if outcome.counts["failed"]:
         parts.append(f"{outcome.counts['failed']:,} operations failed, such as: {outcome.errors[0]}")
     parts += outcome.crashes[:2]
+    if not outcome.lasted:
+        parts.append(f"10 s after an outage the hit rate was lower by {outcome.lasting_drop:.4f}, more than {NEAR:g}")
     return "; ".join(parts)
 
 
@@ -169,6 +193,18 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("versions in Valkey older than seen", number(races["rejected"])),
         ("writes told by others' relay", number(found["relayed"])),
         ("processes killed", number(found["kills"])),
+        *(_single_rows(found) if found["topology"] == "single" else _topology_rows(found)),
+        ("hit rate, of process memory alone", f"{percent(found['hit_rate'])}, {percent(found['local_hit_rate'])}"),
+        ("outages that lowered it", number(found["hit_rate_dips"])),
+        ("until it was back (p99, ms)", number(found["recovery_ms_p99"])),
+        ("operations that failed", number(found["failed"])),
+        ("impossible reads", number(sum(found["impossible"].values()))),
+    ]
+    return rows
+
+
+def _single_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
         (
             "Valkey killed, hung, taking no writes",
             ", ".join(number(found[f"valkey_{what}"]) for what in ("kills", "hangs", "refusals")),
@@ -177,10 +213,18 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             "links cut, black holes, delays",
             ", ".join(number(found[name]) for name in ("cuts", "black_holes", "delays")),
         ),
-        ("hit rate, of process memory alone", f"{percent(found['hit_rate'])}, {percent(found['local_hit_rate'])}"),
-        ("outages that lowered it", number(found["hit_rate_dips"])),
-        ("until it was back (p99, ms)", number(found["recovery_ms_p99"])),
-        ("operations that failed", number(found["failed"])),
-        ("impossible reads", number(sum(found["impossible"].values()))),
     ]
-    return rows
+
+
+def _topology_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    drop = found["hit_rate_10s_drop_max"]
+    return [
+        (
+            "primaries killed, hung; all restarted; slots moved",
+            ", ".join(
+                number(found[name]) for name in ("primaries_killed", "primaries_hung", "rolling_restarts", "slot_moves")
+            ),
+        ),
+        ("until another one was promoted (ms)", ", ".join(number(each) for each in found["promotion_ms"]) or "-"),
+        ("hit rate lower 10 s later by, at worst", "-" if drop is None else f"{drop:.4f}"),
+    ]

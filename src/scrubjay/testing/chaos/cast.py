@@ -1,12 +1,11 @@
-"""Who takes part: the worker processes with their links, and the Valkey between them."""
+"""Who takes part: the worker processes, and their links to a server that is alone."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,13 +14,8 @@ import orjson
 
 from scrubjay.testing.chaos.worker import Orders
 from scrubjay.testing.proxy import TcpProxy
-from scrubjay.testing.servers import ValkeyServer
-from scrubjay.valkey.client import ValkeyClient
-from scrubjay.valkey.commands import ServerError
-from scrubjay.valkey.url import parse_cache_url
 
 END_WITHIN_S: Final = 30.0
-_CONTROL_S: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -67,11 +61,15 @@ class Troupe:
         orders: What all are told; name, slot, link and file are filled in.
         server: The URL of the cache.
         directory: Where files go.
+        linked: Whether each worker has a link of its own that can fail: servers that name others to their clients
+            are reached as they are.
     """
 
-    def __init__(self, orders: Orders, server: str, directory: Path) -> None:
+    def __init__(self, orders: Orders, server: str, directory: Path, *, linked: bool = True) -> None:
         self.lives: list[Life] = []
-        self.links = [TcpProxy(server, seed=orders.seed + slot) for slot in range(orders.processes)]
+        slots = range(orders.processes if linked else 0)
+        self.links = [TcpProxy(server, seed=orders.seed + slot) for slot in slots]
+        self._server = server
         self.crashed = asyncio.Event()
         self._orders = orders
         self._directory = directory
@@ -81,14 +79,15 @@ class Troupe:
         """Start the links, and a worker in each slot."""
         for link in self.links:
             await link.start()
-        await asyncio.gather(*(self.begin(slot) for slot in range(len(self.links))))
+        await asyncio.gather(*(self.begin(slot) for slot in range(self._orders.processes)))
 
     async def begin(self, slot: int) -> None:
         """Start a worker."""
         number = sum(life.name.startswith(f"w{slot}.") for life in self.lives)
         name = f"w{slot}.{number}"
         history, log = self._directory / f"history-{name}.jsonl", self._directory / f"worker-{name}.log"
-        orders = replace(self._orders, name=name, slot=slot, cache=self.links[slot].url, history=str(history))
+        cache = self.links[slot].url if self.links else self._server
+        orders = replace(self._orders, name=name, slot=slot, cache=cache, history=str(history))
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "scrubjay.testing.chaos"),
@@ -145,95 +144,3 @@ class Troupe:
             await self.kill(slot)
         for link in self.links:
             await link.close()
-
-
-class Valkey:
-    """A Valkey that comes back from the dead with what it saved, or empty.
-
-    Args:
-        directory: Where it saves.
-        save_s: How many seconds after a change it saves, and comes back older by as much; 0 to note each change.
-    """
-
-    def __init__(self, directory: Path, *, save_s: int) -> None:
-        self._directory = directory
-        directory.mkdir()
-        extra = {
-            "dir": f'"{directory}"',
-            "save": f"{save_s or 1} 1",
-            "appendonly": "no" if save_s else "yes",
-        }
-        self._server = ValkeyServer(extra=extra)
-        self._turn = asyncio.Lock()
-        self._paused = False
-        self._refuses = False
-
-    @property
-    def url(self) -> str:
-        """Its URL."""
-        return self._server.url
-
-    async def start(self, *, keeps: bool = True) -> None:
-        """Start it, with what it saved or without."""
-        if not keeps:
-            for path in self._directory.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        await self._done(self._server.start)
-
-    async def kill(self) -> None:
-        """Kill it with SIGKILL."""
-        await self._done(self._server.kill)
-
-    async def _done(self, what: Callable[[], object]) -> None:
-        """Do something to the process, one thing after the other.
-
-        Whoever gives up waiting stops no thread: at the end of a run the server would be killed or started twice.
-        """
-
-        async def do() -> None:
-            async with self._turn:
-                await asyncio.to_thread(what)
-
-        await asyncio.shield(asyncio.ensure_future(do()))
-
-    def pause(self) -> None:
-        """Let it hang."""
-        self._paused = True
-        self._server.pause()
-
-    def resume(self) -> None:
-        """Let it go on, if it hangs."""
-        if self._paused:
-            self._paused = False
-            self._server.resume()
-
-    async def refuse_writes(self) -> None:
-        """Let it take no write."""
-        self._refuses = True
-        # It has none.
-        await self._want_replicas(1)
-
-    async def take_writes(self) -> None:
-        """Let it take writes again, if it refuses them."""
-        if self._refuses:
-            await self._want_replicas(0)
-            self._refuses = False
-
-    async def _want_replicas(self, count: int) -> None:
-        client = ValkeyClient(parse_cache_url(self.url), deadline=_CONTROL_S)
-        try:
-            (reply,) = await client.call([("CONFIG", "SET", "min-replicas-to-write", count)])
-        finally:
-            await client.close()
-        assert not isinstance(reply, ServerError), reply
-
-    async def restore(self) -> None:
-        """Let it run, whatever was done to it."""
-        self.resume()
-        await self.start()
-        await self.take_writes()
-
-    async def close(self) -> None:
-        """End it."""
-        self.resume()
-        await self._done(self._server.stop)

@@ -7,7 +7,7 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,19 @@ from typing import Final
 from urllib.parse import quote
 
 from scrubjay.app import AsyncScrubjay
-from scrubjay.testing.chaos.cast import Troupe, Valkey
-from scrubjay.testing.chaos.plan import Fault, Outage, Plan, outages
+from scrubjay.core.keys import KeySpace
+from scrubjay.core.scope import user_scope
+from scrubjay.testing.chaos.cast import Troupe
+from scrubjay.testing.chaos.plan import BEGIN_S, LATER_S, WARM_S, Fault, Outage, Plan, outages
+from scrubjay.testing.chaos.replaced import scene_of
 from scrubjay.testing.chaos.report import Outcome, judge
+from scrubjay.testing.chaos.scene import Scene
+from scrubjay.testing.chaos.single import Single
 from scrubjay.testing.chaos.timeline import Event
 from scrubjay.testing.chaos.worker import Orders
-from scrubjay.testing.chaos.workload import prepare
+from scrubjay.testing.chaos.workload import USERS, prepare
 from scrubjay.testing.history import Recorder
+from scrubjay.testing.proxy import TcpProxy
 
 _LOOK_S: Final = 0.1
 _SAVES_S: Final = (0, 1, 5, 20)
@@ -64,35 +70,47 @@ async def conduct(plan: Plan, directory: Path, tell: Callable[[Progress], None] 
     store = plan.store or f"sqlite:///{quote(str(directory / 'chaos.db'))}?synchronous=off"
     mark = secrets.token_hex(4)
     async with AsyncScrubjay.open(store=store, cache="none:", tokenizer="heuristic") as jay, AsyncExitStack() as stack:
-        valkey = None
-        if plan.cache is None:
-            lot = random.Random(f"saves {plan.seed}")  # noqa: S311 - reproducible on purpose
-            valkey = Valkey(directory / "valkey", save_s=1 if plan.without is not None else lot.choice(_SAVES_S))
-            stack.push_async_callback(valkey.close)
-            await valkey.start()
         orders = Orders(
             name="", slot=0, processes=plan.processes, seed=plan.seed, store=store, cache="", history="",
-            prefix=f"sj1-chaos-{mark}", tenant=f"chaos-{mark}", tasks=plan.tasks, deadline_s=plan.deadline_s,
-            without=plan.without,
+            prefix=f"sj1-chaos-{mark}", tenant=f"chaos-{mark}", tasks=plan.tasks, pace_s=plan.pace_s,
+            deadline_s=plan.deadline_s, without=plan.without,
         )  # fmt: skip
-        troupe = Troupe(orders, valkey.url if valkey is not None else plan.cache or "", directory)
+        scene = _scene(plan, directory, orders)
+        if scene is not None:
+            stack.push_async_callback(scene.close)
+            await scene.start()
+        url = scene.url if scene is not None else plan.cache or ""
+        troupe = Troupe(orders, url, directory, linked=plan.topology == "single")
         stack.push_async_callback(troupe.close)
         setup = directory / "history-setup.jsonl"
         with Recorder(setup, "setup") as recorder:
             await prepare(jay, orders.tenant, recorder)
-        outcome = await _Director(plan, troupe, valkey, tell, setup).run()
+        outcome = await _Director(plan, troupe, scene, tell, setup).run()
         if plan.store is not None:
             await jay.tenant(orders.tenant).forget()
         return outcome
 
 
+def _scene(plan: Plan, directory: Path, orders: Orders) -> Scene | None:
+    """Return the servers of the run; None if it is given some."""
+    if plan.cache is not None:
+        return None
+    if plan.topology == "single":
+        lot = random.Random(f"saves {plan.seed}")  # noqa: S311 - reproducible on purpose
+        save_s = 1 if plan.without is not None else lot.choice(_SAVES_S)
+        return Single(directory / "valkey", save_s=save_s, flavour=plan.server)
+    space = KeySpace(orders.prefix)
+    keys = [space.context(user_scope(orders.tenant, f"u{number}"), "profile").key for number in range(USERS)]
+    return scene_of(plan, keys)
+
+
 class _Director:
     def __init__(
-        self, plan: Plan, troupe: Troupe, valkey: Valkey | None, tell: Callable[[Progress], None], setup: Path
+        self, plan: Plan, troupe: Troupe, scene: Scene | None, tell: Callable[[Progress], None], setup: Path
     ) -> None:
         self._plan = plan
         self._troupe = troupe
-        self._valkey = valkey
+        self._scene = scene
         self._tell = tell
         self._setup = setup
         self._events: list[Event] = []
@@ -140,51 +158,49 @@ class _Director:
     # --- faults
 
     async def _fail(self) -> None:
-        await asyncio.sleep(_QUIET_S)
+        await asyncio.sleep(_QUIET_S if self._plan.topology == "single" else WARM_S + BEGIN_S)
         for outage in outages(self._plan):
             self._now = f"{outage.fault}".replace("_", " ")
-            begin = time.monotonic()
+            begin, over = time.monotonic(), None
             try:
-                await self._suffer(outage)
+                over = await self._suffer(outage)
             finally:
-                self._events.append(Event(outage, begin, time.monotonic()))
+                self._events.append(self._event(outage, begin, over))
             self._now = ""
             await asyncio.sleep(outage.calm_s)
 
-    async def _suffer(self, outage: Outage) -> None:
-        troupe, valkey = self._troupe, self._valkey
-        links = troupe.links if outage.slot is None else [troupe.links[outage.slot]]
+    def _event(self, outage: Outage, begin: float, over: float | None) -> Event:
+        now = time.monotonic()
+        end = now if over is None else over
+        return Event(outage, begin, end, now if self._plan.topology == "single" else max(now, end + LATER_S))
+
+    async def _suffer(self, outage: Outage) -> float:
+        """Let an outage happen; return when it was over for those who ask."""
         match outage.fault:
             case Fault.KILL_WORKER:
                 assert outage.slot is not None
                 await self._replace(outage.slot)
-            case Fault.KILL_VALKEY:
-                assert valkey is not None
-                await valkey.kill()
-                await self._meanwhile(outage)
-                await valkey.start(keeps=outage.keeps)
-            case Fault.HANG_VALKEY:
-                assert valkey is not None
-                valkey.pause()
-                await self._meanwhile(outage)
-                valkey.resume()
-            case Fault.REFUSE_WRITES:
-                assert valkey is not None
-                await valkey.refuse_writes()
-                await self._meanwhile(outage)
-                await valkey.take_writes()
             case Fault.CUT | Fault.BLACK_HOLE | Fault.DELAY:
-                for link in links:
-                    if outage.fault is Fault.CUT:
-                        link.refuse()
-                        link.cut()
-                    elif outage.fault is Fault.BLACK_HOLE:
-                        link.black_hole(to=outage.to)
-                    else:
-                        link.delay(outage.delay_s, outage.delay_s / 2)
-                await self._meanwhile(outage)
-                for link in links:
-                    link.heal(drop=outage.drops)
+                await self._break(
+                    self._troupe.links if outage.slot is None else [self._troupe.links[outage.slot]], outage
+                )
+            case _:
+                assert self._scene is not None
+                return await self._scene.suffer(outage, lambda: self._meanwhile(outage))
+        return time.monotonic()
+
+    async def _break(self, links: Sequence[TcpProxy], outage: Outage) -> None:
+        for link in links:
+            if outage.fault is Fault.CUT:
+                link.refuse()
+                link.cut()
+            elif outage.fault is Fault.BLACK_HOLE:
+                link.black_hole(to=outage.to)
+            else:
+                link.delay(outage.delay_s, outage.delay_s / 2)
+        await self._meanwhile(outage)
+        for link in links:
+            link.heal(drop=outage.drops)
 
     async def _meanwhile(self, outage: Outage) -> None:
         if outage.victim is None:
@@ -201,5 +217,5 @@ class _Director:
     async def _heal(self) -> None:
         for link in self._troupe.links:
             link.heal()
-        if self._valkey is not None:
-            await self._valkey.restore()
+        if self._scene is not None:
+            await self._scene.restore()

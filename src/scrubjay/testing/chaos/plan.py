@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from scrubjay.testing.proxy import To
+from scrubjay.testing.servers import Flavour
 
 DEADLINE_S: Final = 1.0
 MARGIN_S: Final = 0.25
@@ -18,6 +19,17 @@ _OUTAGE_S: Final = (0.2, 2.2)
 _HOLE_S: Final = (0.4, 4.0)
 _SHORT_S: Final = (0.1, 0.3)
 _LONG_HOLE_S: Final = (2.5, 5.0)
+Topology = Literal["single", "sentinel", "cluster"]
+LATER_S: Final = 10.0
+"""How long after a promotion the hit rate is to be what it was."""
+LATER_FOR_S: Final = 5.0
+"""Over how long it is taken then: both phases of the workload."""
+WARM_S: Final = 5.0
+"""How long the caches of a run take to hold what is used."""
+BEGIN_S: Final = 10.0
+"""How long all is well then."""
+_AFTERWARDS_S: Final = (LATER_S + LATER_FOR_S + 0.5, LATER_S + LATER_FOR_S + 2.0)
+_PACE_S: Final = 0.005
 _WAYS: Final[tuple[To, ...]] = ("both", "both", "server", "client")
 
 
@@ -37,6 +49,9 @@ class Plan:
         deadline_s: The coherence deadline of the workers, in seconds.
         margin_s: What is added to it for scheduling when reads of other processes' writes are judged, in seconds.
         tasks: How many coroutines work in each process.
+        topology: How the servers of the run are arranged. Only one alone is reached over links that fail; of Sentinel
+            and Cluster, primaries are killed and replaced.
+        server: Which server.
     """
 
     seconds: float = 60.0
@@ -50,6 +65,13 @@ class Plan:
     deadline_s: float = DEADLINE_S
     margin_s: float = MARGIN_S
     tasks: int = 12
+    topology: Topology = "single"
+    server: Flavour = "valkey"
+
+    @property
+    def pace_s(self) -> float:
+        """How long each coroutine waits between two operations, in seconds: many servers need the processors, too."""
+        return 0.0 if self.topology == "single" else _PACE_S
 
 
 class Fault(StrEnum):
@@ -65,6 +87,14 @@ class Fault(StrEnum):
     DELAY = "delay"
     REFUSE_WRITES = "refuse_writes"
     """Valkey answers reads and passes messages on, and takes no write: as when it cannot save to its disk."""
+    KILL_PRIMARY = "kill_primary"
+    """A primary is killed; it comes back after another one has been promoted."""
+    HANG_PRIMARY = "hang_primary"
+    """A primary stands still, and goes on after another one has been promoted."""
+    ROLLING_RESTART = "rolling_restart"
+    """Every server is restarted, one after the other; Sentinels, too."""
+    MOVE_SLOTS = "move_slots"
+    """Slots of a cluster go to another primary, while their keys are used."""
 
 
 AGAINST: Final[Mapping[str, tuple[Fault, ...]]] = MappingProxyType(
@@ -93,7 +123,8 @@ class Outage:
         seconds: How long.
         calm_s: How long nothing else goes wrong after it.
         to: In which direction bytes are lost.
-        keeps: Whether Valkey comes back with what it saved last, or empty.
+        keeps: Whether Valkey comes back with what it saved last, or empty; of a primary that is restarted, whether a
+            replica is promoted before.
         drops: Whether held back bytes are lost at the end instead of arriving late.
         delay_s: By how much a delayed link is late.
         victim: Whose process is killed besides, in the middle of it; None for nobody's.
@@ -132,6 +163,10 @@ def outages(plan: Plan) -> Iterator[Outage]:
 
 def _deck(plan: Plan) -> tuple[list[tuple[Fault, bool]], list[tuple[Fault, bool]]]:
     """Return what may happen, each with whether to one link alone."""
+    if plan.topology != "single":
+        moves = [Fault.MOVE_SLOTS] if plan.topology == "cluster" else []
+        deck = [(fault, False) for fault in (Fault.KILL_PRIMARY, Fault.ROLLING_RESTART, Fault.HANG_PRIMARY, *moves)]
+        return deck, [*deck, (Fault.KILL_PRIMARY, False), (Fault.KILL_WORKER, True)]
     if plan.without is not None:
         return [(fault, fault is not Fault.KILL_VALKEY) for fault in AGAINST[plan.without]], []
     first = [(Fault.BLACK_HOLE, True), (Fault.CUT, True)]
@@ -154,7 +189,7 @@ def _outage(plan: Plan, lot: random.Random, fault: Fault, alone: bool, calm: tup
         fault=fault,
         slot=lot.randrange(plan.processes) if alone else None,
         seconds=0.0 if fault is Fault.KILL_WORKER else lot.uniform(*_range(plan, fault)),
-        calm_s=lot.uniform(*calm),
+        calm_s=lot.uniform(*(calm if plan.topology == "single" else _AFTERWARDS_S)),
         to=lot.choice(_WAYS if plan.without is None else _WAYS[:2]),
         keeps=plan.without is not None or lot.random() < 0.6,
         drops=lot.random() < 0.5,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from scrubjay.testing.chaos.cast import Life
-from scrubjay.testing.chaos.plan import Fault, Plan
-from scrubjay.testing.chaos.timeline import Event, HitRates, Recovery, p99
+from scrubjay.testing.chaos.plan import WARM_S, Fault, Plan
+from scrubjay.testing.chaos.timeline import NEAR, Event, HitRates, Recovery, p99
 from scrubjay.testing.history import HistoryFiles, Report, check
 
 _RACES: Final = ("refused", "spoiled", "detached", "rejected")
@@ -58,6 +58,22 @@ class Outcome:
         """How many reads were impossible."""
         return sum(self.history.impossible.values())
 
+    @property
+    def promotions(self) -> list[Event]:
+        """The outages that ended with a promotion."""
+        return [event for event in self.events if event.outage.fault in {Fault.KILL_PRIMARY, Fault.HANG_PRIMARY}]
+
+    @property
+    def lasting_drop(self) -> float | None:
+        """By how much the hit rate was lower 10 s after an outage than before it, at worst; None if none had 15 s."""
+        drops = [max(0.0, each.before - each.later) for each in self.recoveries if each.later is not None]
+        return max(drops, default=None)
+
+    @property
+    def lasted(self) -> bool:
+        """Whether, of servers that replace each other, the hit rate was back 10 s after each outage."""
+        return self.plan.topology == "single" or (self.lasting_drop or 0.0) <= NEAR
+
     def count(self, *faults: Fault) -> int:
         """Return how many outages there were of some sorts."""
         return sum(event.outage.fault in faults for event in self.events)
@@ -67,6 +83,7 @@ class Outcome:
         judged = self.history.to_dict()
         back = [each.seconds * 1000 for each in self.recoveries if each.seconds is not None]
         recovery = p99(back)
+        drop = self.lasting_drop
         dips = [each for each in self.recoveries if each.dipped]
         # A worker that dies in the middle of another outage counts as well.
         victims = sum(event.outage.victim is not None for event in self.events)
@@ -102,6 +119,15 @@ class Outcome:
             "delays": self.count(Fault.DELAY),
             "recovery_ms_p99": None if recovery is None else round(recovery),
             "recoveries": len(back),
+            "topology": self.plan.topology,
+            "server": self.plan.server,
+            "primaries_killed": self.count(Fault.KILL_PRIMARY),
+            "primaries_hung": self.count(Fault.HANG_PRIMARY),
+            "rolling_restarts": self.count(Fault.ROLLING_RESTART),
+            "slot_moves": self.count(Fault.MOVE_SLOTS),
+            "promotion_ms": [round((each.end - each.begin) * 1000) for each in self.promotions],
+            "hit_rate_lasts": self.lasted,
+            "hit_rate_10s_drop_max": None if drop is None else round(drop, 4),
             "unrecovered": len(self.recoveries) - len(back),
             "hit_rate": None if self.hit_rate is None else round(self.hit_rate, 4),
             "local_hit_rate": _share(self.counts["local_hits"], self.counts["hits"] + self.counts["misses"]),
@@ -140,11 +166,18 @@ def judge(
         errors=tuple(error for life in lives for error in life.last.get("errors") or ())[:5],
         crashes=(*crashes, *(f"{name}: did not end when told to" for name in late)),
         events=tuple(events),
-        recoveries=tuple(rates.recoveries(events)),
+        recoveries=tuple(rates.recoveries(events, _warm(plan, lives))),
         hit_rate=counts["hits"] / read if read else None,
         lag_s=max((sample["lag_s"] for life in lives for sample in life.samples), default=0.0),
         seconds=elapsed,
     )
+
+
+def _warm(plan: Plan, lives: Sequence[Life]) -> float:
+    """Return from when on the hit rate is that of a run without outages."""
+    if plan.topology == "single":
+        return 0.0
+    return min((life.samples[0]["at"] for life in lives if life.samples), default=0.0) + WARM_S
 
 
 def _crashed(life: Life) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from scrubjay.testing.chaos.plan import Outage
+from scrubjay.testing.chaos.plan import LATER_FOR_S, LATER_S, Outage
 
 BIN_S: Final = 0.1
 WINDOW: Final = 3
@@ -19,11 +19,19 @@ _FEWEST_READS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An outage that happened, from when to when, in seconds of the monotonic clock."""
+    """An outage that happened, in seconds of the monotonic clock.
+
+    Attributes:
+        outage: It.
+        begin: When it began.
+        end: When it ended: of a primary that is gone, when another one had been promoted.
+        settled: From when on the hit rate is taken for what it was before the next one.
+    """
 
     outage: Outage
     begin: float
     end: float
+    settled: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +43,14 @@ class Recovery:
         before: The mean hit rate in the 30 s before it, without the outages in them.
         lowest: The lowest hit rate from its beginning on.
         seconds: How long after its end the hit rate was back; None if the next one came first.
+        later: The hit rate from 10 s after its end on, for 5 s; None if the next one came first.
     """
 
     event: Event
     before: float
     lowest: float
     seconds: float | None
+    later: float | None
 
     @property
     def dipped(self) -> bool:
@@ -55,6 +65,7 @@ class Recovery:
             "hit_rate_before": round(self.before, 4),
             "lowest_hit_rate": round(self.lowest, 4),
             "recovery_ms": None if self.seconds is None else round(self.seconds * 1000),
+            "hit_rate_10s_later": None if self.later is None else round(self.later, 4),
         }
 
 
@@ -85,14 +96,23 @@ class HitRates:
         """Return how many reads there are in some bins."""
         return sum(sum(self._bins.get(each, ())) for each in bins)
 
-    def recoveries(self, events: Sequence[Event]) -> list[Recovery]:
-        """Return what each outage did; those before which there was too little to compare with are left out."""
-        disturbed = {each for event in events for each in range(_bin(event.begin), _bin(event.end) + 1)}
+    def recoveries(self, events: Sequence[Event], since: float = 0.0) -> list[Recovery]:
+        """Return what each outage did; those before which there was too little to compare with are left out.
+
+        Args:
+            events: The outages, in order.
+            since: From when on the hit rate is what it is when all is well.
+        """
+        disturbed = {each for event in events for each in range(_bin(event.begin), _bin(event.settled) + 1)}
         last = max(self._bins, default=0)
         found = []
         for event, following in zip(events, [*events[1:], None], strict=False):
             first = _bin(event.begin)
-            calm = [each for each in range(first - round(BEFORE_S / BIN_S), first) if each not in disturbed]
+            calm = [
+                each
+                for each in range(max(first - round(BEFORE_S / BIN_S), _bin(since)), first)
+                if each not in disturbed
+            ]
             before = self.rate(calm)
             if before is None or self.reads(calm) < _FEWEST_READS:
                 continue
@@ -111,7 +131,12 @@ class HitRates:
             if first >= over and rate >= before - NEAR:
                 back = max(0.0, first * BIN_S - event.end)
                 break
-        return Recovery(event, before, min(lowest, before), back)
+        return Recovery(event, before, min(lowest, before), back, self._later(event, until))
+
+    def _later(self, event: Event, until: int) -> float | None:
+        first = _bin(event.end + LATER_S)
+        end = first + round(LATER_FOR_S / BIN_S)
+        return self.rate(range(first, end)) if end <= until else None
 
 
 def p99(values: Sequence[float]) -> float | None:

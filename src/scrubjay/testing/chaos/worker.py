@@ -23,7 +23,7 @@ from scrubjay.app import AsyncScrubjay
 from scrubjay.engine import Engine
 from scrubjay.testing.chaos.delays import HOT, STORE, Pause, Slowed
 from scrubjay.testing.chaos.guards import switch_off
-from scrubjay.testing.chaos.workload import SETTINGS, Workload
+from scrubjay.testing.chaos.workload import CALM, SETTINGS, Workload
 from scrubjay.testing.history import Recorder
 
 SAMPLE_S: Final = 0.1
@@ -44,6 +44,7 @@ class Orders:
         tenant: Whose things it reads and writes.
         history: The file of its history.
         tasks: How many coroutines work.
+        pace_s: How long each of them waits between two operations, in seconds.
         deadline_s: The coherence deadline in seconds.
         without: The guard that is switched off; None for none.
     """
@@ -58,6 +59,7 @@ class Orders:
     tenant: str
     history: str
     tasks: int
+    pace_s: float
     deadline_s: float
     without: str | None
 
@@ -100,7 +102,7 @@ async def work(orders: Orders) -> None:
         async with jay:
             workload = Workload(jay, orders.tenant, orders.slot, orders.processes, recorder, lot)
             watch = asyncio.create_task(_report(jay._open, workload))  # the counters behind the public face
-            await asyncio.gather(*(workload.run(over) for _ in range(orders.tasks)))
+            await asyncio.gather(*(workload.run(over, orders.pace_s) for _ in range(orders.tasks)))
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
@@ -114,7 +116,7 @@ def _opened(orders: Orders, lot: random.Random) -> AsyncScrubjay:
         cache=orders.cache,
         prefix=orders.prefix,
         cache_deadline=orders.deadline_s,
-        **{**SETTINGS, **race.settings},
+        **{**SETTINGS, **(CALM if orders.pace_s else {}), **race.settings},
     )
     jay._parts = replace(
         jay._parts,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from scrubjay.app import AsyncScrubjay
+from scrubjay.handles import User
 from scrubjay.memory.contexts import Contexts
-from scrubjay.memory.facts import UserMemory
 from scrubjay.testing.history import Recorder
 
-__all__ = ["SETTINGS", "Done", "Thing", "Workload", "prepare"]
+__all__ = ["CALM", "SETTINGS", "Done", "Thing", "Workload", "prepare"]
 
 USERS: Final = 16
 PHASE_S: Final = 2.5
@@ -29,6 +29,10 @@ _SKEW: Final = 0.25
 _FORGET_OWNER: Final = 0.003
 """The share of the invalidations that are of all of a user."""
 _FORGET_TENANT: Final = 0.0003
+_ALONE: Final = 0.3
+"""The share of the reads that ask for one thing, and not for all of which it is one."""
+_PRUNED: Final = 0.05
+"""The share of the appends after which a chat is pruned."""
 _BEYOND: Final = 0.04
 """The share of the reads of contexts that want more than the cache keeps, and so go to the store."""
 SETTINGS: Final[dict[str, Any]] = {
@@ -48,6 +52,10 @@ SETTINGS: Final[dict[str, Any]] = {
     "store_connections": 6,
 }
 """What makes fills, evictions and refreshes frequent."""
+CALM: Final[dict[str, Any]] = {
+    "contexts": {"profile": {"ttl": 30.0}, "preference": {"ttl": 4.0, "stale": 5.0}, "reference": {"ttl": 4.0}}
+}
+"""What is set otherwise where the hit rate is compared: it must not depend on how much the machine has to do."""
 _Do = Callable[[], Awaitable[int]]
 
 
@@ -115,19 +123,30 @@ class Workload:
         self._tenant = jay.tenant(tenant)
         self._users = [self._tenant.user(f"u{number}") for number in range(USERS)]
         self._slot = slot
-        contexts, others = self._contexts(), [*self._facts(processes), self._agent()]
+        contexts = self._contexts()
+        others = [
+            *self._numbered(processes, _Fact),
+            *self._numbered(processes, _Chat),
+            *self._numbered(processes, _State),
+        ]
+        others.append(self._agent())
         self._contexts_by_turn = [[thing for thing in contexts if thing.turn == turn] for turn in (0, 1)]
         self._others_by_turn = [[thing for thing in others if thing.turn == turn] for turn in (0, 1)]
 
-    async def run(self, over: asyncio.Event) -> None:
-        """Read and write until it is over."""
+    async def run(self, over: asyncio.Event, pace_s: float = 0.0) -> None:
+        """Read and write until it is over.
+
+        Args:
+            over: Says so.
+            pace_s: What is waited between two operations, in seconds.
+        """
         while not over.is_set():
             try:
                 await self._one()
             except Exception as error:  # noqa: BLE001 - whatever a caller would see
                 self.done.fail(error)
             # What process memory answers never waits for anything.
-            await asyncio.sleep(0)
+            await asyncio.sleep(pace_s)
 
     async def _one(self) -> None:
         lot = self._lot
@@ -182,16 +201,10 @@ class Workload:
         ]
         return [*things, _context("reference", self._tenant.contexts, "reference", 0, self._lot)]
 
-    def _facts(self, processes: int) -> list[Thing]:
-        """Return facts: each is written by one process alone, with numbers that grow, for facts have no versions."""
+    def _numbered(self, processes: int, made: type[_Numbered]) -> list[Thing]:
+        """Return what has no versions: each is written by one process alone, with numbers that grow."""
         return [
-            Thing(
-                f"{user.id}/memory/{slot}",
-                _fact_read(user.memory, slot, self._lot),
-                _Fact(user.memory, slot) if slot == self._slot else None,
-                None,
-                number % 2,
-            )
+            _thing(made(user, slot, self._lot), f"{user.id}/{made.name}/{slot}", number % 2, mine=slot == self._slot)
             for number, user in enumerate(self._users)
             for slot in range(processes)
         ]
@@ -231,27 +244,79 @@ def _context(name: str, contexts: Contexts, type_: str, turn: int, lot: random.R
     return Thing(name, read, write, lambda: contexts.invalidate(type_), turn)
 
 
-def _fact_read(memory: UserMemory, slot: int, lot: random.Random) -> _Do:
-    fact = f"of-{slot}"
+class _Numbered:
+    """Something of a user that one process writes, once at a time.
 
-    async def read() -> int:
-        return int((await memory.get(fact) if lot.random() < 0.3 else (await memory.all()).get(fact)) or 0)
+    Args:
+        user: Whose it is.
+        slot: Which process writes it.
+        lot: What ways of reading it are drawn from.
+    """
 
-    return read
+    name: ClassVar[str]
 
-
-class _Fact:
-    """Writes one fact, once at a time."""
-
-    def __init__(self, memory: UserMemory, slot: int) -> None:
-        self._memory = memory
-        self._fact = f"of-{slot}"
+    def __init__(self, user: User, slot: int, lot: random.Random) -> None:
+        self._user = user
+        self._slot = slot
+        self._lot = lot
         self._lock = asyncio.Lock()
         self._last = 0
 
-    async def __call__(self) -> int:
+    async def read(self) -> int:
+        """Return the number that is there; 0 for none."""
+        raise NotImplementedError
+
+    async def write(self) -> int:
+        """Write a number that is greater than all before, and return it."""
         async with self._lock:
             # All processes of a machine share this clock: one that is started anew goes on above its predecessor.
             self._last = max(self._last + 1, time.monotonic_ns() // 1_000)
-            await self._memory.set(self._fact, self._last)
+            await self._put(self._last)
             return self._last
+
+    async def _put(self, number: int) -> None:
+        raise NotImplementedError
+
+
+class _Fact(_Numbered):
+    name = "memory"
+
+    async def read(self) -> int:
+        memory, fact = self._user.memory, f"of-{self._slot}"
+        return int((await memory.get(fact) if self._lot.random() < _ALONE else (await memory.all()).get(fact)) or 0)
+
+    async def _put(self, number: int) -> None:
+        await self._user.memory.set(f"of-{self._slot}", number)
+
+
+class _Chat(_Numbered):
+    name = "chat"
+
+    async def read(self) -> int:
+        session = self._user.session(f"of-{self._slot}")
+        if self._lot.random() < _ALONE:
+            messages: Sequence[Mapping[str, Any]] = await session.chat.recent(5)
+        else:
+            messages = (await session.assemble(budget=4_000, history=5)).messages
+        return max((int(message["content"]) for message in messages if message["role"] == "user"), default=0)
+
+    async def _put(self, number: int) -> None:
+        chat = self._user.session(f"of-{self._slot}").chat
+        await chat.append(role="user", content=str(number))
+        if self._lot.random() < _PRUNED:
+            await chat.prune(keep=20)
+
+
+class _State(_Numbered):
+    name = "state"
+
+    async def read(self) -> int:
+        state = self._user.session(f"of-{self._slot}").state
+        return int((await state.get("turn") if self._lot.random() < _ALONE else (await state.all()).get("turn")) or 0)
+
+    async def _put(self, number: int) -> None:
+        await self._user.session(f"of-{self._slot}").state.set("turn", number)
+
+
+def _thing(numbered: _Numbered, name: str, turn: int, *, mine: bool) -> Thing:
+    return Thing(name, numbered.read, numbered.write if mine else None, None, turn)
