@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,27 @@ async def test_a_provider_that_hangs_is_an_outage(guarded: ValkeyServer, clients
     own.deadline = 0.05
     with pytest.raises(CacheUnavailable, match="did not answer"):
         await own.call([("PING",)])
+
+
+async def test_a_function_that_hangs_keeps_one_thread(guarded: ValkeyServer, clients: list[ValkeyClient]) -> None:
+    tokens, calls, go_on = Tokens(guarded), itertools.count(), threading.Event()
+
+    def provider() -> Credentials:
+        next(calls)
+        assert go_on.wait(PATIENT)
+        return tokens()
+
+    own = client(clients, guarded, provider)
+    own.deadline = 0.05
+    try:
+        for _ in range(5):
+            with pytest.raises(CacheUnavailable, match="did not answer"):
+                await own.call([("PING",)])
+        assert next(calls) == 1
+    finally:
+        go_on.set()
+    own.deadline = PATIENT
+    assert await own.call([("PING",)]) == [b"PONG"]
 
 
 # --- what is built on it

@@ -10,7 +10,7 @@ from typing import Any
 from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import CacheAuthFailed, CacheUnavailable, Closed, ConfigurationError
 from scrubjay.valkey.commands import Block, Command, Reply, Script, ServerError
-from scrubjay.valkey.dialler import Dialler, Login, renewed_after
+from scrubjay.valkey.dialler import Dialler, Login, off_the_loop, renewed_after
 from scrubjay.valkey.sentinel import SentinelDialler
 from scrubjay.valkey.url import CacheKind, CacheUrl
 from scrubjay.valkey.wire import Wire, pack
@@ -64,8 +64,8 @@ class ValkeyClient:
         self.on_lost: Callable[[Exception], None] | None = None
         """Called when a connection that was in use is gone: the server may come back as another one."""
         self._deadline = deadline
-        self._provider = provider
-        self.dialler = dialler or dialler_of(url, provider)
+        self._provider = off_the_loop(provider)
+        self.dialler = dialler or dialler_of(url, self._provider)
         """Makes connections to the server."""
         self.wary = url.kind is CacheKind.SENTINEL
         """Whether another server may take over that was not told of all that this one was."""

@@ -16,7 +16,7 @@ from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import CacheMisconfigured, CacheUnavailable, Closed
 from scrubjay.valkey.client import CONNECT_DEADLINE_S, DEFAULT_DEADLINE_S, ValkeyClient, raise_if_cancelled
 from scrubjay.valkey.commands import Block, Command, Reply, Script, ServerError
-from scrubjay.valkey.dialler import NodeDialler
+from scrubjay.valkey.dialler import NodeDialler, off_the_loop
 from scrubjay.valkey.slots import Node, Redirect, SlotMap, mark_tags, merged, read_map, slot_of, stage_of, tag_of
 from scrubjay.valkey.url import Address, CacheUrl
 
@@ -61,7 +61,7 @@ class ClusterClient:
         """Called when there are other primaries than before."""
         self._deadline = deadline
         self._scripts = tuple(scripts)
-        self._provider = provider
+        self._provider = off_the_loop(provider)
         self._clients: dict[Address, ValkeyClient] = {}
         self._gone = [0, 0, 0]
         self._learning: asyncio.Task[SlotMap] | None = None

@@ -147,9 +147,46 @@ def renewed_after(valid_s: float) -> float:
 
 
 async def _call(provider: Callable[[], Any]) -> object:
-    # What asks a service for a token over HTTP must not hold up the event loop.
-    found = provider() if inspect.iscoroutinefunction(provider) else await asyncio.to_thread(provider)
+    found = provider()
     return await found if inspect.isawaitable(found) else found
+
+
+class InOneThread:
+    """Asks a plain function for credentials, in a thread: what asks a service must not hold up the event loop.
+
+    Who asks while it is being asked has the same answer. So one that hangs keeps one thread, and not one for each
+    connection that was given up meanwhile.
+
+    Args:
+        provider: The function.
+    """
+
+    def __init__(self, provider: Callable[[], Any]) -> None:
+        self._provider = provider
+        self._asking: asyncio.Task[Any] | None = None
+
+    async def __call__(self) -> Any:
+        """Return its answer."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask(), name="scrubjay-credentials")
+            self._asking.add_done_callback(self._answered)
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> Any:
+        found = await asyncio.to_thread(self._provider)
+        return await found if inspect.isawaitable(found) else found
+
+    def _answered(self, task: asyncio.Task[Any]) -> None:
+        self._asking = None
+        if not task.cancelled():
+            task.exception()
+
+
+def off_the_loop(provider: CredentialProvider | None) -> CredentialProvider | None:
+    """Return a provider that holds up no event loop."""
+    if provider is None or isinstance(provider, InOneThread) or inspect.iscoroutinefunction(provider):
+        return provider
+    return InOneThread(provider)
 
 
 def tls_context(url: CacheUrl) -> ssl.SSLContext:
