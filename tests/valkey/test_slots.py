@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scrubjay.core.errors import CacheUnavailable
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.scope import Scope
+from scrubjay.valkey.cluster import GRACE_S, _most
 from scrubjay.valkey.slots import (
     MARKS,
     SLOTS,
@@ -179,3 +181,37 @@ def test_a_redirect() -> None:
 def test_what_is_no_redirect(message: str) -> None:
     with pytest.raises(CacheUnavailable):
         Redirect.of(message)
+
+
+async def test_one_that_hangs_holds_up_nobody_when_most_have_answered() -> None:
+    hung = asyncio.Event()
+    given_up: list[bool] = []
+
+    async def says(answer: int) -> int:
+        return answer
+
+    async def fails() -> int:
+        raise CacheUnavailable("not there")
+
+    async def hangs() -> int:
+        try:
+            await hung.wait()
+        except asyncio.CancelledError:
+            given_up.append(True)
+            raise
+        return 4
+
+    first = await _most([says(1), hangs(), says(2), fails(), says(3)])
+    assert first[:2] == [1, 2]
+    assert first[3] == 3
+    assert isinstance(first[2], CacheUnavailable)
+    assert given_up
+    # Two of four are not most: what the other ones say is waited for.
+    asking = asyncio.create_task(_most([says(1), hangs(), says(2), fails()]))
+    await asyncio.sleep(2 * GRACE_S)
+    assert not asking.done()
+    hung.set()
+    second = await asking
+    assert second[:3] == [1, 4, 2]
+    failed = await _most([fails(), fails()])
+    assert [type(each) for each in failed] == [CacheUnavailable] * 2

@@ -9,7 +9,7 @@ counts as a lost connection (`on_lost`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
 from scrubjay.core.credentials import CredentialProvider
@@ -28,6 +28,8 @@ MAX_ASKED: Final = 8
 """How many nodes are asked at once what the cluster looks like."""
 ASK_S: Final = 1.0
 """How long a node may take, connecting included, to say what the cluster looks like, in seconds."""
+GRACE_S: Final = 0.1
+"""How long the others are waited for when most have said it, in seconds: one that hangs holds nobody up."""
 _PAUSE_S: Final = 0.01
 """How long to wait before asking again for keys that are on their way, in seconds."""
 _REDIRECTS: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
@@ -312,11 +314,11 @@ class ClusterClient:
         errors: list[BaseException] = []
         for first in range(0, len(addresses), MAX_ASKED):
             asked = addresses[first : first + MAX_ASKED]
-            found = await asyncio.gather(*(self._map_of(address) for address in asked), return_exceptions=True)
-            errors += [each for each in found if isinstance(each, BaseException)]
+            found = await _most(self._map_of(address) for address in asked)
             maps = [each for each in found if isinstance(each, SlotMap)]
             if maps:
                 return self._take(merged(maps))
+            errors += [each for each in found if isinstance(each, BaseException)]
         raise next((each for each in errors if isinstance(each, CacheMisconfigured)), errors[0])
 
     async def _map_of(self, address: Address) -> SlotMap:
@@ -457,6 +459,27 @@ async def _all(calls: Sequence[Awaitable[Any]]) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return list(results)
+
+
+async def _most(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Await all that do not take much longer than most; return what they gave and their errors, in order."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    pending = set(tasks)
+    try:
+        while pending and 2 * sum(_answered(task) for task in tasks) <= len(tasks):
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=GRACE_S)
+    finally:
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)
+    return [task.exception() or task.result() for task in tasks if not task.cancelled()]
+
+
+def _answered(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 def _nothing() -> None:
