@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any, Literal, Self
 
 from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.credentials import CredentialProvider
-from scrubjay.core.errors import Closed, ConfigurationError
+from scrubjay.core.errors import Closed, ConfigurationError, ScrubjayError, StoreUnavailable
 from scrubjay.core.policy import check_limit
 from scrubjay.core.ports import Summarizer, Tokenizer
 from scrubjay.core.scope import tenant_scope
+from scrubjay.doctor import DEFAULT_SAMPLE, DEFAULT_WATCH_S, Examination, diagnose, operator_url
 from scrubjay.engine import Engine, Parts, start
 from scrubjay.handles import Tenant, User
 from scrubjay.memory.services import Services
@@ -20,8 +22,9 @@ from scrubjay.models.extractive import ExtractiveSummarizer
 from scrubjay.models.summarizers import CallableSummarizer
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.settings import Settings, load_settings
+from scrubjay.store.examine import is_current
 from scrubjay.store.open import migrate, parse_store_url
-from scrubjay.valkey.url import parse_cache_url
+from scrubjay.valkey.url import CacheUrl, parse_cache_url
 from scrubjay.within import Within
 
 MAX_TENANTS = 1_024
@@ -58,6 +61,58 @@ def require_store(*, store: str | None = None, **settings: Any) -> None:
     url = parse_store_url(_settings_of(store, settings).store_url)
     if url.engine == "sqlite" and not url.path.exists():
         raise ConfigurationError(f"there is no store at {url.path}: name another one, or run `scrubjay migrate`")
+
+
+async def examine_deployment(
+    *,
+    with_cache: bool,
+    with_store: bool,
+    operator: str | None = None,
+    role: Literal["cache", "journal"] = "cache",
+    sample: int = DEFAULT_SAMPLE,
+    watch_s: float = DEFAULT_WATCH_S,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Examine a deployment from outside, also one that no Scrubjay could open; see `AsyncScrubjay.doctor`.
+
+    Args:
+        with_cache: Whether to examine the cache of the settings.
+        with_store: Whether to examine their store.
+        operator: See `AsyncScrubjay.doctor`, as for the rest.
+        role: What the cache server is for.
+        sample: How many keys of each primary are looked at.
+        watch_s: The time between two looks at what grows, in seconds.
+        **settings: Any of `scrubjay.settings.Settings`.
+
+    Raises:
+        InvalidLimit: A number is out of range.
+        ConfigurationError: A setting or a URL cannot work.
+    """
+    # Whatever is wrong with the cache is to be found, and no job is to be taken from processes that stay.
+    loaded = load_settings({**settings, "cache_required": "no", "jobs": 0})
+    what = Examination(
+        parse_cache_url(loaded.cache) if with_cache else None,
+        loaded.store_url if with_store else None,
+        operator_url(operator),
+        role,
+        sample,
+        watch_s,
+    )
+    if not (with_cache and with_store):
+        return await diagnose(what, loaded, why_no_stats="the processes' counts need both the cache and the store")
+    if not await asyncio.to_thread(is_current, loaded.store_url, loaded.store_timeout):
+        # Opening it would make or migrate a SQLite file.
+        return await diagnose(what, loaded, why_no_stats="the store is not to be opened: see store.*")
+    try:
+        async with AsyncScrubjay(loaded) as jay:
+            counted = await jay.stats()
+            # This one is none of them.
+            others = counted["processes"] - 1
+            stats = {**counted, "processes": others} if others > 0 else None
+            what = replace(what, cache=jay._cache_url())
+            return await diagnose(what, loaded, stats=stats, why_no_stats="no process publishes its counts now")
+    except ScrubjayError as error:
+        return await diagnose(what, loaded, why_no_stats=error.message)
 
 
 def _settings_of(store: str | None, settings: dict[str, Any]) -> Settings:
@@ -228,6 +283,50 @@ class AsyncScrubjay:
             `error`), and `outbox_pending` (confirmations not yet written).
         """
         return await self._open.status.health()
+
+    async def doctor(
+        self,
+        *,
+        operator: str | None = None,
+        role: Literal["cache", "journal"] = "cache",
+        sample: int = DEFAULT_SAMPLE,
+        watch_s: float = DEFAULT_WATCH_S,
+    ) -> dict[str, Any]:
+        """Examine the live cache servers, the store and what all processes count, and return what is wrong.
+
+        Nothing is changed. Each question has a deadline, and what may not be asked is skipped, with the reason.
+
+        Args:
+            operator: A cache URL of a user with more rights than the application's, such as `monitor` of `scrubjay
+                conf`; None to ask as the application.
+            role: What the cache server is for: what it holds can be made anew (`cache`), or must not be lost.
+            sample: How many keys of each primary are looked at, 0 to 100,000; no key is named.
+            watch_s: The time between two looks at what grows, in seconds, 0 to 600; 0 for one look.
+
+        Returns:
+            `ok` (nothing is critical), `findings` (`code`, `severity`: `critical`, `warning` or `advice`, `subject`,
+            `evidence`, `message`, `change`: what to do, a line each), `checked` (the codes of what is right),
+            `skipped` (`code`, `subject`, `why`), `asked` (whether any server or the store answered) and `figures`
+            (hit rates as the library and as the servers count them). The codes are in `docs/doctor.md`.
+
+        Raises:
+            InvalidLimit: `role`, `sample` or `watch_s` is out of range.
+            ConfigurationError: `operator` cannot be understood.
+        """
+        what = Examination(
+            self._cache_url(), self._parts.settings.store_url, operator_url(operator), role, sample, watch_s
+        )
+        try:
+            stats, why = await self.stats(), ""
+        except StoreUnavailable as error:
+            stats, why = None, error.message
+        provider = self._parts.credentials
+        return await diagnose(what, self._parts.settings, provider=provider, stats=stats, why_no_stats=why)
+
+    def _cache_url(self) -> CacheUrl:
+        """Return where the cache is: that of `embedded:` once it runs."""
+        client = self._open.client
+        return self._parts.cache_url if client is None else client.url
 
     def within(self, connection: object) -> Within:
         """Return Scrubjay inside the application's own transaction, for an `async with` block::

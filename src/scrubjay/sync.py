@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from scrubjay._portal import Portal
 from scrubjay.app import AsyncScrubjay
@@ -21,6 +21,7 @@ from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.frozen import FrozenDict, FrozenList
 from scrubjay.core.ports import Summarizer
 from scrubjay.core.records import AgentConfig, ContextRecord, Message, Summary, ToolOutput
+from scrubjay.doctor import DEFAULT_SAMPLE, DEFAULT_WATCH_S
 from scrubjay.handles import Session as AsyncSession
 from scrubjay.handles import Tenant as AsyncTenant
 from scrubjay.handles import TenantStats
@@ -173,6 +174,37 @@ class Scrubjay:
             `error`), and `outbox_pending` (confirmations not yet written).
         """
         return self._portal.call(self._target.health())
+
+    def doctor(
+        self,
+        *,
+        operator: str | None = None,
+        role: Literal["cache", "journal"] = "cache",
+        sample: int = DEFAULT_SAMPLE,
+        watch_s: float = DEFAULT_WATCH_S,
+    ) -> dict[str, Any]:
+        """Examine the live cache servers, the store and what all processes count, and return what is wrong.
+
+        Nothing is changed. Each question has a deadline, and what may not be asked is skipped, with the reason.
+
+        Args:
+            operator: A cache URL of a user with more rights than the application's, such as `monitor` of `scrubjay
+                conf`; None to ask as the application.
+            role: What the cache server is for: what it holds can be made anew (`cache`), or must not be lost.
+            sample: How many keys of each primary are looked at, 0 to 100,000; no key is named.
+            watch_s: The time between two looks at what grows, in seconds, 0 to 600; 0 for one look.
+
+        Returns:
+            `ok` (nothing is critical), `findings` (`code`, `severity`: `critical`, `warning` or `advice`, `subject`,
+            `evidence`, `message`, `change`: what to do, a line each), `checked` (the codes of what is right),
+            `skipped` (`code`, `subject`, `why`), `asked` (whether any server or the store answered) and `figures`
+            (hit rates as the library and as the servers count them). The codes are in `docs/doctor.md`.
+
+        Raises:
+            InvalidLimit: `role`, `sample` or `watch_s` is out of range.
+            ConfigurationError: `operator` cannot be understood.
+        """
+        return self._portal.call(self._target.doctor(operator=operator, role=role, sample=sample, watch_s=watch_s))
 
     @property
     def recorder(self) -> ProcessRecorder:

@@ -9,6 +9,7 @@ from scrubjay.cli.chaos import chaos
 from scrubjay.cli.conf import conf
 from scrubjay.cli.data import export, forget, migrate, stats
 from scrubjay.cli.demo import demo
+from scrubjay.cli.doctor import doctor
 from scrubjay.cli.receipt import receipt
 from scrubjay.cli.replay import replay
 from scrubjay.cli.shell import EXIT_CODES, Cli
@@ -39,7 +40,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, replay, receipt, stats, forget, export, migrate, conf, chaos):
+for command in (demo, replay, receipt, stats, doctor, forget, export, migrate, conf, chaos):
     cli.add_command(command)
 
 

@@ -137,6 +137,12 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
     @property
+    def remote(self) -> str:
+        """The address at the other end; empty for a Unix socket."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+
+    @property
     def under_way(self) -> int:
         """How many requests wait for their replies."""
         return len(self._waiting)

@@ -26,10 +26,11 @@ CHANNELS: Final = ("publish", "subscribe")
 CLUSTER: Final = ("cluster|slots", "cluster|info", "cluster|nodes", "asking")
 APP: Final = (*CONNECTION, *SCRIPTING, *DATA, *CHANNELS)
 
+# What `scrubjay doctor` asks, except for names of keys: those it lists as the application.
 WATCHING: Final = (
-    *("hello", "ping", "role", "info", "dbsize", "client|setname", "client|list", "config|get"),
+    *("hello", "ping", "role", "info", "time", "dbsize", "client|setname", "client|list", "config|get"),
     *("slowlog|get", "slowlog|len", "latency|latest", "latency|history", "latency|histogram", "latency|doctor"),
-    *("memory|usage", "memory|stats", "memory|doctor"),
+    *("memory|usage", "memory|stats", "memory|doctor", "pttl", "acl|whoami", "acl|dryrun"),
 )
 WATCHING_CLUSTER: Final = ("cluster|info", "cluster|nodes", "cluster|slots", "cluster|shards", "cluster|myid")
 REPLICATING: Final = ("ping", "psync", "replconf")

@@ -1,0 +1,23 @@
+"""The doctor: checks of live servers, of the store and of what the library counts. Facts in, findings out; no I/O."""
+
+from __future__ import annotations
+
+from scrubjay.observe.doctor import keys, library, memory, performance, replication, security, server, store, types
+from scrubjay.observe.doctor.figures import figures
+from scrubjay.observe.doctor.findings import RULES, Facts, Finding, LibraryFacts, Report, Severity, Skip, judge
+
+__all__ = [
+    "RULES",
+    "SUBJECTS",
+    "Facts",
+    "Finding",
+    "LibraryFacts",
+    "Report",
+    "Severity",
+    "Skip",
+    "figures",
+    "judge",
+]
+
+SUBJECTS = (replication, server, security, memory, performance, keys, library, types, store)
+"""The modules whose checks there are."""
