@@ -13,6 +13,7 @@ from scrubjay.cli.doctor import doctor
 from scrubjay.cli.receipt import receipt
 from scrubjay.cli.replay import replay
 from scrubjay.cli.shell import EXIT_CODES, Cli
+from scrubjay.cli.size import size
 
 
 @click.group(
@@ -40,7 +41,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, replay, receipt, stats, doctor, forget, export, migrate, conf, chaos):
+for command in (demo, replay, receipt, stats, doctor, forget, export, migrate, conf, size, chaos):
     cli.add_command(command)
 
 
