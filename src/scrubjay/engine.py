@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -47,7 +48,7 @@ from scrubjay.sessions import closing, rolling
 from scrubjay.sessions.assembling import Assembler
 from scrubjay.sessions.sweeping import Sweeper
 from scrubjay.settings import Settings
-from scrubjay.status import Status
+from scrubjay.status import PUBLISH_EVERY_S, Status
 from scrubjay.store.open import open_store
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.embedded import EmbeddedValkey
@@ -58,7 +59,7 @@ from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import CacheKind, CacheUrl
 
 log = logging.getLogger("scrubjay")
-_STATS_EVERY_S = 5.0
+_REVIVE_EVERY_S = 5.0
 _CONFIRM_EVERY_S = 0.1
 """How often outbox rows are confirmed: well before a relay would take them for forgotten."""
 _SWEEP_EVERY_S = 60.0
@@ -166,6 +167,7 @@ class Engine:
             await self._end_tasks()
             await self.services.jobs.end(settings.store_timeout)
             await self.tidy(everything=True)
+            await self.status.publish(ended=True)
 
     async def _end_tasks(self) -> None:
         await ended([*self.tasks, *self.watchers])
@@ -174,15 +176,17 @@ class Engine:
         self.tasks.append(asyncio.create_task(repeat(name, every_s, work), name=f"scrubjay-{name}"))
 
     def _house(self) -> Callable[[], Awaitable[None]]:
-        published = -_STATS_EVERY_S
+        published, revived = -math.inf, -math.inf
 
         async def work() -> None:
-            nonlocal published
+            nonlocal published, revived
             await self.tidy(everything=False)
             now = self.services.clock.monotonic()
-            if now - published >= _STATS_EVERY_S:
+            if now - published >= PUBLISH_EVERY_S:
                 published = now
                 await self.status.publish()
+            if now - revived >= _REVIVE_EVERY_S:
+                revived = now
                 await self.revive()
 
         return work
@@ -292,7 +296,8 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         timeout_s=settings.store_timeout,
     )  # fmt: skip
     wiring = Wiring(_link(server, settings), learn_epochs, keys, settings.cache_deadline, settings.local_memory)
-    tiers = assembled(loading, Watch(confirmer, counters, recorder), wiring)
+    tallies = Tallies()
+    tiers = assembled(loading, Watch(confirmer, counters, recorder, tallies), wiring)
     mark = Mark(server.hot, keys, clock)
     young_ms = round(settings.cache_deadline * SECOND / LOOKS_PER_DEADLINE)
     relay = Relay(
@@ -304,7 +309,6 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         recovery = Recovery(store, server.hot, tiers.aside, relay, gate, mark, keys)
         server.client.on_lost = gate.lost
     asked = GatedTier(server.hot, gate)
-    tallies = Tallies()
     process = f"{socket.gethostname()}-{os.getpid()}-{server.lines.process}"
     policy = settings.assembly_policy()
     services = Services(

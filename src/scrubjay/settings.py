@@ -222,6 +222,18 @@ class Settings(BaseSettings):
         """Whether processes on other machines may use the same store."""
         return not self.store_url.startswith("sqlite:")
 
+    def require_cache(self) -> None:
+        """Raise unless the cache is one that all processes of the store can share.
+
+        Raises:
+            ConfigurationError: The store is shared, and the cache is not named.
+        """
+        if self.shared_store and "cache" not in self.model_fields_set:
+            raise ConfigurationError(
+                "name the cache that all processes of this PostgreSQL store share: cache='valkey://…' (or 'none:';"
+                " 'embedded:' only if all of them use one data directory)"
+            )
+
     def assembly_policy(self) -> AssemblyPolicy:
         """Return how windows are divided and pruned.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
@@ -11,13 +11,15 @@ import orjson
 from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.coherence import Coherence
 from scrubjay.cache.relay import Relay
-from scrubjay.core.counters import add_counters
+from scrubjay.core.counters import add_counters, of_few_types
 from scrubjay.core.errors import StoreUnavailable
 from scrubjay.memory.services import Services
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.valkey.tier import ValkeyTier
 
 log = logging.getLogger("scrubjay")
+PUBLISH_EVERY_S = 2.0
+"""How often a process publishes its counters, in seconds, give or take a turn of housekeeping."""
 _STATS_TTL_MS = 60_000
 _BEAT_US = "beat_us"
 """A time and no count: of all processes the longest counts."""
@@ -25,6 +27,38 @@ _SERVER_FIELDS = (
     "valkey_version", "redis_version", "process_id", "uptime_in_seconds", "connected_clients", "used_memory",
     "maxmemory", "maxmemory_policy", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses",
 )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Together:
+    """What several processes have counted.
+
+    Attributes:
+        recorder: Reads and writes by tier.
+        cache: The counters by kind.
+        types: The counts by type.
+        processes: How many they are, without those that were closed.
+    """
+
+    recorder: ProcessRecorder = field(default_factory=ProcessRecorder)
+    cache: dict[str, dict[str, int]] = field(default_factory=dict)
+    types: dict[str, dict[str, int]] = field(default_factory=dict)
+    processes: int = 0
+
+    def add(self, raw: bytes) -> None:
+        """Add what one process has published."""
+        self.processes += 1
+        try:
+            each = orjson.loads(raw)
+            self.recorder.merge(each["recorder"])
+            slowest = max(self.cache.get("coherence", {}).get(_BEAT_US, 0), each["cache"]["coherence"].get(_BEAT_US, 0))
+            add_counters(self.cache, each["cache"])
+            if slowest:
+                self.cache["coherence"][_BEAT_US] = slowest
+            add_counters(self.types, each.get("types", {}))
+            self.processes -= bool(each.get("process", {}).get("ended", False))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.warning("the counters of one process cannot be read; another version may have published them")
 
 
 class Status:
@@ -55,29 +89,48 @@ class Status:
         self._coherence = coherence
         self._recorder = recorder
         self._process = process
+        self._began = services.clock.monotonic()
 
-    async def publish(self) -> None:
-        """Publish this process's counters for other processes' `stats`."""
+    async def publish(self, *, ended: bool = False) -> None:
+        """Publish this process's counters for other processes' `stats` and `top`.
+
+        Args:
+            ended: Whether they are the last ones.
+        """
         board = self._board()
         if board is not None:
             keys = self._services.keys
-            payload = orjson.dumps({"recorder": self._recorder.as_dict(), "cache": self._counted()})
+            payload = orjson.dumps(
+                {
+                    "recorder": self._recorder.as_dict(),
+                    "cache": self._counted(),
+                    "types": self._aside.watch.tallies.by_type(),
+                    "process": {
+                        "up_ms": round((self._services.clock.monotonic() - self._began) * 1000),
+                        "served": self._local()["served"],
+                        "outbox": self._aside.watch.confirmer.pending,
+                        "ended": ended,
+                    },
+                }
+            )
             now = self._services.clock.now_ms()
             await board.publish_stats(keys.stats(self._process), keys.stats_index(), payload, _STATS_TTL_MS, now)
 
     async def stats(self) -> dict[str, Any]:
         """See `AsyncScrubjay.stats`."""
         await self.publish()
-        total, cache, processes = await self._all_processes()
+        all_ = await self._all_processes()
+        total = all_.recorder
         info = await self._services.hot.info()
         return {
-            "processes": processes,
+            "processes": all_.processes,
             "hit_rate": total.hit_rate,
             "reads": {"hits": total.hits, "misses": total.misses},
             "latencies": total.latencies(),
             "prompts": total.prompts.summary(),
             "jobs": await self._services.store.jobs_counts(),
-            "cache": cache,
+            "cache": all_.cache,
+            "types": of_few_types(all_.types),
             "local": self._local(),
             "server": None if info is None else {name: info.get(name) for name in _SERVER_FIELDS if name in info},
             "store": await self._services.store.counts(),
@@ -154,23 +207,13 @@ class Status:
             "shared_cache": "asked" if self._gate.open else "not asked",
         }
 
-    async def _all_processes(self) -> tuple[ProcessRecorder, dict[str, dict[str, int]], int]:
+    async def _all_processes(self) -> Together:
         board, published = self._board(), None
         if board is not None:
             published = await board.read_stats(self._services.keys.stats_index())
         if not published:
-            return self._recorder, self._counted(), 1
-        total = ProcessRecorder()
-        cache: dict[str, dict[str, int]] = {}
-        slowest = 0
+            return Together(self._recorder, self._counted(), self._aside.watch.tallies.by_type(), 1)
+        together = Together()
         for raw in published.values():
-            try:
-                each = orjson.loads(raw)
-                total.merge(each["recorder"])
-                add_counters(cache, each["cache"])
-                slowest = max(slowest, each["cache"]["coherence"].get(_BEAT_US, 0))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                log.warning("the counters of one process cannot be read; another version may have published them")
-        if slowest:
-            cache["coherence"][_BEAT_US] = slowest
-        return total, cache, len(published)
+            together.add(raw)
+        return together

@@ -149,13 +149,16 @@ class Scrubjay:
     def stats(self) -> dict[str, Any]:
         """Return counters and latencies of all live processes, and what the cache server and the store hold.
 
+        What a process has counted is there for a minute after it ended.
+
         Returns:
-            `processes`, `hit_rate` (of things read; None before the first), `reads` (`hits` and `misses`), `latencies`
-            (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes), `prompts`
-            (windows, their tokens, and how much of them the one before began with: `prefix_rate` as reckoned,
-            `reported_rate` as providers have said), `jobs` (`due`, `claimed`, `failed`), `cache` (counters by kind; see
-            below), `local` (of this process), `server` (memory, evictions, hits and misses as
-            the server counts them; None if it cannot be reached) and `store` (rows by table).
+            `processes` (that live), `hit_rate` (of things read; None before the first), `reads` (`hits` and `misses`),
+            `latencies` (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes),
+            `prompts` (windows, their tokens, and how much of them the one before began with: `prefix_rate` as
+            reckoned, `reported_rate` as providers have said), `jobs` (`due`, `claimed`, `failed`), `cache` (counters by
+            kind) and `types` (counts by type; for both see below), `local` (of this process), `server` (memory,
+            evictions, hits and misses as the server counts them; None if it cannot be reached) and `store` (rows by
+            table).
 
             Of `cache`, added up over the processes: `hits`, `misses`, `fills`, `refused` (fills that came too late) and
             `failures`; `local` (process memory: `hits`, `evictions`, `drops`, `spoiled`: values that changed on their
@@ -163,6 +166,12 @@ class Scrubjay:
             `refreshed`); `coherence` (`beats`, `lost` lines, `changes` that were heard, `foreign` ones, `relayed` for
             others, `gate_closings`, `rejected`: what the shared cache had and was older than what was seen, `untold`
             now; and `beat_us`: in how many microseconds a change is heard, the slowest process's newest heartbeat).
+
+            Of `types`, added up over the processes, by type: contexts by theirs (`context.profile`), everything else by
+            its kind (`chat`, `memory`, …). Each has `l1`, `l2` and `store` (reads, by whether process memory, the
+            shared cache or the store answered), `writes`, `fills` of the shared cache and `filled_bytes`, their
+            payloads'. Of context types a process counts the first 64 by name, and the 64 that are read most are
+            shown; the others are added up under `context.other`. What was never used is not there.
         """
         return self._portal.call(self._target.stats())
 

@@ -132,8 +132,9 @@ async def test_stats(world: World) -> None:
     await world.alice.memory.get("k")
     await world.alice.memory.get("k")
     stats = await world.jay.stats()
-    parts = {"processes", "hit_rate", "reads", "latencies", "prompts", "jobs", "cache", "local", "server", "store"}
-    assert set(stats) == parts
+    counted = {"processes", "hit_rate", "reads", "latencies", "prompts", "jobs", "cache", "types"}
+    assert set(stats) == counted | {"local", "server", "store"}
+    assert stats["types"]["memory"]["writes"] == 1
     assert stats["local"]["shared_cache"] == "asked"
     assert stats["local"]["served"] is world.cached
     assert (stats["local"]["max_bytes"] > 0) is (world.cached and world.local)

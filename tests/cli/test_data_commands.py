@@ -37,7 +37,19 @@ def store(tmp_path: Path) -> str:
 
 def test_stats(run: Run, store: str) -> None:
     found = run("stats", "--store", store, "--json").json
-    parts = {"processes", "hit_rate", "reads", "latencies", "prompts", "jobs", "cache", "local", "server", "store"}
+    parts = {
+        "processes",
+        "hit_rate",
+        "reads",
+        "latencies",
+        "prompts",
+        "jobs",
+        "cache",
+        "types",
+        "local",
+        "server",
+        "store",
+    }
     assert set(found) == parts
     assert found["store"]["messages"] == 3
     assert found["hit_rate"] is None
@@ -62,6 +74,8 @@ def test_stats_see_other_processes(run: Run, process: Run, store: str) -> None:
     found = asyncio.run(use())
     assert found["processes"] == 2
     assert found["hit_rate"] > 0.5
+    assert set(found["types"]["chat"]) == {"l1", "l2", "store", "writes", "fills", "filled_bytes"}
+    assert sum(found["types"]["memory"][tier] for tier in ("l1", "l2", "store")) == 3
 
 
 def test_stats_of_a_tenant(run: Run, store: str) -> None:

@@ -43,3 +43,36 @@ async def test_counts_are_added_up_and_of_times_the_longest_counts(valkey9: Valk
         assert cache["local"]["spoiled"] == 3
         assert cache["loads"]["detached"] == 3
         assert "refused" in cache
+
+
+async def test_counts_by_type_are_added_up_and_stay_for_a_while_when_a_process_is_closed(
+    valkey9: ValkeyServer, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {
+        "store": f"sqlite:///{tmp_path}/store.db?synchronous=off",
+        "cache": valkey9.url,
+        "prefix": f"t{uuid4().hex[:12]}",
+        "cache_timeout": 5.0,
+        "cache_deadline": 600.0,
+        "housekeeping": 3600.0,
+    }
+    async with AsyncScrubjay.open(**given) as one:
+        async with AsyncScrubjay.open(**given) as two:
+            for jay, name in ((one, "alice"), (two, "bob")):
+                user = jay.user(name)
+                await user.contexts.set("profile", {"plan": "pro"})
+                for _ in range(3):
+                    await user.contexts.latest("profile")
+                await user.memory.set("likes", "tea")
+                await jay._open.aside.drain()
+                await jay._open.status.publish()
+            found = await one.stats()
+            size = found["types"]["context.profile"].pop("filled_bytes")
+            assert size > 2 * len(b'{"plan":"pro"}')
+            assert found["types"]["context.profile"] == {"l1": 4, "l2": 0, "store": 2, "writes": 2, "fills": 2}
+            assert found["types"]["memory"]["writes"] == 2
+            assert found["processes"] == 2
+        found = await one.stats()
+        assert found["processes"] == 1
+        assert found["types"]["context.profile"]["filled_bytes"] == size
+        assert found["types"]["memory"]["writes"] == 2

@@ -51,7 +51,13 @@ class CacheAccess(Protocol):
         ...
 
     def write(
-        self, tenant: str, kind: Kind, keys: Sequence[HotKey], commit: Awaitable[T], plan: Plan[T]
+        self,
+        tenant: str,
+        kind: Kind,
+        keys: Sequence[HotKey],
+        commit: Awaitable[T],
+        plan: Plan[T],
+        context_type: str = "",
     ) -> Coroutine[Any, Any, T]:
         """Commit a write, tell the caches, and note its outbox row as done if the shared cache took it.
 
@@ -61,6 +67,7 @@ class CacheAccess(Protocol):
             keys: What is dropped where it is not known whether the store committed.
             commit: The write in the store.
             plan: What was written, and how that changes what is cached.
+            context_type: Of contexts, the type under which the write is counted.
 
         Returns:
             The commit's result.

@@ -18,7 +18,8 @@ from typing import Any
 from scrubjay.cache.closing import seen
 from scrubjay.cache.origin import Origin
 from scrubjay.cache.parts import Parts
-from scrubjay.cache.source import Source, kept
+from scrubjay.cache.source import Source, kept, payload_size
+from scrubjay.core.counters import Tally
 from scrubjay.core.errors import Closed
 from scrubjay.core.policy import MINUTE, SECOND
 from scrubjay.core.ports import Fill, Hit, Loaded, Miss, MissReason, Shape
@@ -313,6 +314,7 @@ class Flights:
             raise
         cost_ms = max(1, round((parts.clock.monotonic() - began) * 1000))
         fills: list[Fill] = []
+        filled: list[Tally] = []
         for (flight, miss), loaded in zip(flights, found, strict=True):
             key = flight.source.read.key
             parts.floors.loaded(key.key, loaded.version, since)
@@ -320,10 +322,14 @@ class Flights:
             if fill is not None:
                 loaded.fresh_until_ms = fill.loaded.fresh_until_ms
                 fills.append(fill)
+                filled.append(flight.source.tally)
             flight.future.set_result(loaded)
         unfilled = [pair for pair in flights if all(pair[0].source.read.key is not fill.key for fill in fills)]
         if fills:
-            await parts.hot.fill(fills)
+            for tally, fill, took in zip(filled, fills, await parts.hot.fill(fills), strict=True):
+                if took:
+                    tally.fills += 1
+                    tally.filled_bytes += payload_size(fill.loaded.payload)
         await self._give_back(unfilled)
 
     async def _give_back(self, flights: Sequence[tuple[Flight, Miss]]) -> None:

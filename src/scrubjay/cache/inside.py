@@ -87,7 +87,15 @@ class Inside:
 
     # --- writing
 
-    async def write(self, tenant: str, kind: Kind, keys: Sequence[HotKey], commit: Awaitable[T], plan: Plan[T]) -> T:
+    async def write(
+        self,
+        tenant: str,
+        kind: Kind,
+        keys: Sequence[HotKey],
+        commit: Awaitable[T],
+        plan: Plan[T],
+        context_type: str = "",
+    ) -> T:
         """Write, and hold what was touched."""
         clock = self._outer.parts.clock
         started = clock.monotonic()
@@ -99,6 +107,7 @@ class Inside:
             written, mutations = planned
             self._touch([each.key for each in mutations])
             self.rows.append((tenant, written.outbox_id))
+            self._outer.watch.tallies.of(tenant, kind, context_type).writes += 1
             outcome = Outcome("write", [kind], Tier.STORE, 0, 0, clock.monotonic() - started)
             self._outer.watch.recorder.record(outcome)
         return result

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scrubjay.cache.confirm import OutboxConfirmer
-from scrubjay.core.counters import CacheCounters
+from scrubjay.core.counters import CacheCounters, Tallies
 from scrubjay.core.outcome import Recorder
 
 
@@ -17,8 +17,10 @@ class Watch:
         confirmer: Takes outbox rows whose caches have been told.
         counters: Where damaged entries are counted.
         recorder: Takes one outcome per read that left the process, and per write.
+        tallies: Where writes are counted by tenant and type, as sources count their reads.
     """
 
     confirmer: OutboxConfirmer
     counters: CacheCounters
     recorder: Recorder
+    tallies: Tallies = field(default_factory=Tallies)

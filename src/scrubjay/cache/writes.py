@@ -48,13 +48,21 @@ class Writes:
         self._lives = parts.lives
         self._clock = parts.clock
 
-    async def write(self, tenant: str, kind: Kind, keys: Sequence[HotKey], commit: Awaitable[T], plan: Plan[T]) -> T:
+    async def write(
+        self,
+        tenant: str,
+        kind: Kind,
+        keys: Sequence[HotKey],
+        commit: Awaitable[T],
+        plan: Plan[T],
+        context_type: str = "",
+    ) -> T:
         """Commit a write and tell the caches; see `CacheAccess.write`.
 
         Once begun it goes on to its end, also when the caller is cancelled: a write that was committed and not told of
         would leave old values in the cache until a relay finds it.
         """
-        return await self._to_its_end(self._write(tenant, kind, keys, commit, plan))
+        return await self._to_its_end(self._write(tenant, kind, keys, commit, plan, context_type))
 
     async def invalidate(
         self,
@@ -148,7 +156,15 @@ class Writes:
         self.under_way.discard(task)
         seen(task)
 
-    async def _write(self, tenant: str, kind: Kind, keys: Sequence[HotKey], commit: Awaitable[T], plan: Plan[T]) -> T:
+    async def _write(
+        self,
+        tenant: str,
+        kind: Kind,
+        keys: Sequence[HotKey],
+        commit: Awaitable[T],
+        plan: Plan[T],
+        context_type: str,
+    ) -> T:
         started = self._clock.monotonic()
         try:
             result = await commit
@@ -162,6 +178,7 @@ class Writes:
             keys, versions = [each.key for each in mutations], [each.version for each in mutations]
             self.changed(keys, (), versions, grown=_only_grow(mutations))
             await self._tell(mutations, [(tenant, written.outbox_id)])
+            self._watch.tallies.of(tenant, kind, context_type).writes += 1
             self._watch.recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
         return result
 

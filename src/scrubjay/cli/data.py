@@ -13,7 +13,7 @@ from rich.table import Table
 from scrubjay.app import AsyncScrubjay, migrate_store, require_store
 from scrubjay.cli.directory import write_private
 from scrubjay.cli.options import connection_options, given, json_option, store_options
-from scrubjay.cli.report import found_text, latency_table, ms, number, percent, plain_table, size
+from scrubjay.cli.report import FOUND, found_text, latency_table, ms, number, percent, plain_table, size
 from scrubjay.cli.shell import Failure, dump_json, open_console, print_json, run
 from scrubjay.core.errors import NotFound
 
@@ -183,6 +183,8 @@ def _show_stats(found: Mapping[str, Any]) -> None:
         markup=False,
     )
     console.print(latency_table({"": found["latencies"]}))
+    if found["types"]:
+        console.print(_types_table(found["types"]))
     server = found["server"]
     if server is None:
         console.print("cache: cannot be reached", markup=False)
@@ -190,6 +192,18 @@ def _show_stats(found: Mapping[str, Any]) -> None:
         console.print(plain_table(["cache", ""], [(name, _server_value(name, server[name])) for name in server]))
     rows = [(name, number(count)) for name, count in sorted(found["store"].items()) if count]
     console.print(plain_table(["store", "rows"], rows) if rows else "store: empty")
+
+
+def _types_table(types: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return what is counted by type, those most read first."""
+    rows: list[tuple[str, ...]] = []
+    reads = {label: sum(counts[tier] for tier in FOUND) for label, counts in types.items()}
+    for label in sorted(types, key=lambda label: (-reads[label], label)):
+        counts, of = types[label], reads[label]
+        shares = [percent(counts[tier] / of if of else None) for tier in FOUND]
+        mean = size(counts["filled_bytes"] / counts["fills"]) if counts["fills"] else "–"
+        rows.append((label, number(of), *shares, number(counts["writes"]), number(counts["fills"]), mean))
+    return plain_table(["type", "reads", "memory", "cache", "store", "writes", "fills", "mean size"], rows)
 
 
 def _server_value(name: str, value: object) -> str:

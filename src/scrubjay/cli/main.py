@@ -14,6 +14,7 @@ from scrubjay.cli.receipt import receipt
 from scrubjay.cli.replay import replay
 from scrubjay.cli.shell import EXIT_CODES, Cli
 from scrubjay.cli.size import size
+from scrubjay.cli.top import top
 
 
 @click.group(
@@ -36,12 +37,13 @@ def cli(ctx: click.Context) -> None:
       scrubjay replay chats.jsonl.gz               run your own conversations through it
       scrubjay migrate --store postgresql://…      create or update the schema
       scrubjay stats                               hit rate, latencies, memory
+      scrubjay top                                 the same, as it happens
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, replay, receipt, stats, doctor, forget, export, migrate, conf, size, chaos):
+for command in (demo, replay, receipt, stats, top, doctor, forget, export, migrate, conf, size, chaos):
     cli.add_command(command)
 
 

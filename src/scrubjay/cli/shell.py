@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
@@ -142,6 +142,24 @@ def open_console(*, stderr: bool = False) -> Console:
     return _Console(file=stream, width=WIDTH, highlight=False, soft_wrap=False)
 
 
+def open_screen() -> Console:
+    """Return a console for all of the terminal, which follows its size."""
+    return _Console(highlight=False, soft_wrap=False)
+
+
+@contextlib.contextmanager
+def no_log_lines() -> Iterator[None]:
+    """Keep what the library logs off stderr, while a screen is drawn that it would be written into."""
+    logger = logging.getLogger("scrubjay")
+    logger.removeHandler(_LOG_LINES)
+    logger.addHandler(_NO_LINES)
+    try:
+        yield
+    finally:
+        logger.removeHandler(_NO_LINES)
+        logger.addHandler(_LOG_LINES)
+
+
 class _Console(Console):
     """A console that reports a broken pipe as such."""
 
@@ -171,6 +189,7 @@ class _LogLines(logging.Handler):
 
 
 _LOG_LINES = _LogLines(logging.WARNING)
+_NO_LINES = logging.NullHandler()
 
 
 def _prepare_output() -> None:

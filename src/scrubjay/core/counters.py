@@ -4,51 +4,91 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import MissReason
 
+MAX_TYPES = 64
+"""How many context types are counted by their names; what is beyond them is counted together."""
+OTHER_TYPES = f"{Kind.CONTEXT}.other"
+
 
 @dataclass(slots=True, eq=False)
 class Tally:
-    """Reads of one kind of one tenant, by what answered.
+    """Reads and writes of one type of one tenant.
 
     Attributes:
-        l1: Answered from process memory.
-        l2: Answered by the shared cache.
-        store: Answered by the store, on its own or through a load that was under way.
+        l1: Reads answered from process memory.
+        l2: Reads answered by the shared cache.
+        store: Reads answered by the store, on its own or through a load that was under way, or by a loader.
+        writes: Writes that the store has committed.
+        fills: Fills of the shared cache that took effect.
+        filled_bytes: The bytes of their payloads.
     """
 
     l1: int = 0
     l2: int = 0
     store: int = 0
+    writes: int = 0
+    fills: int = 0
+    filled_bytes: int = 0
 
 
 class Tallies:
-    """The tallies of this process, by tenant and kind; beyond `MAX_TALLIES` all tenants share one per kind."""
+    """The tallies of this process, by tenant and type; beyond `MAX_TALLIES` all tenants share one per type.
+
+    A type is a context type (`context.profile`), or another kind (`chat`). Context types are the application's to
+    name: the first `MAX_TYPES` have tallies of their own, all others share `context.other`.
+    """
 
     MAX_TALLIES = 20_000
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, Kind], Tally] = {}
+        self._tallies: dict[tuple[str, Kind, str], Tally] = {}
+        self._contexts: dict[str, str] = {}
 
-    def of(self, tenant: str, kind: Kind) -> Tally:
-        """Return where the reads of one kind of one tenant are counted."""
-        tally = self._tallies.get((tenant, kind))
+    def of(self, tenant: str, kind: Kind, context_type: str = "") -> Tally:
+        """Return where one kind of one tenant is counted; of contexts, one type."""
+        label = self._label(context_type) if kind is Kind.CONTEXT else kind.value
+        tally = self._tallies.get((tenant, kind, label))
         if tally is None:
             owner = tenant if len(self._tallies) < self.MAX_TALLIES else ""
-            tally = self._tallies.setdefault((owner, kind), Tally())
+            tally = self._tallies.setdefault((owner, kind, label), Tally())
         return tally
 
     def of_tenant(self, tenant: str) -> dict[str, dict[str, int]]:
         """Return the reads of one tenant by kind: `l1`, `l2` and `store`."""
-        return {
-            str(kind): {"l1": tally.l1, "l2": tally.l2, "store": tally.store}
-            for (owner, kind), tally in self._tallies.items()
-            if owner == tenant
-        }
+        found: dict[str, dict[str, int]] = {}
+        for (owner, kind, _), tally in self._tallies.items():
+            if owner == tenant:
+                counts = found.setdefault(kind.value, {"l1": 0, "l2": 0, "store": 0})
+                counts["l1"] += tally.l1
+                counts["l2"] += tally.l2
+                counts["store"] += tally.store
+        return found
+
+    def by_type(self) -> dict[str, dict[str, int]]:
+        """Return what is counted of each type, all tenants together; a type that was never used is left out."""
+        totals: dict[str, Tally] = {}
+        for (_, _, label), tally in self._tallies.items():
+            total = totals.setdefault(label, Tally())
+            total.l1 += tally.l1
+            total.l2 += tally.l2
+            total.store += tally.store
+            total.writes += tally.writes
+            total.fills += tally.fills
+            total.filled_bytes += tally.filled_bytes
+        return {label: counts for label, total in totals.items() if any((counts := asdict(total)).values())}
+
+    def _label(self, context_type: str) -> str:
+        label = self._contexts.get(context_type)
+        if label is None:
+            if len(self._contexts) >= MAX_TYPES:
+                return OTHER_TYPES
+            label = self._contexts[context_type] = f"{Kind.CONTEXT}.{context_type}"
+        return label
 
     def local_hits(self) -> int:
         """Return how many reads process memory has answered."""
@@ -96,3 +136,17 @@ def add_counters(total: dict[str, dict[str, int]], more: Mapping[str, Any]) -> N
             for label, count in counts.items():
                 if type(count) is int:
                     into[label] = into.get(label, 0) + count
+
+
+def of_few_types(types: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Return counts by type, of at most `MAX_TYPES` context types by name: the most read; the rest are added up.
+
+    Processes may have counted different types under their names.
+    """
+    contexts = [label for label in types if label.startswith(f"{Kind.CONTEXT}.") and label != OTHER_TYPES]
+    contexts.sort(key=lambda label: (-sum(types[label].get(tier, 0) for tier in ("l1", "l2", "store")), label))
+    rest = set(contexts[MAX_TYPES:])
+    few: dict[str, dict[str, int]] = {}
+    for label in sorted(types):
+        add_counters(few, {OTHER_TYPES if label in rest else label: types[label]})
+    return few

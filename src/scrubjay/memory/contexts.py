@@ -47,7 +47,7 @@ def source(services: Services, scope: Scope, type_: str, wanted: int = 0) -> Sou
         loader=loader,
         deadline_s=0 if loader is None else services.loaders.timeout_s,
         max_bytes=policy.max_cached_bytes,
-        tally=services.tallies.of(scope.tenant, Kind.CONTEXT),
+        tally=services.tallies.of(scope.tenant, Kind.CONTEXT, type_),
     )
 
 
@@ -191,6 +191,7 @@ class Contexts:
             [cached],
             self._services.store.context_delete(self._scope, type_, id_),
             lambda done: None if done is None else (done, [Mutation(cached, Op.DROP, done.version)]),
+            type_,
         )
         return written is not None
 
@@ -254,6 +255,7 @@ class Contexts:
             [cached],
             self._services.store.context_put(self._scope, type_, id_, raw, extra, mode=mode, expected=expected),
             lambda done: (done[1], [Mutation(cached, Op.DROP, done[1].version)]),
+            type_,
         )
         return _record(record)
 

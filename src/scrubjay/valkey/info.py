@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from scrubjay.core.errors import CacheUnavailable
+from scrubjay.valkey.commands import Client, ServerError
+
 _SUMMED: Final = frozenset(
     {
         "used_memory", "used_memory_rss", "used_memory_peak", "maxmemory", "connected_clients", "evicted_keys",
@@ -12,6 +15,22 @@ _SUMMED: Final = frozenset(
     }
 )  # fmt: skip
 _IDENTITIES: Final = ("run_id", "master_replid")
+
+
+async def accounts(client: Client) -> list[dict[str, Any]]:
+    """Return what each node that holds keys says of itself.
+
+    Raises:
+        CacheUnavailable: One of them does not answer, or refuses to say.
+        Closed: The client is closed.
+    """
+    found: list[dict[str, Any]] = []
+    for (reply,) in await client.each([("INFO",)]):
+        if not isinstance(reply, bytes):
+            why = reply.message if isinstance(reply, ServerError) else "it is no text"
+            raise CacheUnavailable(f"the cache refuses to say how it is: {why}")
+        found.append(facts(reply))
+    return found
 
 
 def facts(info: bytes) -> dict[str, Any]:
