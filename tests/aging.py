@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
 
 from scrubjay.testing.clock import ManualClock
-from scrubjay.testing.servers import ValkeyServer
+from scrubjay.testing.topologies import ClusterServers
+from tests.deployments import Deployment, primaries
 
 # In one step, so that no key is renewed between being read and being shortened.
 _AGE = """
@@ -23,15 +26,19 @@ return gone
 
 
 class CacheView:
-    """What the keys under one prefix of a test server look like from outside."""
+    """What the keys under one prefix look like from outside, on one server or on all that hold keys."""
 
-    def __init__(self, server: ValkeyServer, prefix: str) -> None:
+    def __init__(self, deployment: Deployment, prefix: str) -> None:
         self._prefix = prefix
-        self.client = redis.Redis(port=server.port, password=server.password)
+        self._nodes = [redis.Redis(port=each.port, password=each.password) for each in primaries(deployment)]
+        self.client: Any = self._nodes[0]
+        if isinstance(deployment, ClusterServers):
+            port = deployment.primaries[0].port
+            self.client = redis.RedisCluster(host="127.0.0.1", port=port, password=deployment.password)
 
     def names(self) -> set[str]:
         """Return the names of the keys under the prefix."""
-        return {key.decode() for key in self.client.keys(f"{self._prefix}*")}
+        return {key.decode() for node in self._nodes for key in node.keys(f"{self._prefix}*")}
 
     def evict(self) -> None:
         """Delete all keys under the prefix, as a full server might."""
@@ -40,11 +47,14 @@ class CacheView:
 
     def age(self, seconds: float) -> None:
         """Shorten the life of every key under the prefix; keys whose time is up are gone."""
-        self.client.eval(_AGE, 0, f"{self._prefix}*", round(seconds * 1000))
+        for node in self._nodes:
+            node.eval(_AGE, 0, f"{self._prefix}*", round(seconds * 1000))
 
     def close(self) -> None:
-        """Release the connection."""
+        """Release the connections."""
         self.client.close()
+        for node in self._nodes:
+            node.close()
 
 
 class AgeingClock(ManualClock):

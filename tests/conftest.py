@@ -6,9 +6,9 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -18,6 +18,7 @@ from scrubjay.app import AsyncScrubjay
 from scrubjay.store.open import migrate
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer, ValkeyServer
+from tests.deployments import ONE, SEVERAL, SINGLES, Deployment, Deployments
 
 # A run in the background is started with Ctrl-C ignored, and its children inherit that; tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,17 +38,24 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def valkey9() -> Iterator[ValkeyServer]:
-    """One Valkey 9 for the run; tests are kept apart by key prefixes."""
-    with ValkeyServer("valkey") as server:
-        yield server
+def deployments() -> Iterator[Deployments]:
+    """The cache servers of the run, each started when a test asks for it; tests are kept apart by key prefixes."""
+    with ExitStack() as stack:
+        found = Deployments(stack)
+        yield found
+        found.check()
 
 
 @pytest.fixture(scope="session")
-def redis8() -> Iterator[ValkeyServer]:
+def valkey9(deployments: Deployments) -> ValkeyServer:
+    """One Valkey 9 for the run."""
+    return cast("ValkeyServer", deployments.get("valkey9"))
+
+
+@pytest.fixture(scope="session")
+def redis8(deployments: Deployments) -> ValkeyServer:
     """One Redis 8 for the run."""
-    with ValkeyServer("redis8") as server:
-        yield server
+    return cast("ValkeyServer", deployments.get("redis8"))
 
 
 @pytest.fixture
@@ -68,11 +76,32 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture(params=["valkey9", "redis8"])
-def cache_server(request: pytest.FixtureRequest) -> ValkeyServer:
-    """A cache server, of each make."""
-    server: ValkeyServer = request.getfixturevalue(request.param)
-    return server
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for `cache_server` or `usual_server` on each; on single ones only what looks into one itself."""
+    names = set(metafunc.fixturenames)
+    several = [] if names & {"single_server", "valkey9", "redis8"} else SEVERAL
+    for name, single in (("cache_server", SINGLES), ("usual_server", ONE)):
+        if name in names:
+            metafunc.parametrize(name, [*single, *several], indirect=True)
+
+
+@pytest.fixture
+def cache_server(request: pytest.FixtureRequest, deployments: Deployments) -> Deployment:
+    """A cache server of each make and, in the long form of the tests, Sentinels and a cluster of each."""
+    return deployments.get(request.param)
+
+
+@pytest.fixture
+def single_server(cache_server: Deployment) -> ValkeyServer:
+    """A cache server of each make: for tests that are about one server."""
+    assert isinstance(cache_server, ValkeyServer)
+    return cache_server
+
+
+@pytest.fixture
+def usual_server(request: pytest.FixtureRequest, deployments: Deployments) -> Deployment:
+    """Valkey 9; in the long form of the tests Sentinels and clusters of each make, too."""
+    return deployments.get(request.param)
 
 
 @pytest.fixture

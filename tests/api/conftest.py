@@ -16,9 +16,10 @@ import pytest
 from scrubjay import AsyncScrubjay, Scrubjay
 from scrubjay.handles import Session, Tenant, User
 from scrubjay.store.open import migrate
-from scrubjay.testing.servers import PostgresServer, ValkeyServer
+from scrubjay.testing.servers import PostgresServer
 from tests.aging import AgeingClock, CacheView
 from tests.api.adapter import Awaitable
+from tests.deployments import SEVERAL, Deployment, Deployments
 
 # Not the full product: each twin meets each store, each kind of cache and `none:`, and so do the stores.
 # `valkey9only` is the shared cache without process memory before it: there, what is read twice is read from the server.
@@ -31,6 +32,11 @@ CONFIGURATIONS = [
     ("sync", "postgresql", "valkey9"),
     ("sync", "sqlite", "none"),
 ]
+# The long form: every arrangement of several servers, some without process memory before it.
+LONG = [
+    (("sync", "async")[number % 2], ("sqlite", "postgresql")[number // 2 % 2], f"{each.values[0]}{only}", each.marks)
+    for number, (each, only) in enumerate(zip(SEVERAL, ("", "", "only", "only", "", ""), strict=True))
+]
 
 
 @dataclass
@@ -40,7 +46,7 @@ class World:
     Attributes:
         twin: `async` or `sync`.
         store: The URL of the store.
-        server: The cache server; None for `none:`.
+        server: What the cache runs on; None for `none:`.
         prefix: What the test's keys and the ids of its tenants begin with.
         clock: The time of everything in it.
         local: Whether values are held in process memory, too.
@@ -50,7 +56,7 @@ class World:
 
     twin: str
     store: str
-    server: ValkeyServer | None
+    server: Deployment | None
     prefix: str
     clock: AgeingClock
     stack: AsyncExitStack
@@ -147,12 +153,19 @@ def threads() -> Iterator[Executor]:
         yield pool
 
 
-@pytest.fixture(params=CONFIGURATIONS, ids="-".join)
-async def world(request: pytest.FixtureRequest, tmp_path: Path, threads: Executor) -> AsyncIterator[World]:
+@pytest.fixture(
+    params=[
+        *(pytest.param(each, id="-".join(each)) for each in CONFIGURATIONS),
+        *(pytest.param(each[:3], id="-".join(each[:3]), marks=each[3]) for each in LONG),
+    ]
+)
+async def world(
+    request: pytest.FixtureRequest, tmp_path: Path, threads: Executor, deployments: Deployments
+) -> AsyncIterator[World]:
     """Each twin over stores and caches."""
     twin, store, cache = request.param
     clock, prefix = AgeingClock(), f"t{uuid4().hex[:12]}"
-    server = None if cache == "none" else request.getfixturevalue(cache.removesuffix("only"))
+    server = None if cache == "none" else deployments.get(cache.removesuffix("only"))
     if store == "sqlite":
         shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "store.db")
         url = f"sqlite:///{tmp_path}/store.db?synchronous=off"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,6 +35,8 @@ class Deployment:
     flavour: Flavour
     port: int
     logs: list[Callable[[], str]] = field(default_factory=list)
+    tls: bool = False
+    """Whether its clients here speak TLS."""
 
     @property
     def cache(self) -> str:
@@ -56,10 +60,14 @@ class Deployment:
     def client(self, user: str | None, port: int | None = None) -> redis.Redis:
         """Return a client that has logged in as a user, or as nobody; it is to be closed."""
         name, password = (None, None) if user is None else self.login(user)
+        # With certificates of its own, as the application has.
+        tls = self.directory / "tls"
+        secured = {"ssl": True, "ssl_ca_certs": tls / "ca.crt", "ssl_certfile": tls / "client.crt",
+                   "ssl_keyfile": tls / "client.key"} if self.tls else {}  # fmt: skip
         # Without another try: what is refused is refused, and each one would wait for seconds.
         return redis.Redis(
             port=port or self.port, username=name, password=password, socket_timeout=30, decode_responses=True,
-            driver_info=None, protocol=2, retry=Retry(NoBackoff(), 0),
+            driver_info=None, protocol=2, retry=Retry(NoBackoff(), 0), **secured,
         )  # fmt: skip
 
     def denied(self, port: int | None = None) -> list[dict[str, object]]:
@@ -146,6 +154,8 @@ def deployed(
             if topology == "sentinel":
                 ports += ["--sentinel-port", first + SENTINEL_STEP]
             write(topology, out, "--flavour", family(flavour), *ports, *options)
+            if "--tls" in options:
+                certify(out)
             nests = {}
             try:
                 for file in sorted(out.glob("*.conf")):
@@ -158,8 +168,17 @@ def deployed(
                 if attempt == 9:
                     raise
                 continue  # Somebody took a port.
-            yield Deployment(out, flavour, first, [lambda nest=nest: nest.log for nest in nests.values()]), nests
+            logs = [lambda nest=nest: nest.log for nest in nests.values()]
+            yield Deployment(out, flavour, first, logs, tls="--tls" in options), nests
             return
+
+
+def certify(out: Path) -> None:
+    """Make certificates as the notes beside the files say, unless there are some."""
+    (commands,) = re.findall(r"## Certificates.*?```sh\n(.*?)```", (out / "NEXT.md").read_text(), re.DOTALL)
+    assert str(out / "tls") in commands
+    if not (out / "tls" / "server.crt").exists():
+        subprocess.run(["sh", "-euc", commands], check=True, capture_output=True)
 
 
 def is_ready(log: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import stat
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,7 +27,7 @@ from scrubjay.valkey.cluster import ClusterClient
 from scrubjay.valkey.slots import slot_of
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import parse_cache_url
-from tests.cli.conf_servers import SENTINEL_STEP, Deployment, deployed, environment, served
+from tests.cli.conf_servers import SENTINEL_STEP, Deployment, certify, deployed, environment, served
 from tests.cli.conftest import Run
 from tests.waiting import until_told, wait_until
 
@@ -561,12 +560,6 @@ async def use(jay: AsyncScrubjay, other: AsyncScrubjay) -> None:
 @pytest.mark.system
 @pytest.mark.parametrize("clients", ["optional", "yes"])
 async def test_tls_with_certificates_made_as_the_notes_say(tmp_path: Path, clients: str) -> None:
-    def certify(out: Path) -> None:
-        (commands,) = re.findall(r"## Certificates.*?```sh\n(.*?)```", (out / "NEXT.md").read_text(), re.DOTALL)
-        assert str(out / "tls") in commands
-        if not (out / "tls" / "server.crt").exists():
-            subprocess.run(["sh", "-euc", commands], check=True, capture_output=True)
-
     with served("single", "redis7", "--tls", "--tls-auth-clients", clients, prepare=certify) as deployment:
         url = deployment.cache
         assert url.startswith("rediss://")
@@ -587,12 +580,18 @@ async def test_tls_with_certificates_made_as_the_notes_say(tmp_path: Path, clien
 
 # --- whole topologies
 
+ARRANGED = [
+    *(pytest.param(each, (), id=each) for each in ("valkey", "redis8")),
+    pytest.param("redis7", (), id="redis7", marks=pytest.mark.system),
+    pytest.param("redis7", ("--tls", "--tls-auth-clients", "yes"), id="redis7-tls", marks=pytest.mark.system),
+]
+
 
 @pytest.mark.full
-@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize(("flavour", "options"), ARRANGED)
 @pytest.mark.timeout(600)
-async def test_sentinels_replace_a_primary(flavour: Flavour, tmp_path: Path) -> None:
-    with deployed("sentinel", flavour, tmp_path / "conf") as (deployment, nests):
+async def test_sentinels_replace_a_primary(flavour: Flavour, options: Sequence[str], tmp_path: Path) -> None:
+    with deployed("sentinel", flavour, tmp_path / "conf", *options) as (deployment, nests):
         ports = [deployment.port + number for number in range(3)]
         sentinel_ports = [deployment.port + SENTINEL_STEP + number for number in range(3)]
 
@@ -675,10 +674,10 @@ def _replicas(deployment: Deployment, port: int) -> int:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize(("flavour", "options"), ARRANGED)
 @pytest.mark.timeout(600)
-async def test_nodes_make_a_cluster(flavour: Flavour, tmp_path: Path) -> None:
-    with deployed("cluster", flavour, tmp_path / "conf") as (deployment, nests):
+async def test_nodes_make_a_cluster(flavour: Flavour, options: Sequence[str], tmp_path: Path) -> None:
+    with deployed("cluster", flavour, tmp_path / "conf", *options) as (deployment, nests):
         ports = [deployment.port + number for number in range(6)]
         await asyncio.to_thread(_join, deployment, ports)
         async with two(deployment, tmp_path) as (jay, other):

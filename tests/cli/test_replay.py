@@ -17,6 +17,8 @@ import pytest
 
 from scrubjay.cli import replay_input
 from scrubjay.testing.servers import PostgresServer, ValkeyServer
+from tests.aging import CacheView
+from tests.deployments import Deployment
 from tests.waiting import wait_until
 
 from .conftest import Ran, Run, assistant, call, command, lines, tool, user
@@ -333,16 +335,14 @@ def test_a_cache_that_is_not_there_is_told_and_not_needed(run: Run, two: Path) -
     assert line.startswith("warning: the cache cannot be reached")
 
 
-def test_a_cache_of_others_and_a_temporary_store(run: Run, two: Path, cache_server: ValkeyServer) -> None:
-    import redis
-
-    url = cache_server.url.replace("valkey://", "redis://")
+def test_a_cache_of_others_and_a_temporary_store(run: Run, two: Path, cache_server: Deployment) -> None:
     assert run("replay", two, "--cache", cache_server.url, "--json").json["hit_rate"] > 0
-    with redis.Redis.from_url(url) as client:
-        left = list(client.scan_iter("sj1-replay-*", count=1_000))
-        assert all(client.ttl(key) > 0 for key in left)
-        assert not [key for key in left if b":chat:" in key]
-        client.delete(*left)
+    view = CacheView(cache_server, "sj1-replay-")
+    left = view.names()
+    assert all(view.client.ttl(key) > 0 for key in left)
+    assert not [key for key in left if ":chat:" in key]
+    view.evict()
+    view.close()
 
 
 def test_real_servers(

@@ -23,10 +23,11 @@ from scrubjay.handles import Tenant, User
 from scrubjay.memory import tools
 from scrubjay.testing.faults import Call, Fail, Failure, FaultyHotTier, FaultyStore, Gate, Plan, Point
 from scrubjay.testing.proxy import TcpProxy
-from scrubjay.testing.servers import ValkeyServer
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.line import ValkeyLink
+from scrubjay.valkey.open import AnyClient
 from scrubjay.valkey.url import parse_cache_url
+from tests.deployments import Deployment
 from tests.waiting import until, until_told
 
 QUIET_S = 600.0
@@ -120,8 +121,8 @@ class Process:
         return self.tenant.user("alice")
 
     @property
-    def client(self) -> ValkeyClient:
-        assert isinstance(self.engine.client, ValkeyClient)
+    def client(self) -> AnyClient:
+        assert self.engine.client is not None
         return self.engine.client
 
     @property
@@ -186,7 +187,7 @@ async def open_on(tmp_path: Path) -> AsyncIterator[Open]:
     prefix = f"t{uuid4().hex[:12]}"
     async with AsyncExitStack() as stack:
 
-        async def open_one(server: ValkeyServer | str, **settings: Any) -> Process:
+        async def open_one(server: Deployment | str, **settings: Any) -> Process:
             defaults = {
                 "store": f"sqlite:///{tmp_path}/store.db?synchronous=off",
                 "cache": server if isinstance(server, str) else server.url,
@@ -203,17 +204,17 @@ async def open_on(tmp_path: Path) -> AsyncIterator[Open]:
 
 
 @pytest.fixture
-async def open_process(open_on: Open, valkey9: ValkeyServer) -> Open:
-    """Opens processes on Valkey 9."""
+async def open_process(open_on: Open, usual_server: Deployment) -> Open:
+    """Opens processes on Valkey 9; in the long form on Sentinels and clusters, too."""
 
     async def open_one(**settings: Any) -> Process:
-        return await open_on(settings.pop("server", valkey9), **settings)
+        return await open_on(settings.pop("server", usual_server), **settings)
 
     return open_one
 
 
 @pytest.fixture
-async def open_each(open_on: Open, cache_server: ValkeyServer) -> Open:
+async def open_each(open_on: Open, cache_server: Deployment) -> Open:
     """Opens processes on each make of server."""
 
     async def open_one(**settings: Any) -> Process:

@@ -12,15 +12,15 @@ import pytest
 
 from scrubjay.handles import Session
 from scrubjay.testing.clock import ManualClock
-from scrubjay.testing.servers import ValkeyServer
 from tests.coherence import heard
 from tests.coherence.conftest import QUIET_S, Process, opened
+from tests.deployments import Deployment
 
 OpenProcess = Callable[..., Awaitable[Process]]
 
 
 @pytest.fixture
-async def open_process(store_url: str, valkey9: ValkeyServer, clock: ManualClock) -> AsyncIterator[OpenProcess]:
+async def open_process(store_url: str, usual_server: Deployment, clock: ManualClock) -> AsyncIterator[OpenProcess]:
     """Opens processes over a store of each engine; their jobs and sweeps wait for `work` and `sweep`."""
     prefix = f"t{uuid4().hex[:12]}"
     async with AsyncExitStack() as stack:
@@ -28,7 +28,7 @@ async def open_process(store_url: str, valkey9: ValkeyServer, clock: ManualClock
         async def open_one(**settings: Any) -> Process:
             defaults = {
                 "store": store_url,
-                "cache": valkey9.url,
+                "cache": usual_server.url,
                 "prefix": prefix,
                 "clock": clock,
                 "housekeeping": 3600.0,

@@ -12,27 +12,32 @@ from functools import partial
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from scrubjay import CachedContextStore, ConfigurationError, ContextCache, ContextPolicy, InvalidContent, InvalidId
 from scrubjay.core.keys import DEFAULT_PREFIX, Kind
 from scrubjay.core.policy import CONTEXT_POLICIES
 from scrubjay.testing.servers import ValkeyServer
+from scrubjay.testing.topologies import ClusterServers
 from tests.conftest import OpenJay
+from tests.deployments import Deployment, primaries
 from tests.standalone.conftest import ListStore
 from tests.waiting import until, until_told
 
 
 @pytest.fixture(params=[0, 16 * 1024 * 1024], ids=["shared", "local"])
-async def cache(cache_server: ValkeyServer, prefix: str, request: pytest.FixtureRequest) -> AsyncIterator[ContextCache]:
+async def cache(cache_server: Deployment, prefix: str, request: pytest.FixtureRequest) -> AsyncIterator[ContextCache]:
     # Its heartbeats are far apart: some tests count round trips.
-    async with ContextCache(cache_server.url, prefix=prefix, deadline=3600, local_memory=request.param) as cache:
+    given = {"timeout": 5.0, "deadline": 3600, "local_memory": request.param}
+    async with ContextCache(cache_server.url, prefix=prefix, **given) as cache:
         yield cache
 
 
 @pytest.fixture
-async def raw(cache_server: ValkeyServer) -> AsyncIterator[Redis]:
-    client = Redis.from_url(cache_server.url.replace("valkey://", "redis://"))
+async def raw(cache_server: Deployment) -> AsyncIterator[Redis]:
+    port = primaries(cache_server)[0].port
+    several = isinstance(cache_server, ClusterServers)
+    client: Any = RedisCluster(host="127.0.0.1", port=port) if several else Redis(port=port)
     yield client
     await client.aclose()
 
@@ -67,7 +72,7 @@ async def test_ttl_by_type(cache: ContextCache, raw: Redis, prefix: str, context
     assert minutes * 60_000 - 5_000 < left <= minutes * 60_000
 
 
-async def test_a_subclass_sets_its_own_times(cache_server: ValkeyServer, raw: Redis, prefix: str) -> None:
+async def test_a_subclass_sets_its_own_times(cache_server: Deployment, raw: Redis, prefix: str) -> None:
     class Short(ContextCache):
         TTL_MAP = {"profile": timedelta(seconds=90)}  # noqa: RUF012
         DEFAULT_TTL = timedelta(seconds=30)
@@ -107,7 +112,7 @@ async def test_tenants_are_apart(cache: ContextCache) -> None:
     assert await cache.get("alice", "profile") is None
 
 
-async def test_what_policy_forbids_is_not_cached(cache_server: ValkeyServer, prefix: str) -> None:
+async def test_what_policy_forbids_is_not_cached(cache_server: Deployment, prefix: str) -> None:
     policies = {
         **CONTEXT_POLICIES,
         "live": ContextPolicy(changes="fast"),
@@ -302,7 +307,7 @@ async def test_round_trips(cache: ContextCache, call: str, trips: int) -> None:
     assert client.round_trips - before == trips
 
 
-async def test_what_is_read_again_comes_from_process_memory(cache_server: ValkeyServer, prefix: str) -> None:
+async def test_what_is_read_again_comes_from_process_memory(cache_server: Deployment, prefix: str) -> None:
     async with ContextCache(cache_server.url, prefix=prefix) as cache:
         await cache.set("alice", "profile", [{"plan": "pro"}])
         first = await cache.get("alice", "profile")
@@ -316,7 +321,7 @@ async def test_what_is_read_again_comes_from_process_memory(cache_server: Valkey
 
 
 @pytest.mark.parametrize("how", ["set", "invalidate", "invalidate_user"])
-async def test_another_process_hears_of_a_change(cache_server: ValkeyServer, prefix: str, how: str) -> None:
+async def test_another_process_hears_of_a_change(cache_server: Deployment, prefix: str, how: str) -> None:
     async with (
         ContextCache(cache_server.url, prefix=prefix, timeout=5.0, deadline=60.0) as one,
         ContextCache(cache_server.url, prefix=prefix, timeout=5.0, deadline=60.0) as two,
@@ -338,7 +343,7 @@ async def test_another_process_hears_of_a_change(cache_server: ValkeyServer, pre
         assert await two.get("alice", "profile") == (["new"] if how == "set" else None)
 
 
-async def test_one_load_for_all_readers(cache_server: ValkeyServer, prefix: str) -> None:
+async def test_one_load_for_all_readers(cache_server: Deployment, prefix: str) -> None:
     store = ListStore()
     await store.create("alice", "profile", 1)
     async with AsyncExitStack() as stack:

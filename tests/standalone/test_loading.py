@@ -9,6 +9,7 @@ import pytest
 from scrubjay import CachedContextStore, Closed, ContextCache, LoaderTimeout
 from scrubjay.core.keys import Kind
 from scrubjay.testing.servers import ValkeyServer
+from tests.deployments import Deployment
 from tests.standalone.conftest import ListStore
 
 
@@ -42,7 +43,7 @@ async def test_closing_does_not_wait_for_a_load_that_hangs(
     assert store.at_once == 0
 
 
-async def test_misses_are_counted(cache_server: ValkeyServer, prefix: str) -> None:
+async def test_misses_are_counted(cache_server: Deployment, prefix: str) -> None:
     async with ContextCache(cache_server.url, prefix=prefix, local_memory=0) as cache:
         assert await cache.get("alice", "profile") is None
         await cache.set("alice", "profile", [1])
@@ -52,7 +53,7 @@ async def test_misses_are_counted(cache_server: ValkeyServer, prefix: str) -> No
         assert sum(cache.counters.misses.values()) == 1
 
 
-async def test_a_miss_that_is_loaded_is_counted_once(cache_server: ValkeyServer, prefix: str) -> None:
+async def test_a_miss_that_is_loaded_is_counted_once(cache_server: Deployment, prefix: str) -> None:
     async with ContextCache(cache_server.url, prefix=prefix, local_memory=0) as cache:
         contexts = CachedContextStore(ListStore(), cache)
         for _ in range(4):

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 import redis
 from tests.coherence import heard
+from tests.deployments import Deployment
 from tests.waiting import until_told
 
 from scrubjay import AsyncScrubjay
@@ -661,7 +662,7 @@ MODES = ["pubsub", "tracking"]
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_scrubjays_are_coherent(cache_server: ValkeyServer, tmp_path: Path, mode: str) -> None:
+async def test_scrubjays_are_coherent(cache_server: Deployment, tmp_path: Path, mode: str) -> None:
     given: dict[str, Any] = {
         "store": f"sqlite:///{tmp_path}/store.db?synchronous=off",
         "cache": cache_server.url,
@@ -686,7 +687,7 @@ async def test_scrubjays_are_coherent(cache_server: ValkeyServer, tmp_path: Path
         assert len(two._open.services.aside.l1) == 0
 
 
-async def test_what_memory_alone_holds_is_dropped_at_others(cache_server: ValkeyServer, tmp_path: Path) -> None:
+async def test_what_memory_alone_holds_is_dropped_at_others(cache_server: Deployment, tmp_path: Path) -> None:
     """The trap of tracking: a server says nothing of a key that is not there, and yet a process holds its value."""
     given: dict[str, Any] = {
         "store": f"sqlite:///{tmp_path}/store.db?synchronous=off",

@@ -304,6 +304,12 @@ class ValkeyClient:
                 wire = await dialler.connect(lambda: Wire(str(dialler.url), CONNECT_DEADLINE_S, self._lost))
                 try:
                     login = await self._greet(wire, dialler)
+                except CacheUnavailable as error:
+                    refusal = await dialler.refused(wire)
+                    wire.abort()
+                    if refusal is None:
+                        raise
+                    raise refusal from error
                 except BaseException:
                     wire.abort()
                     raise

@@ -17,7 +17,18 @@ from scrubjay.core.errors import CacheMisconfigured, CacheUnavailable, Closed
 from scrubjay.valkey.client import CONNECT_DEADLINE_S, DEFAULT_DEADLINE_S, ValkeyClient, raise_if_cancelled
 from scrubjay.valkey.commands import Block, Command, Reply, Script, ServerError
 from scrubjay.valkey.dialler import NodeDialler, off_the_loop
-from scrubjay.valkey.slots import Node, Redirect, SlotMap, mark_tags, merged, read_map, slot_of, stage_of, tag_of
+from scrubjay.valkey.slots import (
+    Node,
+    Redirect,
+    SlotMap,
+    mark_tags,
+    merged,
+    read_map,
+    slot_of,
+    slots_missing,
+    stage_of,
+    tag_of,
+)
 from scrubjay.valkey.url import Address, CacheUrl
 
 MAX_REDIRECTS: Final = 8
@@ -343,7 +354,7 @@ class ClusterClient:
 
     def _take(self, new: SlotMap) -> SlotMap:
         if new.uncovered:
-            raise CacheMisconfigured(f"{self.url}: no node holds the slots {new.uncovered}")
+            raise slots_missing(self.url, new)
         old = self.map
         if old is not None and new.stage[1] < old.stage[1] and not set(old.nodes).isdisjoint(new.nodes):
             # Of those that know what came after, nobody has answered.

@@ -18,7 +18,19 @@ RENEWED_AT = 0.75
 """After which part of their time credentials are replaced."""
 SOONEST_S = 0.25
 """The shortest time after which credentials are replaced, in seconds: who gives old ones is not asked on and on."""
+REFUSAL_S = 0.5
+"""How long a server that hangs up may take to say why, in seconds."""
 P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+# What is to be done about a server's certificate, by OpenSSL's codes.
+_HINTS = {
+    9: "it is not valid yet: check the clocks",
+    10: "it has to be renewed",
+    62: "connect by a name that it is for, or make one for this name",
+    64: "connect by a name that it is for, or make one for this address",
+}
+# What servers say of a client's certificate; before TLS 1.3 they only say that they do not agree where there is none.
+_REFUSED = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
 
 
 class Login:
@@ -73,11 +85,37 @@ class Dialler:
         try:
             _, protocol = await loop.create_connection(make, url.host, url.port, ssl=self._tls, server_hostname=name)
         except ssl.SSLCertVerificationError as error:
-            hint = "name its authority with ssl_ca_certs=FILE in the cache URL"
-            raise CacheMisconfigured(
-                f"{url}: its certificate is not trusted: {error.verify_message}; {hint}"
-            ) from error
+            hint = _HINTS.get(error.verify_code, "name its authority with ssl_ca_certs=FILE in the cache URL")
+            why = error.verify_message.rstrip(".")
+            raise CacheMisconfigured(f"{url}: its certificate is not trusted: {why}; {hint}") from error
+        except ssl.SSLError as error:
+            refusal = _refusal(url, error)
+            if refusal is None:
+                raise
+            raise refusal from error
         return protocol
+
+    async def refused(self, wire: Wire) -> CacheMisconfigured | None:
+        """Return why a server has hung up that had nothing to object to at first; None if it does not say.
+
+        Since TLS 1.3 a client takes itself for connected before its own certificate has been looked at. What the server
+        says then is lost where something was sent meanwhile; so nothing is.
+        """
+        if self._tls is None or wire.lost is None:
+            return None
+        url, silent = self.url if wire.peer is None else self.url.at(wire.peer), _Silent()
+        error: Exception | None
+        try:
+            async with asyncio.timeout(REFUSAL_S):
+                await self._connect(url, lambda: silent)
+                error = await silent.lost
+        except (CacheMisconfigured, OSError, TimeoutError) as found:
+            error = found
+        finally:
+            silent.close()
+        if isinstance(error, CacheMisconfigured):
+            return error
+        return _refusal(url, error) if isinstance(error, ssl.SSLError) else None
 
     def watch(self, wire: Wire) -> Coroutine[Any, Any, None] | None:  # noqa: ARG002 - other diallers do
         """Return what makes sure, beside a connection, that the server stays the right one; None for nothing."""
@@ -139,6 +177,35 @@ class NodeDialler(Dialler):
     def replica(self) -> CacheUnavailable | None:
         """Return the error of a node that is a replica: it was a primary a moment ago."""
         return None if self._any_role else CacheUnavailable(f"{self.url} is a replica now")
+
+
+class _Silent(asyncio.Protocol):
+    """A connection on which nothing is said."""
+
+    def __init__(self) -> None:
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(exc)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _refusal(url: CacheUrl, error: ssl.SSLError) -> CacheMisconfigured | None:
+    """Return the error of a server that does not accept the certificate of this client; None if it is another one."""
+    reason = error.reason or ""
+    if "_ALERT_" not in reason or not any(word in reason for word in _REFUSED):
+        return None
+    said = reason.partition("_ALERT_")[2].lower().replace("_", " ")
+    hint = "name one with ssl_certfile=FILE and ssl_keyfile=FILE in the cache URL"
+    return CacheMisconfigured(f"{url} does not accept this client's certificate: {said}; {hint}")
 
 
 def renewed_after(valid_s: float) -> float:

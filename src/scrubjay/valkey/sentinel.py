@@ -67,13 +67,20 @@ class Sentinel:
         Raises:
             CacheUnavailable: It does not answer, or refuses to.
         """
+        fresh = False
         try:
             async with asyncio.timeout(ASK_S):
                 async with self._connecting:
                     wire = self._wire
-                    if wire is None or wire.lost is not None:
+                    if fresh := wire is None or wire.lost is not None:
                         wire = self._wire = await self._connect()
+                assert wire is not None
                 address, known = await wire.ask_all(self._question, 2)
+        except CacheUnavailable as error:
+            refusal = await self._dialler.refused(self._wire) if fresh and self._wire is not None else None
+            if refusal is None:
+                raise
+            raise refusal from error
         except TimeoutError:
             raise CacheUnavailable(f"the Sentinel {self.url} did not answer within {ASK_S:g} s") from None
         except (OSError, ValueError, OverflowError) as error:
@@ -139,7 +146,8 @@ class SentinelDialler(Dialler):
             raise next((each for each in errors if isinstance(each, CacheMisconfigured)), errors[0])
         latest = max(heard, key=lambda each: (each.primary is not None, each.epoch))
         if latest.primary is None:
-            raise CacheMisconfigured(f"{self.url}: the Sentinels know no service {self._service!r:.100}")
+            hint = "name one of those that `SENTINEL MASTERS` lists"
+            raise CacheMisconfigured(f"{self.url}: the Sentinels know no service {self._service!r:.100}; {hint}")
         return latest.primary
 
     async def connect(self, make: Callable[[], P]) -> P:

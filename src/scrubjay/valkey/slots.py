@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from scrubjay.core.errors import CacheUnavailable
+from scrubjay.core.errors import CacheMisconfigured, CacheUnavailable
 from scrubjay.valkey.info import facts
 from scrubjay.valkey.url import Address
 
@@ -115,10 +115,12 @@ def read_map(slots: Any, info: Any, nodes: Any, asked: Address) -> SlotMap:
 
     Raises:
         CacheUnavailable: These are no such replies, or the node says that the cluster is down.
+        CacheMisconfigured: It is, because some slots belong to nobody.
     """
     try:
         told = facts(info)
-        if told["cluster_state"] != "ok":
+        whole = told["cluster_state"] == "ok"
+        if not whole and told["cluster_slots_assigned"] == SLOTS:
             raise CacheUnavailable(f"the cluster is down, {asked} says")
         found: dict[Node, int] = {}
         owners = [-1] * SLOTS
@@ -135,7 +137,17 @@ def read_map(slots: Any, info: Any, nodes: Any, asked: Address) -> SlotMap:
         idle = [node for node in _primaries(nodes) if node.id not in holding]
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CacheUnavailable(f"{asked} does not speak of its cluster: {error!r}") from error
-    return SlotMap(tuple(found), tuple(owners), tuple(idle), stage, tuple(claims))
+    found_map = SlotMap(tuple(found), tuple(owners), tuple(idle), stage, tuple(claims))
+    if not whole:
+        # Its others may know of all slots; where none does, somebody has to give them away.
+        raise slots_missing(asked, found_map)
+    return found_map
+
+
+def slots_missing(where: object, slots: SlotMap) -> CacheMisconfigured:
+    """Return the error of a cluster in which some slots belong to nobody."""
+    hint = "give them to a node, as `valkey-cli --cluster fix` does"
+    return CacheMisconfigured(f"{where}: no node holds the slots {slots.uncovered:.200}; {hint}")
 
 
 def merged(maps: Sequence[SlotMap]) -> SlotMap:

@@ -290,6 +290,9 @@ class ValkeyTier:
         Raises:
             CacheUnavailable: The server does not answer, or refuses to.
         """
+        if not self.client.marks(key):
+            # Nobody has spoken to this cluster yet: where it keeps what is to be learned first.
+            await self._call([("PING",)], "noted")
         marks = self.client.marks(key)
         asked: list[Command] = [("GET", name) for names in marks for name in names]
         replies = await self._call(asked, "noted")

@@ -1,7 +1,7 @@
 """How Valkey and Redis lay out what they hold, as far as memory depends on it: data, and the arithmetic over it.
 
-Of Valkey the figures are read from its public sources, of Redis they follow what is known of it, and trials. All are held
-against `MEMORY USAGE` and `used_memory` of running servers.
+Of Valkey the figures are read from its public sources, of Redis they follow what is known of it, and trials. All are
+held against `MEMORY USAGE` and `used_memory` of running servers.
 
 - Valkey 9 (`src/hashtable.c`, `src/object.c`, `src/entry.c`): buckets of one cache line with 7 entries, chained where
   they overflow, in tables of a power of two; key, expiry and a short value stand in the object itself, and field and
