@@ -28,9 +28,9 @@ $(STAMP): pyproject.toml requirements/dev.txt $(DEMO_STAMP)
 demo: $(DEMO_STAMP) ## Set up and run the demonstration.
 	@$(BIN)/scrubjay demo
 
-# Most tests wait for servers: two workers take half the time of one, also on two cores.
+# Most tests wait for servers: three workers take less time than two, also on two cores.
 test: $(STAMP) ## Set up and run the tests (no system packages needed).
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not system and not full" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not system and not full" $(ARGS)
 
 test-system: $(STAMP) ## Tests that need Debian packages; installs them.
 	@PYTHON="$(BIN)/python" sh tools/system_tests.sh $(ARGS)

@@ -29,8 +29,8 @@ from scrubjay.observe.sizing import (
 )
 from scrubjay.valkey.commands import Script
 from scrubjay.valkey.embedded import EmbeddedValkey
+from scrubjay.valkey.key_sizes import Sample, SampledKey, account_of, quantum_of, sample
 from scrubjay.valkey.open import AnyClient, client_of
-from scrubjay.valkey.sampling import Sample, SampledKey, account_of, quantum_of, sample
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import CacheKind, CacheUrl, parse_cache_url
 
@@ -188,7 +188,8 @@ async def _measure(
         raise CacheUnavailable(
             f"of {estimated.keys:,} keys the private server holds {keys}: it was too slow; try again"
         )
-    assert isinstance(keys, int)
+    if after["used_memory"] <= account["used_memory"]:
+        raise ConfigurationError("so little takes less memory than varies by itself: measure more users")
     return Measured(server, estimated, int(account["used_memory"]), int(after["used_memory"]), keys, seconds)
 
 

@@ -34,7 +34,7 @@ class Deaf:
         return not self.deaf and await self.inner.erase(keys, generation_keys)
 
 
-async def test_a_process_never_reads_older_than_it_wrote(open_jay: OpenJay) -> None:
+async def test_a_process_never_reads_older_than_it_wrote(open_jay: OpenJay, monkeypatch: pytest.MonkeyPatch) -> None:
     jay, beside = await open_jay(), await open_jay()
     aside = jay._services.aside
     tier = Deaf(aside.writes._hot)
@@ -49,11 +49,13 @@ async def test_a_process_never_reads_older_than_it_wrote(open_jay: OpenJay) -> N
     assert (await alice.memory.get("k"), len(await session.chat.recent())) == ("new", 2)
     await aside.retell()
     assert aside.untold == 2
-    pending = jay._open.confirmer.pending
+    confirmed: list[str] = []
+    # What waits to be marked is marked ten times a second: it is counted as it comes.
+    monkeypatch.setattr(jay._open.confirmer, "confirm", lambda _, row: confirmed.append(row))
     tier.deaf = False
     await aside.retell()
     assert aside.untold == 0
-    assert jay._open.confirmer.pending == pending + 2
+    assert len(set(confirmed)) == len(confirmed) == 2
     assert await beside.user("alice").memory.get("k") == "new"
     assert len(await beside.user("alice").session("s").chat.recent()) == 2
 

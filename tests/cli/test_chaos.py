@@ -47,4 +47,5 @@ def test_wrong_options(run: Run) -> None:
     assert run("chaos", "--topology", "ring").code == 2
     for option in (("--cache", "valkey://there"), ("--no-kills",), ("--without", "joins")):
         assert "--topology is for private servers" in run("chaos", "--topology", "cluster", *option).err
+    assert "--server is for private" in run("chaos", "--cache", "valkey://there", "--server", "redis8").err
     assert run("chaos", "--store", "mysql://there").error.startswith("error[")

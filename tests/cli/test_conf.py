@@ -413,11 +413,14 @@ def commands_of_the_code() -> set[str]:
     found = set()
     for file in (CODE / "scripts").glob("*.lua"):
         found |= {word.lower() for word in re.findall(r"'([A-Z]{3,})'", file.read_text())} - {"oom", "keepttl"}
-    # What the doctor asks is asked as an operator, or may be refused.
-    others = {CODE / name for name in ("embedded.py", "examine.py", "questions.py", "sample.py")}
+    # What the doctor and `size` ask is asked as an operator, or may be refused.
+    asked = ("examine.py", "key_kinds.py", "key_sizes.py", "questions.py", "scan.py")
+    others = {CODE / name for name in ("embedded.py", *asked)}
     assert all(file.is_file() for file in others)
     for file in set(CODE.glob("*.py")) - others:
-        for first, second in re.findall(r'\("([A-Z]{3,})"(?:, "([A-Z-]+)")?', file.read_text()):
+        # What servers say of certificates is no command.
+        text = re.sub(r"(?m)^_REFUSED = .*$", "", file.read_text())
+        for first, second in re.findall(r'\("([A-Z]{3,})"(?:, "([A-Z-]+)")?', text):
             container = first in {"CLIENT", "CLUSTER", "SCRIPT", "SENTINEL"}
             found.add(f"{first}|{second}".lower() if container else first.lower())
     return found

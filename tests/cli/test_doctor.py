@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ import redis
 
 from scrubjay import Scrubjay
 from scrubjay.app import examine_deployment
+from scrubjay.core.facts import ServerFacts
 from scrubjay.observe.doctor import RULES
+from scrubjay.store.examine import examine_store
 from scrubjay.store.open import migrate
 from scrubjay.testing.servers import PostgresServer, ValkeyServer
 from scrubjay.testing.topologies import ClusterServers, SentinelServers
+from scrubjay.valkey.examine import _service_of
+from scrubjay.valkey.questions import _door
+from scrubjay.valkey.url import parse_cache_url
 from tests.cli.conf_servers import environment, served
 from tests.cli.conftest import SECRET, Ran, Run
 from tests.conftest import OpenJay
@@ -89,6 +95,20 @@ def test_exit_codes(run: Run, bare: ValkeyServer, fail_on: str, code: int) -> No
     assert run("doctor", "--cache", bare.url, "--fail-on", fail_on, "--json", "--sample", 0, *QUICK).code == code
 
 
+def test_less_than_what_is_to_fail_does_not(run: Run) -> None:
+    with ValkeyServer("valkey", password=SECRET, maxmemory=2**28, maxmemory_policy="allkeys-lru") as server:
+        options = ("doctor", "--cache", server.url, "--json", "--sample", 0, *QUICK)
+        advised = run(*options)
+        assert severities(found(advised)) == {"security.app_rights": "advice"}
+        assert advised.code == 0
+        assert run(*options, "--fail-on", "advice").code == 1
+        with client_of(server) as client:
+            client.config_set("maxmemory", 0)
+        assert severities(found(run(*options)))["memory.limit"] == "warning"
+        assert run(*options).code == 0
+        assert run(*options, "--fail-on", "warning").code == 1
+
+
 def test_neither_ids_nor_values_nor_passwords_are_shown(run: Run) -> None:
     with ValkeyServer("valkey", password=SECRET, extra={"slowlog-log-slower-than": 0}) as server:
         with client_of(server) as client:
@@ -108,6 +128,7 @@ def test_what_passed_is_listed_on_demand(run: Run, bare: ValkeyServer) -> None:
     plain = run("doctor", *options).out
     assert "ok        " not in plain
     assert "> CONFIG SET maxmemory-policy allkeys-lru" in plain
+    assert "no store was named (10 checks: --verbose lists them)" in " ".join(plain.split())
 
 
 MENDED: list[tuple[str, dict[str, str], tuple[str, ...]]] = [
@@ -310,6 +331,45 @@ def test_a_store_alone(run: Run, postgres: PostgresServer) -> None:
     assert refused.code == 5
     assert severities(found(refused)) == {"store.reachable": "critical"}
     assert "another-secret" not in refused.out + refused.err
+
+
+def test_a_schema_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    migrate(f"sqlite:///{tmp_path}/store.db")
+    with sqlite3.connect(tmp_path / "store.db", isolation_level=None) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("ALTER TABLE schema_version RENAME COLUMN version_num TO other")
+    facts = examine_store(f"sqlite:///{tmp_path}/store.db", 0.1)
+    assert facts.error is None
+    assert "no such column" in facts.refused["schema"]
+
+
+def test_no_piece_of_a_password_is_quoted(run: Run) -> None:
+    for password in ("100%sure", "a%00b"):
+        ran = run("doctor", "--store", f"postgresql://app:{password}@127.0.0.1:1/db", "--json")
+        assert ran.code == 2
+        assert password not in ran.out + ran.err
+        assert "%25" in ran.err
+
+
+async def test_who_is_turned_away_is_not_taken_for_a_closed_door() -> None:
+    async def full(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"-ERR max number of clients reached\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(full, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        facts = await _door(parse_cache_url(f"valkey://127.0.0.1:{port}"), ServerFacts("n"))
+        listening.close()
+    assert facts.open_door is None
+    assert "max number of clients" in facts.refused["open"]
+
+
+@pytest.mark.parametrize("told", [[b"ip", b"h"], [b"ip", b"h", b"port", b"x"], [b"flags"], b"no list", []])
+def test_a_sentinel_that_says_something_odd_knows_no_primary(told: Any) -> None:
+    assert _service_of(told, [told])["primary"] is None
+    assert _service_of([b"ip", b"h", b"port", b"1"], [told])["replicas"] == []
 
 
 def test_changes_that_nobody_has_told(run: Run, postgres: PostgresServer) -> None:

@@ -232,26 +232,34 @@ async def test_a_running_server_is_sampled_by_type(cache_server: ValkeyServer) -
         GENERATION: 20, "profile": 20, "orders": 20, "chat": 40, "state": 20, "memory": 20, "tool": 80, "summary": 20,
     }  # fmt: skip
     assert abs(found.relative_error) < 0.05
-    for name, (_, modelled, said) in found.types.items():
-        assert abs(modelled / said - 1) < TOLERATED, name
+    # In a cluster, an entry of Redis 7 has two pointers more, which the model leaves out (docs/sizing.md).
+    more = 16 if found.nodes > 1 and found.server.model.layout.name == "redis7" else 0
+    for name, (keys, modelled, said) in found.types.items():
+        assert abs((modelled + keys * more) / said - 1) < TOLERATED, name
     assert sum(each.share for each in found.facts) == pytest.approx(len(facts_of(EVERYTHING)))
 
 
-def test_what_is_found_is_scaled(cache_server: ValkeyServer, run: Run) -> None:
+def test_what_is_found_is_scaled(single_server: ValkeyServer, run: Run) -> None:
     prefix = f"s{uuid4().hex[:10]}"
-    asyncio.run(filled(cache_server, prefix, EVERYTHING))
-    with redis.Redis(port=cache_server.port) as server:
+    asyncio.run(filled(single_server, prefix, EVERYTHING))
+    with redis.Redis(port=single_server.port) as server:
         before = {key: server.dump(key) for key in server.scan_iter(match=f"{prefix}:*")}
-        found = run("size", "--server", cache_server.url, "--prefix", prefix, "--users", 40_000, "--json").json
+        found = run("size", "--server", single_server.url, "--prefix", prefix, "--users", 40_000, "--json").json
         assert {key: server.dump(key) for key in server.scan_iter(match=f"{prefix}:*")} == before
     assert found["sampled"]["keys"] == len(before)
     assert found["users"] == 40_000
     assert found["keys"] == 40_000 * len(facts_of(EVERYTHING))
     each = {of_type["type"]: of_type["keys"] for of_type in found["types"]}
     assert each["chat"] == 80_000
-    told = run("size", "--server", cache_server.url, "--prefix", prefix)
+    told = run("size", "--server", single_server.url, "--prefix", prefix)
     assert "MEMORY USAGE" in told.out
     assert "tenant00" not in told.out + told.err
+
+
+def test_the_prefix_is_that_of_the_settings(monkeypatch: pytest.MonkeyPatch, valkey9: ValkeyServer, run: Run) -> None:
+    prefix = f"s{uuid4().hex[:10]}"
+    monkeypatch.setenv("SCRUBJAY_PREFIX", prefix)
+    assert prefix in run("size", "--server", valkey9.url).err
 
 
 def test_nothing_there_is_not_nothing_needed(valkey9: ValkeyServer, run: Run) -> None:
@@ -355,7 +363,7 @@ def test_there_is_no_room_for_everything(run: Run) -> None:
         (["--bytes-per-user", 10], "--users"),
         (["--users", 0, "--bytes-per-user", 100], "--users"),
         (["--users", "many", "--bytes-per-user", 100], "--users"),
-        (["--users", 10**15, "--bytes-per-user", 100], "users must be from 1"),
+        (["--users", 10**15, "--bytes-per-user", 100], "--users"),
         (["--users", 10, "--bytes-per-user", 3], "bytes of a user"),
         (["--users", 10, "--bytes-per-user", 10**11], "bytes of"),
         (["--users", 10, "--type", "profile"], "NAME=BYTES"),
@@ -373,6 +381,11 @@ def test_there_is_no_room_for_everything(run: Run) -> None:
         (["--users", 10, "--type", "chat=900", "--sessions-per-user", -1], "sessions"),
         (["--users", 10_000, "--type", "a=9", "--id-bytes", 3], "--id-bytes"),
         (["--users", 10, "--type", "a=9", "--active-share", 0], "--active-share"),
+        (["--users", 10, "--type", "a=9", "--active-share", "nan"], "--active-share"),
+        (["--server", "valkey://127.0.0.1:1", "--active-share", 0.5], "--users"),
+        (["--users", 10, "--bytes-per-user", 900, "--sessions-per-user", 3], "--type"),
+        (["--users", 10, "--bytes-per-user", 900, "--prefix", "a"], "--server"),
+        (["--server", "valkey://127.0.0.1:1", "--users", 10**400], "--users"),
         (["--users", 10, "--type", "a=9", "--headroom", -1], "--headroom"),
         (["--users", 10, "--type", "a=9", "--replicas", 99], "--replicas"),
         (["--users", 10, "--type", "a=9", "--program", "x"], "--measure"),

@@ -152,6 +152,11 @@ def test_without_a_terminal_it_prints_one_frame(run: Run, settings: dict[str, An
     assert (none.code, "there is none" in none.out) == (0, True)
 
 
+def test_an_interval_that_is_no_number_is_wrong_usage(run: Run, settings: dict[str, Any]) -> None:
+    ran = run("top", "--once", "--store", settings["store"], "--cache", settings["cache"], "--interval", "nan")
+    assert ran.code == 2
+
+
 def test_a_wrong_password_is_one_error_without_it(run: Run, settings: dict[str, Any]) -> None:
     url = settings["cache"].replace("://", f"://somebody:{SECRET}@")
     ran = run("top", "--once", "--store", settings["store"], "--cache", url)

@@ -85,7 +85,13 @@ class Faults:
             if hold[:2] == (call.method, call.point):
                 if not hold[3]:
                     self._holds.remove(hold)
-                await hold[2].wait()
+                try:
+                    await hold[2].wait()
+                except asyncio.CancelledError:
+                    if call.point == "before":
+                        # It is given up before it has begun, and there is nothing after it.
+                        self._now[name] -= 1
+                    raise
         failure, times = self._failures.get((call.method, call.point), (None, math.inf))
         if times <= 1:
             del self._failures[call.method, call.point]

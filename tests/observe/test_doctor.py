@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scrubjay.core.counters import OTHER_TYPES
 from scrubjay.core.facts import (
     CacheFacts,
     ClusterFacts,
@@ -30,8 +31,8 @@ from scrubjay.core.scope import Scope
 from scrubjay.observe.doctor import RULES, Facts, LibraryFacts, Report, Severity, figures, judge
 from scrubjay.observe.doctor.estimate import MOST, more_bytes
 from scrubjay.settings import load_settings
+from scrubjay.valkey.key_kinds import kind_of
 from scrubjay.valkey.questions import PARAMETERS
-from scrubjay.valkey.sample import kind_of
 
 GIB = 1024 * MIB
 INFO: dict[str, Any] = {
@@ -193,12 +194,16 @@ WRONG: list[tuple[str, Severity, Facts]] = [
     ("memory.headroom", C, journal(node(info={"used_memory": 950 * MIB}))),
     ("memory.evictions", W, node(later={"evicted_keys": 500})),
     ("memory.evictions", A, node(info={"evicted_keys": 500, "used_memory": 1_020 * MIB})),
+    ("memory.evictions", C, journal(node(info={"evicted_keys": 3}))),
     ("memory.fragmentation", A, node(info={"used_memory_rss": 400 * MIB})),
     ("memory.fragmentation", C, node(info={"used_memory_rss": 100 * MIB})),
     ("cache.persistence", A, node(config={"save": "3600 1"})),
     ("cache.persistence", A, node(config={"appendonly": "yes"})),
     ("cache.persistence", C, journal(GOOD)),
     ("cache.failed_save", C, node(config={"save": "3600 1"}, info={"rdb_last_bgsave_status": "err"})),
+    ("cache.failed_save", W, node(
+        config={"save": "3600 1", "stop-writes-on-bgsave-error": "no"}, info={"rdb_last_bgsave_status": "err"},
+    )),
     ("cache.failed_save", C, node(info={"aof_last_write_status": "err"})),
     ("latency.round_trip", A, node(round_trips_ms=(2.0, 2.0))),
     ("latency.round_trip", W, node(round_trips_ms=(9.0, 9.0))),
@@ -345,11 +350,77 @@ def test_evictions_explain_a_low_hit_rate() -> None:
 
 
 def test_memory_that_is_used_up_is_said_to_harm_nothing_durable_and_how_much_more_is_needed() -> None:
-    (found,) = found_by(judge(node(later={"evicted_keys": 500})), "memory.evictions")
+    roomy = {"total_system_memory": 64 * GIB}
+    (found,) = found_by(judge(node(info=roomy, later={"evicted_keys": 500})), "memory.evictions")
     assert "service goes on and nothing durable is lost" in found.message
     assert found.evidence["evicted_per_s"] == 500
     assert f"{found.evidence['more_bytes'] // MIB:,} MiB more" in found.message
     assert found.change[0] == f"CONFIG SET maxmemory {GIB + found.evidence['more_bytes']}"
+
+
+def test_a_limit_is_never_raised_beyond_the_machine() -> None:
+    (found,) = found_by(judge(node(later={"evicted_keys": 500})), "memory.evictions")
+    assert found.change[0] == f"CONFIG SET maxmemory {6 * GIB}"
+    assert "the machine has 8,192 MiB" in found.change[-1]
+    small = {"total_system_memory": GIB, "used_memory": 950 * MIB, "used_memory_rss": 960 * MIB}
+    (full,) = found_by(judge(node(info=small)), "memory.headroom")
+    assert not [line for line in full.change if line.startswith("CONFIG SET")]
+    assert "the machine has 1,024 MiB" in full.change[0]
+
+
+def test_evictions_that_were_not_watched_have_no_pace() -> None:
+    once = replace(NODE, info={**INFO, "evicted_keys": 500, "used_memory": 1_020 * MIB}, later={}, watched_s=0.0)
+    (found,) = found_by(judge(cache(nodes=(once,))), "memory.evictions")
+    assert "500 entries were evicted since the start" in found.message
+
+
+def test_nothing_that_endangers_a_journal_is_advised() -> None:
+    wrong: dict[str, Any] = {
+        "info": {"evicted_keys": 3, "maxmemory_policy": "noeviction", "rdb_last_bgsave_status": "err"},
+        "config": {"appendonly": "yes", "save": "3600 1"},
+        "events": {"aof-write": (200, 500)},
+    }
+    report = judge(journal(node(**wrong)))
+    assert not [line for each in report.findings for line in each.change if line.startswith("CONFIG SET")]
+    (lost,) = found_by(report, "memory.evictions")
+    assert lost.severity is Severity.CRITICAL
+    assert "nothing durable is lost" not in lost.message
+    changes = [line for each in judge(node(**wrong)).findings for line in each.change]
+    assert "CONFIG SET stop-writes-on-bgsave-error no" in changes
+    assert "CONFIG SET appendfsync everysec" in changes
+
+
+def test_memory_that_was_not_written_to_yet_is_not_taken_for_swapped_out() -> None:
+    assert found_by(judge(node(info={"used_memory_rss": 195 * MIB})), "memory.fragmentation") == []
+
+
+def test_a_replica_that_answers_is_not_taken_for_the_primary_that_does_not() -> None:
+    replica = replace(NODE, node="10.0.0.2:6379", info={**INFO, "role": "slave", "master_link_status": "up"}, later={})
+    gone = Unreached("10.0.0.1:6379", "cache_unavailable", "gone")
+    report = judge(cache(nodes=(replica,), unreached=(gone,)))
+    assert {each.code for each in report.findings} == {"cache.reachable"}
+    why = {each.code: each.why for each in report.skipped}
+    for code in ("replication.primary", "replication.replicas", "replication.min_replicas"):
+        assert why[code] == "the primary could not be asked"
+
+
+def test_nobody_is_locked_out_by_what_is_advised() -> None:
+    facts = node(open_door=True, open_commands=("FLUSHALL",), local=False, config={"bind": "*", "protected-mode": "no"})
+    report = judge(facts)
+    for code in ("security.no_password", "security.default_user"):
+        (found,) = found_by(report, code)
+        assert "ACL SETUSER admin on" in found.change[0]
+    (port,) = found_by(report, "security.exposed_port")
+    assert not [line for line in port.change if line.startswith("CONFIG SET")]
+    (rights,) = found_by(judge(node(app_user="default", app_commands=("FLUSHALL",))), "security.app_rights")
+    assert "ACL SETUSER admin on" in rights.change[0]
+
+
+@pytest.mark.parametrize("name", ["timeout", "tcp-keepalive", "port", "tracking-table-max-keys"])
+def test_a_parameter_that_is_no_number_is_skipped(name: str) -> None:
+    report = judge(node(config={name: "8GiB"}))
+    assert report.findings == ()
+    assert [each.why for each in report.skipped] == [f"this server has {name} = '8GiB', which is no number"]
 
 
 @given(
@@ -360,7 +431,7 @@ def test_more_memory(rate: float, used: float, keys: int, left: float, limit: fl
     """It is a whole number of MiB within its bounds, and does not fall while evictions grow."""
     more = more_bytes(rate, used, keys, left, limit)
     assert more % MIB == 0
-    assert min(limit / 10, MIB) <= more <= max(MOST * limit, MIB) + MIB
+    assert max(limit / 10, MIB) <= more <= max(MOST * limit, MIB) + MIB
     assert more_bytes(rate * factor, used, keys, left, limit) >= more
 
 
@@ -378,6 +449,18 @@ def test_changes_of_parameters_are_commands_and_lines_of_the_file() -> None:
                     assert name in PARAMETERS
                     assert any(each.startswith(f"in the configuration file: {name}") for each in found.change)
                     assert value or name == "save"
+
+
+def test_what_is_written_in_place_is_not_said_to_be_thrown_away() -> None:
+    """Messages are appended to what is cached, and only context types have policies."""
+    assert judge(library(types={"chat": BIG_TYPE["context.live"]})).findings == ()
+
+
+def test_what_many_types_do_together_is_advised_of_none() -> None:
+    for types in (BIG_TYPE, RARE_TYPE, LARGE_TYPE):
+        (counts,) = types.values()
+        (found,) = judge(library(types={OTHER_TYPES: counts})).findings
+        assert "contexts=" not in "".join(found.change)
 
 
 def test_changes_of_policies_are_settings() -> None:

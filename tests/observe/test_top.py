@@ -65,6 +65,15 @@ def test_no_difference_is_negative(after: Account, before: Account | None) -> No
     assert all(flow.per_s(name) >= 0 for name in NAMES)
 
 
+def test_a_duration_beyond_all_bounds_ends_nothing() -> None:
+    watch = Watch()
+    watch.take(reading(0.0, {}))
+    odd = Process(Account(1.0, {("took", "l2", str(10**9)): 1, ("took", "write", "-5"): 1}))
+    frame = taken(watch, reading(1.0, {"a": odd}))
+    assert frame.latency("l2").p99_ms
+    assert frame.latency("write").p50_ms == 0.001
+
+
 @given(grown(3))
 def test_differences_add_up(accounts: list[Account]) -> None:
     parts = [after.since(before) for before, after in pairwise(accounts)]

@@ -327,6 +327,7 @@ async def test_a_server_that_hangs_is_given_up() -> None:
     [
         "", "x", "mysql://h/x", "postgresql:///x", "sqlite://", "sqlite:///", "sqlite://host/x", "sqlite:///x?mode=ro",
         "sqlite:///x?synchronous=maybe", "http://[", "postgresql://h:port/x", "postgresql://u:s3cret@h:99999/x",
+        "postgresql://u:s3cret%x@h/x", "postgresql://u:s3cret%00@h/x",
         "postgresql://u:s3cret/more@h/x", "postgresql://u:s3cret#more@h/x", "postgresql://u:s3cret?more@h/x",
     ],
 )  # fmt: skip

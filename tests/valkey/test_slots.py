@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scrubjay.core.errors import CacheUnavailable
+from scrubjay.core.errors import CacheMisconfigured, CacheUnavailable
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.scope import Scope
 from scrubjay.valkey.cluster import GRACE_S, _most
@@ -96,6 +97,16 @@ def test_slots_that_nobody_holds() -> None:
     found = read_map([[1, 99, SLOTS_REPLY[0][2]], [101, 16382, SLOTS_REPLY[1][2]]], INFO, None, ASKED)
     assert found.uncovered == "0,100,16383"
     assert found.owner(0) is None
+
+
+def test_a_cluster_that_is_down_says_why() -> None:
+    """Because nobody holds some slots, which somebody has to mend; or because of what may pass by itself."""
+    down = INFO.replace(b"ok", b"fail")
+    with pytest.raises(CacheMisconfigured, match="no node holds the slots 8192-16383; give them to a node"):
+        read_map(SLOTS_REPLY[:1], down, NODES, ASKED)
+    with pytest.raises(CacheUnavailable, match="the cluster is down, h0:7000 says") as caught:
+        read_map(SLOTS_REPLY, down, NODES, ASKED)
+    assert not isinstance(caught.value, CacheMisconfigured)
 
 
 @pytest.mark.parametrize(
@@ -215,3 +226,27 @@ async def test_one_that_hangs_holds_up_nobody_when_most_have_answered() -> None:
     assert second[:3] == [1, 4, 2]
     failed = await _most([fails(), fails()])
     assert [type(each) for each in failed] == [CacheUnavailable] * 2
+
+
+async def test_who_stops_asking_leaves_nothing_behind() -> None:
+    """No task goes on, and asyncio does not complain of errors that nobody has looked at."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    before, begun = asyncio.all_tasks(), asyncio.Event()
+
+    async def fails_when_given_up() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise CacheUnavailable("the client was closed") from None
+
+    asking = asyncio.create_task(_most([fails_when_given_up(), fails_when_given_up()]))
+    await begun.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    assert asyncio.all_tasks() == before
+    del asking
+    gc.collect()
+    assert not complaints

@@ -13,13 +13,15 @@ from rich.console import Console
 from scrubjay.app import examine_deployment
 from scrubjay.cli.options import connection_options, given, json_option
 from scrubjay.cli.report import number, percent, plain_table, size
-from scrubjay.cli.shell import Failure, open_console, print_json, run
+from scrubjay.cli.shell import Failure, open_console, print_json, printable, run
 from scrubjay.doctor import DEFAULT_SAMPLE, DEFAULT_WATCH_S, MAX_SAMPLE, MAX_WATCH_S
 from scrubjay.observe.doctor import Severity
 
 OPERATOR_VARIABLES = ["SCRUBJAY_DOCTOR_CACHE", "SCRUBJAY_MONITOR_CACHE"]
 NEVER = "never"
 _INDENT = "    "
+_FEW = 4
+"""So many codes are listed where many checks were skipped for one reason."""
 
 
 @click.command(short_help="Find what is wrong with servers, store and cache.")
@@ -121,41 +123,42 @@ def _show(found: Mapping[str, Any], console: Console, *, verbose: bool) -> None:
     if verbose:
         for code in found["checked"]:
             click.echo(f"ok        {code}")
-    _show_skipped(found["skipped"], console.width)
+    _show_skipped(found["skipped"], console.width, all_codes=verbose)
     counts = [(severity, sum(each["severity"] == severity for each in found["findings"])) for severity in Severity]
     told = ", ".join(f"{count} {severity}" for severity, count in counts if count) or "nothing is wrong"
     click.echo(f"{len(found['checked'])} checks passed, {len(found['skipped'])} could not be made")
     click.echo(told)
 
 
-def _show_skipped(skipped: Sequence[Mapping[str, str]], width: int) -> None:
-    """Print what could not be checked: once for each reason."""
+def _show_skipped(skipped: Sequence[Mapping[str, str]], width: int, *, all_codes: bool) -> None:
+    """Print what could not be checked: once for each reason, with few codes or all of them."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for each in skipped:
         reasons.setdefault((each["subject"], each["why"]), []).append(each["code"])
     for (subject, why), codes in reasons.items():
-        text = _clean(f"skipped   {subject}: {why} ({', '.join(codes)})")
+        told = ", ".join(codes) if all_codes or len(codes) <= _FEW else f"{len(codes)} checks: --verbose lists them"
+        text = printable(f"skipped   {subject}: {why} ({told})")
         click.echo(textwrap.fill(text, width, subsequent_indent=" " * 10, break_on_hyphens=False))
 
 
 def _show_finding(each: Mapping[str, Any], width: int) -> None:
-    click.echo(_clean(f"{each['severity']:<9} {each['code']}  {each['subject']}"))
-    click.echo(textwrap.fill(_clean(each["message"]), width, initial_indent=_INDENT, subsequent_indent=_INDENT))
+    click.echo(printable(f"{each['severity']:<9} {each['code']}  {each['subject']}"))
+    click.echo(textwrap.fill(printable(each["message"]), width, initial_indent=_INDENT, subsequent_indent=_INDENT))
     evidence = ", ".join(f"{name} {_value(value)}" for name, value in each["evidence"].items())
     if evidence:
         click.echo(
-            textwrap.fill(_clean(f"figures: {evidence}"), width, initial_indent=_INDENT, subsequent_indent=_INDENT)
+            textwrap.fill(printable(f"figures: {evidence}"), width, initial_indent=_INDENT, subsequent_indent=_INDENT)
         )
     for line in each["change"].splitlines():
         # Not broken: it may be copied.
-        click.echo(f"{_INDENT}> {_clean(line)}")
+        click.echo(f"{_INDENT}> {printable(line)}")
     click.echo()
 
 
 def _show_figures(figures: Mapping[str, Any], console: Console) -> None:
     rows = [
         (
-            _clean(node),
+            printable(node),
             size(told.get("used_memory", 0)),
             size(told["maxmemory"]) if told.get("maxmemory") else "no limit",
             *(number(told.get(name)) for name in ("evicted_keys", "keyspace_hits", "keyspace_misses")),
@@ -182,8 +185,3 @@ def _value(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:,}"
     return '""' if value == "" else str(value)
-
-
-def _clean(text: str) -> str:
-    """Return text without what a terminal would obey: some of it comes from servers."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -226,8 +226,13 @@ def _report(code: str, message: str, exit_code: int) -> int:
     return exit_code
 
 
+def printable(text: str) -> str:
+    """Return text without what a terminal would obey: some of it comes from servers."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def _broken_pipe() -> int:

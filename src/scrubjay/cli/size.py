@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import click
+from click.core import ParameterSource
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from scrubjay.cli.options import json_option
@@ -15,7 +17,6 @@ from scrubjay.cli.report import plain_table
 from scrubjay.cli.report import size as readable
 from scrubjay.cli.shell import Failure, open_console, print_json, run
 from scrubjay.cli.size_report import measurement, result, sampled, show, show_advice, show_sampled
-from scrubjay.core.keys import DEFAULT_PREFIX
 from scrubjay.observe.sizing import (
     ALLOCATORS,
     LAYOUTS,
@@ -27,6 +28,7 @@ from scrubjay.observe.sizing import (
     estimate,
     facts_of,
 )
+from scrubjay.observe.sizing.demand import MAX_USERS
 from scrubjay.settings import load_settings
 from scrubjay.sizing import Calibration, Measured, Server, calibrate, measure
 
@@ -71,8 +73,17 @@ def _type(_ctx: click.Context, _param: click.Parameter, given: Sequence[str]) ->
     return tuple(types)
 
 
+def _share(_ctx: click.Context, _param: click.Parameter, given: float) -> float:
+    # It is in every range, for click.
+    if math.isnan(given):
+        raise click.BadParameter("it is not a number.")
+    return given
+
+
 @click.command(short_help="Estimate the memory that the cache needs.")
-@click.option("--users", type=click.IntRange(min=1), metavar="N", help="Users. With --server, those found by default.")
+@click.option(
+    "--users", type=click.IntRange(1, MAX_USERS), metavar="N", help="Users. With --server, those found by default."
+)
 @click.option(
     "--bytes-per-user",
     type=click.IntRange(min=1),
@@ -96,6 +107,7 @@ def _type(_ctx: click.Context, _param: click.Parameter, given: Sequence[str]) ->
 @click.option(
     "--active-share",
     type=click.FloatRange(0, 1, min_open=True),
+    callback=_share,
     default=1.0,
     show_default=True,
     metavar="SHARE",
@@ -124,7 +136,7 @@ def _type(_ctx: click.Context, _param: click.Parameter, given: Sequence[str]) ->
     help="Look at a sample of a running server's keys, and change nothing. Others can see your command lines: keep a "
     f"password in SCRUBJAY_CACHE and give `{OF_SETTINGS}` here.",
 )
-@click.option("--prefix", metavar="TEXT", default=DEFAULT_PREFIX, show_default=True, help="What keys begin with there.")
+@click.option("--prefix", metavar="TEXT", help="What keys begin with there. [default: what the settings say]")
 @click.option("--measure", "measuring", is_flag=True, help="Fill a private server with it, and compare.")
 @click.option("--program", metavar="PATH", help="The private server's program. [default: what `embedded:` takes]")
 @json_option
@@ -143,7 +155,7 @@ def size(
     flavour: str | None,
     allocator: str | None,
     server: str | None,
-    prefix: str,
+    prefix: str | None,
     measuring: bool,
     program: str | None,
     as_json: bool,
@@ -161,6 +173,7 @@ def size(
       scrubjay size --server valkey://localhost --users 2000000
     """
     _check_options(bytes_per_user, types, flavour, allocator, server, measuring, program)
+    _check_unused(users, types, server)
     details = {
         "sessions": sessions_per_user, "messages": messages_per_chat, "fields": fields, "steps": steps,
         "id_bytes": id_bytes,
@@ -171,7 +184,7 @@ def size(
         if abs(measured.relative_error) > TOLERATED:
             raise Failure(f"the estimate is {measured.relative_error:+.1%} off what was measured", "size", 1)
         return
-    found = None if server is None else run(lambda: calibrate(_url(server), prefix))
+    found = None if server is None else run(lambda: calibrate(_url(server), prefix or load_settings({}).prefix))
     model = ServerModel.named(flavour or "valkey9", allocator or "jemalloc")  # type: ignore[arg-type]  # click checked
     facts, cached = _facts(wanted, found)
     model = model if found is None else found.server.model
@@ -204,6 +217,21 @@ def _check_options(
         raise click.UsageError("the server says itself what it is: leave --flavour and --allocator out.")
     if program is not None and not measuring:
         raise click.UsageError("--program is for --measure.")
+
+
+def _check_unused(users: int | None, types: tuple[tuple[str, int], ...], server: str | None) -> None:
+    """Refuse what would be ignored: somebody who gives it counts on it."""
+    context = click.get_current_context()
+
+    def given(*names: str) -> bool:
+        return any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in names)
+
+    if not types and given("sessions_per_user", "messages_per_chat", "fields", "steps"):
+        raise click.UsageError("--sessions-per-user, --messages-per-chat, --fields and --steps are for --type.")
+    if users is None and given("active_share"):
+        raise click.UsageError("--active-share is a part of --users: give those, too.")
+    if server is None and given("prefix"):
+        raise click.UsageError("--prefix is for --server.")
 
 
 def _url(server: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -66,6 +67,8 @@ def top(
       scrubjay top --once
       scrubjay top --interval 10 --json | jq .reads.hit_rate
     """
+    if math.isnan(interval):
+        raise click.UsageError("--interval is a number of seconds.")
     if once and iterations is not None:
         raise click.UsageError("--once is one frame: give either it or --iterations.")
     settings = given(store=store, cache=cache, data_dir=data_dir)

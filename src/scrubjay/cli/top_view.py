@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from scrubjay.cli.report import ms, number, percent, size
+from scrubjay.cli.shell import printable
+from scrubjay.observe.doctor.library import BAD, GOOD
 from scrubjay.observe.top import Frame, Server
 from scrubjay.observe.top.frame import TIERS
 from scrubjay.observe.top.reading import versions
 
-GOOD, BAD = 0.85, 0.70
-"""From where on a hit rate is good, and below which it is bad."""
 FULL, TIGHT = 0.95, 0.80
 """From where on memory is full, and from where on it is getting so."""
 _WIDE = 150
@@ -231,7 +231,7 @@ def _types_table(frame: Frame, most: int | None) -> Table:
     for label, row in shown:
         shares = [percent(row.shares[tier]) for tier in TIERS]
         mean = "–" if row.mean_bytes is None else size(row.mean_bytes)
-        table.add_row(Text(_printable(label)), _rate(row.reads_per_s), *shares, _rate(row.writes_per_s), mean)
+        table.add_row(Text(printable(label)), _rate(row.reads_per_s), *shares, _rate(row.writes_per_s), mean)
     if len(shown) < len(rows):
         table.add_row(Text(f"and {len(rows) - len(shown)} more", style="dim"))
     return table
@@ -271,7 +271,3 @@ def _span(seconds: float) -> str:
         if whole >= unit:
             return f"{whole // unit} {name} {whole % unit // smaller} {its}"
     return f"{whole} s"
-
-
-def _printable(label: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in label)

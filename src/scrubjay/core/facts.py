@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -124,6 +124,13 @@ class ServerFacts:
         return self.info.get("role") != "slave"
 
 
+def replicas_of(info: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, str]]]:
+    """Yield what a primary's INFO says of its replicas: `slave0:ip=…,port=…,state=…,offset=…,lag=…`."""
+    for name, text in info.items():
+        if name.startswith("slave") and name[5:].isdigit() and isinstance(text, str):
+            yield name, dict(part.partition("=")[::2] for part in text.split(","))
+
+
 @dataclass(frozen=True, slots=True)
 class Unreached:
     """A server that could not be examined.
@@ -171,7 +178,7 @@ class SentinelFacts:
         known: How many there are, by what they know of each other.
         quorum: How many must agree that the primary is down.
         replicas: How many replicas they know.
-        primaries: The addresses that they name as the primary.
+        primaries: The addresses that they name as the primary, that of the latest failover first.
         down: What they hold for down (`s_down`, `o_down`, `disconnected`), of the primary.
     """
 
@@ -206,6 +213,13 @@ class CacheFacts:
     cluster: ClusterFacts | None = None
     sentinel: SentinelFacts | None = None
     app: Unreached | None = None
+
+    @property
+    def primary(self) -> ServerFacts | None:
+        """The node that is written to, of a single server or of Sentinels; None if it did not answer."""
+        if self.sentinel is None or not self.sentinel.primaries:
+            return self.nodes[0] if self.nodes and self.kind == "server" else None
+        return next((node for node in self.nodes if node.node == self.sentinel.primaries[0]), None)
 
 
 @dataclass(frozen=True, slots=True)

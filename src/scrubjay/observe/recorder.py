@@ -13,6 +13,8 @@ _BASE_S = 1e-6
 _PER_DOUBLING = 4
 _STEP = 2 ** (1 / _PER_DOUBLING)
 _PER_BASE = 1 / _BASE_S
+_LAST_BUCKET = 255
+"""Some 180 years: what says more was not published by us, and must not end who reads it."""
 
 
 class Histogram:
@@ -38,7 +40,7 @@ class Histogram:
     def merge(self, buckets: Mapping[str, int], total_s: float) -> None:
         """Add the durations of another histogram, as `as_dict` gives them."""
         for bucket, count in buckets.items():
-            self.buckets[int(bucket)] += count
+            self.buckets[min(max(int(bucket), 0), _LAST_BUCKET)] += count
             self.count += count
         self.total_s += total_s
 

@@ -24,6 +24,8 @@ _OUTBOX: Final = f"""
     SELECT count(*), min(created_at) FROM
         (SELECT created_at FROM outbox WHERE done_at IS NULL ORDER BY created_at LIMIT {MOST_PENDING}) AS open
 """  # noqa: S608 - a number
+_NO_TABLE: Final = "42P01"
+"""PostgreSQL's code for a table that is not there."""
 _JOBS: Final = "SELECT state, count(*), min(run_at) FROM jobs GROUP BY state"
 Ask = Callable[[str], list[Any]]
 
@@ -130,9 +132,12 @@ def _counted(found: StoreFacts, ask: Ask, error_type: type[Exception]) -> StoreF
     """Add what the tables hold."""
     try:
         rows = ask("SELECT version_num FROM schema_version")
-    except error_type:
-        # No such table: it was never migrated.
-        return found
+    except error_type as error:
+        if getattr(error, "sqlstate", None) == _NO_TABLE or str(error).startswith("no such table"):
+            # It was never migrated.
+            return found
+        why = f"the schema's version could not be read: {_line(error)}"
+        return replace(found, refused={**_refused(why), "schema": why})
     found = replace(found, revision=rows[0][0] if rows else None)
     if found.revision != found.wanted:
         return replace(found, refused=_refused("the schema is of another version"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,6 +16,7 @@ from scrubjay.store.migrate import check_postgres, migrate_postgres, migrate_sql
 from scrubjay.store.sqlite import SqliteDriver
 from scrubjay.store.sqlstore import SqlStore
 
+_NOT_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 _FORMS = "postgresql://user:password@host/database or sqlite:///path/to/file.db"
 
 
@@ -48,6 +50,11 @@ def parse_store_url(url: str) -> StoreUrl:
         # What cannot be read may be a piece of the password, so it is neither quoted nor chained.
         raise InvalidUrl(f"the store URL cannot be read; percent-encode user name and password; use {_FORMS}") from None
     if parts.scheme in {"postgresql", "postgres"}:
+        if _NOT_ENCODED.search(url):
+            # libpq would quote it in its error, and it may be a piece of the password.
+            raise InvalidUrl(
+                f"the store URL has a `%` that begins no percent-encoding; write a `%` itself as %25; use {_FORMS}"
+            )
         if parts.netloc.count("@") > 1:
             raise InvalidUrl("the store URL has more than one `@`; write those in user name and password as %40")
         if not parts.hostname and "host=" not in parts.query:

@@ -30,6 +30,7 @@ from scrubjay.valkey.slots import (
     tag_of,
 )
 from scrubjay.valkey.url import Address, CacheUrl
+from scrubjay.valkey.wire import seen
 
 MAX_REDIRECTS: Final = 8
 """How often one command is sent on before it counts as unanswered."""
@@ -475,6 +476,9 @@ async def _all(calls: Sequence[Awaitable[Any]]) -> list[Any]:
 async def _most(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """Await all that do not take much longer than most; return what they gave and their errors, in order."""
     tasks = [asyncio.create_task(call) for call in calls]
+    for task in tasks:
+        # Whoever is cancelled meanwhile asks none of them what became of it.
+        task.add_done_callback(seen)
     pending = set(tasks)
     try:
         while pending and 2 * sum(_answered(task) for task in tasks) <= len(tasks):

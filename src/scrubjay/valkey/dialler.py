@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import ssl
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from scrubjay.core.credentials import CredentialProvider, Credentials
 from scrubjay.core.errors import CacheAuthFailed, CacheMisconfigured, CacheUnavailable, ConfigurationError
@@ -112,7 +112,7 @@ class Dialler:
         except (CacheMisconfigured, OSError, TimeoutError) as found:
             error = found
         finally:
-            silent.close()
+            silent.abort()
         if isinstance(error, CacheMisconfigured):
             return error
         return _refusal(url, error) if isinstance(error, ssl.SSLError) else None
@@ -184,18 +184,19 @@ class _Silent(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(exc)
 
-    def close(self) -> None:
+    def abort(self) -> None:
+        # To take leave by TLS is to wait, half a minute where the server hangs, for an answer.
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
 
 
 def _refusal(url: CacheUrl, error: ssl.SSLError) -> CacheMisconfigured | None:

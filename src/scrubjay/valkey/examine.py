@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from scrubjay.core.errors import CacheUnavailable, ConfigurationError
-from scrubjay.core.facts import CacheFacts, ClusterFacts, SentinelFacts, ServerFacts, Unreached
+from scrubjay.core.facts import CacheFacts, ClusterFacts, SentinelFacts, ServerFacts, Unreached, replicas_of
 from scrubjay.valkey.client import CONNECT_DEADLINE_S, ValkeyClient
 from scrubjay.valkey.commands import Reply, ServerError
 from scrubjay.valkey.dialler import Dialler, NodeDialler
@@ -95,15 +94,15 @@ async def _service(url: CacheUrl, asking: Asking) -> CacheFacts:
     answers = await asyncio.gather(*(_sentinel(url, address) for address in url.hosts))
     heard = [each for each in answers if isinstance(each, dict)]
     silent = [each for each in answers if isinstance(each, Unreached)]
-    knowing = [each for each in heard if each["primary"] is not None]
+    # As the library does: what the latest failover has made the primary.
+    knowing = sorted((each for each in heard if each["primary"] is not None), key=lambda each: -each["epoch"])
     if not knowing:
         if heard:
             why = f"{url}: the Sentinels know no service {url.service!r:.100}"
             silent = [Unreached(str(url), "cache_misconfigured", why), *silent]
         told = SentinelFacts(url.service, len(url.hosts), len(heard)) if heard else None
         return CacheFacts(str(url), str(url.kind), (), tuple(silent), sentinel=told)
-    # As the library does: what the latest failover has made the primary.
-    latest = max(knowing, key=lambda each: each["epoch"])
+    latest = knowing[0]
     replicas = [address for address in latest["replicas"] if address != latest["primary"]]
     targets = [(url.at(latest["primary"]), True), *((url.at(address), False) for address in replicas)]
     nodes, unreached = await _all(targets, asking)
@@ -150,36 +149,43 @@ async def _sentinel(url: CacheUrl, address: Address) -> dict[str, Any] | Unreach
 
 
 def _service_of(primary: Any, replicas: Any) -> dict[str, Any]:
-    if not isinstance(primary, list):
-        return {"primary": None}
+    """Return what a Sentinel says, as far as it can be read; `primary` is None if it knows of none."""
     told = _pairs(primary)
-    others = [_pairs(each) for each in replicas] if isinstance(replicas, list) else []
+    others = [_address(_pairs(each)) for each in (replicas if isinstance(replicas, list) else ())]
     return {
         "primary": _address(told),
-        "epoch": int(told.get("config-epoch", 0)),
-        "quorum": int(told.get("quorum", 0)),
-        "others": int(told.get("num-other-sentinels", 0)),
+        "epoch": _number(told, "config-epoch"),
+        "quorum": _number(told, "quorum"),
+        "others": _number(told, "num-other-sentinels"),
         "flags": [flag for flag in told.get("flags", "").split(",") if flag and flag not in {"master", "primary"}],
-        "replicas": [_address(each) for each in others],
+        "replicas": [address for address in others if address is not None],
     }
 
 
 def _replicas(primary: ServerFacts) -> Iterable[Address]:
     """Yield where a primary's replicas are, by its own account."""
-    for name, text in primary.info.items():
-        if re.fullmatch(r"slave\d+", name) and isinstance(text, str):
-            told = dict(part.partition("=")[::2] for part in text.split(","))
-            if "ip" in told and "port" in told:
-                yield _address(told)
+    for _, told in replicas_of(primary.info):
+        address = _address(told)
+        if address is not None:
+            yield address
 
 
-def _pairs(flat: Sequence[Any]) -> dict[str, str]:
+def _pairs(flat: object) -> dict[str, str]:
+    if not isinstance(flat, list):
+        return {}
     words = [each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in flat]
     return dict(zip(words[::2], words[1::2], strict=False))
 
 
-def _address(told: dict[str, str]) -> Address:
-    return Address(told["ip"], int(told["port"]))
+def _number(told: dict[str, str], name: str) -> int:
+    text = told.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _address(told: dict[str, str]) -> Address | None:
+    """Return where somebody is said to be; None if that is no place."""
+    host, port = told.get("ip", ""), _number(told, "port")
+    return Address(host, port) if host and 0 < port < 65_536 else None
 
 
 # --- a cluster

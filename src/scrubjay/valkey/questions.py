@@ -18,8 +18,9 @@ from scrubjay.valkey.client import CONNECT_DEADLINE_S, ValkeyClient
 from scrubjay.valkey.commands import Command, Reply, ServerError
 from scrubjay.valkey.dialler import Dialler, NodeDialler
 from scrubjay.valkey.info import facts
-from scrubjay.valkey.sample import look_at, names_of
-from scrubjay.valkey.url import CacheUrl
+from scrubjay.valkey.key_kinds import look_at, names_of
+from scrubjay.valkey.scan import Refused
+from scrubjay.valkey.url import Address, CacheUrl
 from scrubjay.valkey.wire import Wire, pack
 
 DEADLINE_S: Final = 5.0
@@ -37,6 +38,10 @@ PARAMETERS: Final = (
 """Of what CONFIG GET is asked: nothing that holds a password."""
 DESTROYING: Final[tuple[Command, ...]] = (("FLUSHALL",), ("CONFIG", "SET", "dir", "/"), ("SHUTDOWN",), ("KEYS", "*"))
 """What the application never does; whether it might is asked, and nothing of it is done."""
+
+
+_CLOSED: Final = frozenset({"NOAUTH", "NOPERM", "DENIED", "WRONGPASS"})
+"""What a server says who answers nobody that has not logged in; DENIED from afar, in protected mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,9 @@ async def ask_node(url: CacheUrl, asking: Asking) -> ServerFacts:
     try:
         wire = await client.connected(CONNECT_DEADLINE_S)
         found = await _told(client, ServerFacts(node_name(url), local=_is_local(url, wire), tls=url.tls))
-        found = await _rights(client, found, asking.app_user)
+        # Whose credentials a provider gives only the server knows.
+        user = found.user if asking.provider is not None and asking.application is None else None
+        found = await _rights(client, found, user or asking.app_user)
         found = await _door(url, found)
         if asking.sample and found.primary:
             found = await _sampled(client, found, asking, url)
@@ -95,7 +102,7 @@ async def ask_node(url: CacheUrl, asking: Asking) -> ServerFacts:
 
 def node_name(url: CacheUrl) -> str:
     """Return what a node is called in findings."""
-    return url.path if url.path is not None else f"{url.host}:{url.port}"
+    return url.path if url.path is not None else str(Address(url.host, url.port))
 
 
 async def _told(client: ValkeyClient, found: ServerFacts) -> ServerFacts:
@@ -185,8 +192,10 @@ async def _door(url: CacheUrl, found: ServerFacts) -> ServerFacts:
         async with asyncio.timeout(DEADLINE_S):
             wire = await Dialler(bare).connect(lambda: Wire(str(bare), DEADLINE_S))
             (reply,) = await wire.ask_all(pack([("PING",)]), 1)
+            if isinstance(reply, ServerError) and reply.code not in _CLOSED:
+                reason = f"without credentials the server said: {reply.message:.160}"
+                return replace(found, refused={**found.refused, "open": reason})
             if isinstance(reply, ServerError):
-                # NOAUTH; or DENIED, from afar in protected mode; or NOPERM: not this way.
                 return replace(found, open_door=False)
             door = wire
             commands, _ = await _allowed(lambda batch: door.ask_all(pack(batch), len(batch)), "default")
@@ -202,14 +211,15 @@ async def _door(url: CacheUrl, found: ServerFacts) -> ServerFacts:
 
 
 async def _sampled(client: ValkeyClient, found: ServerFacts, asking: Asking, url: CacheUrl) -> ServerFacts:
-    names: list[bytes] | ServerError | None = None
+    names: list[bytes] | None = None
     if asking.application is not None:
         # Who looks need not be allowed to list keys, and the application is.
         names = await _names_for_the_application(url, asking, asking.application)
-    if not isinstance(names, list):
-        names = await names_of(client, asking.sample)
-    if isinstance(names, ServerError):
-        return replace(found, refused={**found.refused, "scan": _refusal("scan", names)})
+    if names is None:
+        try:
+            names = await names_of(client, asking.sample)
+        except Refused as refusal:
+            return replace(found, refused={**found.refused, "scan": _refusal("scan", refusal.reply)})
     sample = await look_at(client, asking.keys, names)
     refused = dict(found.refused)
     if sample.unsized:
@@ -219,17 +229,15 @@ async def _sampled(client: ValkeyClient, found: ServerFacts, asking: Asking, url
     return replace(found, sample=sample, refused=refused)
 
 
-async def _names_for_the_application(
-    url: CacheUrl, asking: Asking, application: Application
-) -> list[bytes] | ServerError:
-    """List keys as the application."""
+async def _names_for_the_application(url: CacheUrl, asking: Asking, application: Application) -> list[bytes] | None:
+    """List keys as the application; None if it cannot."""
     own = replace(url, username=application.url.username, password=application.url.password)
     client = ValkeyClient(own, deadline=DEADLINE_S, dialler=NodeDialler(own, application.provider, any_role=True))
     try:
         await client.connected(CONNECT_DEADLINE_S)
         return await names_of(client, asking.sample)
-    except CacheUnavailable as error:
-        return ServerError("NOPERM", error.message)
+    except (CacheUnavailable, Refused):
+        return None
     finally:
         await client.close()
 

@@ -21,7 +21,7 @@ from scrubjay.core.errors import CacheAuthFailed, CacheMisconfigured, CacheUnava
 from scrubjay.valkey.commands import ServerError
 from scrubjay.valkey.dialler import Dialler
 from scrubjay.valkey.url import Address, CacheUrl
-from scrubjay.valkey.wire import Wire, pack
+from scrubjay.valkey.wire import Wire, pack, seen
 
 ASK_S: Final = 0.5
 """How long one question to a Sentinel may take, connecting included, in seconds."""
@@ -97,13 +97,8 @@ class Sentinel:
         wire = await self._dialler.connect(lambda: Wire(f"the Sentinel {self.url}", ASK_S))
         if login:
             # What it refuses it says at each question, too.
-            wire.ask_all(pack(login), len(login)).add_done_callback(_seen)
+            wire.ask_all(pack(login), len(login)).add_done_callback(seen)
         return wire
-
-
-def _seen(asked: asyncio.Future[Any]) -> None:
-    if not asked.cancelled():
-        asked.exception()
 
 
 def _named(url: CacheUrl, address: Any, known: Any) -> Named:

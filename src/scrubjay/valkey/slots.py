@@ -120,8 +120,6 @@ def read_map(slots: Any, info: Any, nodes: Any, asked: Address) -> SlotMap:
     try:
         told = facts(info)
         whole = told["cluster_state"] == "ok"
-        if not whole and told["cluster_slots_assigned"] == SLOTS:
-            raise CacheUnavailable(f"the cluster is down, {asked} says")
         found: dict[Node, int] = {}
         owners = [-1] * SLOTS
         claims = []
@@ -138,10 +136,12 @@ def read_map(slots: Any, info: Any, nodes: Any, asked: Address) -> SlotMap:
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CacheUnavailable(f"{asked} does not speak of its cluster: {error!r}") from error
     found_map = SlotMap(tuple(found), tuple(owners), tuple(idle), stage, tuple(claims))
-    if not whole:
-        # Its others may know of all slots; where none does, somebody has to give them away.
-        raise slots_missing(asked, found_map)
-    return found_map
+    if whole:
+        return found_map
+    if not found_map.uncovered:
+        raise CacheUnavailable(f"the cluster is down, {asked} says")
+    # Others may know of all slots; where none does, somebody has to give them away.
+    raise slots_missing(asked, found_map)
 
 
 def slots_missing(where: object, slots: SlotMap) -> CacheMisconfigured:

@@ -218,6 +218,12 @@ def pack(commands: Sequence[Command]) -> bytes:
     return b"".join(map(_pack, commands))
 
 
+def seen(asked: asyncio.Future[Any]) -> None:
+    """Look at the error of what nobody may wait for any more: asyncio would complain of it."""
+    if not asked.cancelled():
+        asked.exception()
+
+
 # Its type stub says that it takes one argument of another type.
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
 

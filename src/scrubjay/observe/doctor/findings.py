@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -264,6 +265,18 @@ def parameter(node: ServerFacts, name: str) -> str:
     if name not in node.config:
         raise Unasked(f"this server has no parameter {name}")
     return node.config[name]
+
+
+def count(node: ServerFacts, name: str) -> int:
+    """Return a parameter that is a whole number.
+
+    Raises:
+        Unasked: The node did not say, knows none of the name, or says something else.
+    """
+    text = parameter(node, name)
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise Unasked(f"this server has {name} = {text!r:.40}, which is no number")
+    return int(text)
 
 
 def said(facts: Mapping[str, Any], name: str) -> float:

@@ -21,11 +21,13 @@ from scrubjay.observe.doctor.findings import (
 )
 
 HOST_NEAR: Final = 0.75
-"""Which part of a machine's memory is too much for one server without a limit."""
+"""Which part of a machine's memory is too much for one server, with a limit or without."""
 FULL: Final = 0.9
 """Which part of `maxmemory` is nearly all of it."""
 JOURNAL_FULL: Final = 0.75
 FRAGMENTED: Final = 1.5
+SWAPPED: Final = 0.9
+"""Below this ratio memory was swapped out; a little below 1 it was only not written to yet."""
 SMALL: Final = 64 * MIB
 """Below this the allocator's own share makes ratios meaningless, in bytes."""
 _LEAST_LIMIT: Final = 256 * MIB
@@ -114,17 +116,25 @@ def headroom(node: ServerFacts, facts: Facts) -> Iterable[Found]:
     yield Found(
         severity,
         f"{share:.0%} of the memory is used: {then}",
-        set_parameter("maxmemory", int(-(-(used * 1.5) // MIB) * MIB)),
+        _raised(info, used * 1.5),
         {"used_memory": used, "maxmemory": most, "share": round(share, 3), "evicted_keys": evicted},
     )
 
 
 @rule("memory.evictions", "node", "nothing is evicted that would still be used")
-def evictions(node: ServerFacts, _: Facts) -> Iterable[Found]:
+def evictions(node: ServerFacts, facts: Facts) -> Iterable[Found]:
     """Find a server that evicts, and say how much more memory it needs."""
     info = informed(node)
     evicted, uptime = said(info, "evicted_keys"), max(said(info, "uptime_in_seconds"), 1)
     if not evicted:
+        return
+    if facts.role == "journal":
+        yield Found(
+            Severity.CRITICAL,
+            f"{evicted:,} entries of a journal were evicted since the server started, which may exist nowhere else",
+            ("see cache.eviction_policy and memory.headroom; what is lost does not come back",),
+            {"evicted_keys": evicted},
+        )
         return
     most, used = said(info, "maxmemory"), said(info, "used_memory")
     now = evicted - said(node.info, "evicted_keys") if node.later else 0
@@ -136,6 +146,11 @@ def evictions(node: ServerFacts, _: Facts) -> Iterable[Found]:
     held = info.get("used_memory_dataset", used)
     more = more_bytes(max(now_per_s, evicted / uptime), held, keys, left_ms, most or used)
     policy = str(info.get("maxmemory_policy", ""))
+    pace = (
+        f"{now_per_s:,.1f} entries a second are evicted"
+        if node.later
+        else f"{evicted:,} entries were evicted since the start"
+    )
     on = (
         "service goes on and nothing durable is lost: what was evicted is in the store, and is read from there again"
         if policy.startswith("allkeys")
@@ -143,9 +158,9 @@ def evictions(node: ServerFacts, _: Facts) -> Iterable[Found]:
     )
     yield Found(
         Severity.WARNING if now else Severity.ADVICE,
-        f"the memory is used up ({policy}) and {now_per_s:,.1f} entries a second are evicted: {on}. About "
+        f"the memory is used up ({policy}) and {pace}: {on}. About "
         f"{more // MIB:,} MiB more would keep them until they expire",
-        set_parameter("maxmemory", int(most or used) + more),
+        _raised(info, (most or used) + more),
         {
             "evicted_keys": evicted,
             "evicted_per_s": round(now_per_s, 2),
@@ -167,7 +182,7 @@ def fragmentation(node: ServerFacts, _: Facts) -> Iterable[Found]:
         raise Unasked(f"less than {SMALL // MIB} MiB are used: the ratio says nothing yet")
     ratio = rss / used
     evidence = {"used_memory": used, "used_memory_rss": rss, "ratio": round(ratio, 2)}
-    if ratio < 1:
+    if ratio < SWAPPED:
         yield Found(
             Severity.CRITICAL,
             f"the system holds {ratio:.0%} of what the server uses in memory, the rest is swapped out: each read of "
@@ -214,7 +229,7 @@ def persistence(node: ServerFacts, facts: Facts) -> Iterable[Found]:
 
 
 @rule("cache.failed_save", "node", "no failed snapshot stops writes")
-def failed_save(node: ServerFacts, _: Facts) -> Iterable[Found]:
+def failed_save(node: ServerFacts, facts: Facts) -> Iterable[Found]:
     """Find a server that refuses writes because it could not save, or will."""
     info = informed(node)
     failed = info.get("rdb_last_bgsave_status") == "err" and parameter(node, "save") != ""
@@ -224,15 +239,30 @@ def failed_save(node: ServerFacts, _: Facts) -> Iterable[Found]:
     stops = failed and parameter(node, "stop-writes-on-bgsave-error") == "yes"
     yield Found(
         Severity.CRITICAL if stops or log else Severity.WARNING,
-        "the last write to the disk failed" + (", and until one succeeds the server takes no writes" if stops else ""),
+        "the last write to the disk failed"
+        + (", and until one succeeds the server takes no writes" if stops or log else ""),
         (
             "free space on the disk, and look into the server's log",
-            *(set_parameter("stop-writes-on-bgsave-error", "no") if stops else ()),
+            # A journal had better take nothing than lose it.
+            *(set_parameter("stop-writes-on-bgsave-error", "no") if stops and facts.role == "cache" else ()),
         ),
         {
             "rdb_last_bgsave_status": info.get("rdb_last_bgsave_status"),
             "aof_last_write_status": info.get("aof_last_write_status"),
         },
+    )
+
+
+def _raised(info: Mapping[str, Any], wanted: float) -> tuple[str, ...]:
+    """Return how `maxmemory` is raised: never beyond what the machine has, where the system would end the server."""
+    host, now = info.get("total_system_memory"), info.get("maxmemory", 0)
+    if not isinstance(host, int) or host <= 0 or wanted <= HOST_NEAR * host:
+        return set_parameter("maxmemory", int(-(-wanted // MIB) * MIB))
+    most = int(HOST_NEAR * host // MIB * MIB)
+    return (
+        *(set_parameter("maxmemory", most) if most > now else ()),
+        f"the machine has {host // MIB:,} MiB: for {wanted / MIB:,.0f} MiB take a larger one, or more nodes "
+        "(`scrubjay size`)",
     )
 
 
@@ -242,8 +272,12 @@ def _keyspace(info: Mapping[str, Any]) -> tuple[int, float]:
     for name, text in info.items():
         if name.startswith("db") and name[2:].isdigit():
             parts = dict(part.partition("=")[::2] for part in str(text).split(","))
-            count = int(parts.get("expires", 0))
-            keys += int(parts.get("keys", 0))
+            count = _whole(parts.get("expires"))
+            keys += _whole(parts.get("keys"))
             expiring += count
-            left += count * float(parts.get("avg_ttl", 0))
+            left += count * _whole(parts.get("avg_ttl"))
     return keys, left / expiring if expiring else 0.0
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0

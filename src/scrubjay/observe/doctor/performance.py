@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Final
 
-from scrubjay.core.facts import ServerFacts
-from scrubjay.observe.doctor.findings import Facts, Found, Severity, Unasked, asked, parameter, rule, set_parameter
+from scrubjay.core.facts import Role, ServerFacts
+from scrubjay.observe.doctor.findings import Facts, Found, Severity, Unasked, asked, count, rule, set_parameter
 
 SLOW_MS: Final = 1.0
 TOO_SLOW_MS: Final = 5.0
@@ -51,7 +51,7 @@ def slow_log(node: ServerFacts, _: Facts) -> Iterable[Found]:
     asked(node, "slowlog|get")
     found = [call for call in node.slow if call.ago_s <= RECENT_S and call.us >= SLOW_CALL_US]
     if not found:
-        if int(parameter(node, "slowlog-log-slower-than")) < 0:
+        if count(node, "slowlog-log-slower-than") < 0:
             raise Unasked("the slow log is off: CONFIG SET slowlog-log-slower-than 10000")
         return
     worst = max(found, key=lambda call: call.us)
@@ -77,10 +77,10 @@ def slow_log(node: ServerFacts, _: Facts) -> Iterable[Found]:
 
 
 @rule("latency.events", "node", "nothing held the server up")
-def events(node: ServerFacts, _: Facts) -> Iterable[Found]:
+def events(node: ServerFacts, facts: Facts) -> Iterable[Found]:
     """Find what the server's own latency monitor has seen."""
     asked(node, "latency|latest")
-    if not node.events and int(parameter(node, "latency-monitor-threshold")) == 0:
+    if not node.events and count(node, "latency-monitor-threshold") == 0:
         raise Unasked("the server's latency monitor is off: CONFIG SET latency-monitor-threshold 25")
     bad = {name: times for name, times in node.events.items() if times[1] >= STALL_MS}
     if bad:
@@ -88,14 +88,16 @@ def events(node: ServerFacts, _: Facts) -> Iterable[Found]:
         yield Found(
             Severity.ADVICE,
             f"the event {name} held the server up for {longest:,} ms once",
-            ("LATENCY DOCTOR says what each event means; then LATENCY RESET", *_hint(name)),
+            ("LATENCY DOCTOR says what each event means; then LATENCY RESET", *_hint(name, facts.role)),
             {each: {"last_ms": last, "longest_ms": most} for each, (last, most) in bad.items()},
         )
 
 
-def _hint(event: str) -> tuple[str, ...]:
+def _hint(event: str, role: Role) -> tuple[str, ...]:
     if event == "fork":
         return ("a fork copies the page table: turn snapshots off in a cache (cache.persistence)",)
     if event.startswith("aof"):
+        if role == "journal":
+            return ("the log waits for the disk: give a journal a faster one, which nothing else writes to",)
         return set_parameter("appendfsync", "everysec")
     return ()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
-from scrubjay.core.facts import CacheFacts, ServerFacts
+from scrubjay.core.facts import CacheFacts, ServerFacts, replicas_of
 from scrubjay.core.policy import MIB
 from scrubjay.observe.doctor.findings import (
     Elsewhere,
@@ -14,8 +13,8 @@ from scrubjay.observe.doctor.findings import (
     Found,
     Severity,
     Unasked,
+    count,
     informed,
-    parameter,
     rule,
     said,
     set_parameter,
@@ -26,7 +25,6 @@ LAG_S: Final = 10
 BACKLOG_S: Final = 60
 """For how many seconds of writes the backlog should do: a replica that is away longer copies everything anew."""
 LEAST_BACKLOG: Final = MIB
-_REPLICA = re.compile(r"slave\d+")
 _HINTS: Final = {
     "cache_auth_failed": "give user name and password in the cache URL (SCRUBJAY_CACHE), percent-encoded",
     "cache_misconfigured": "what is wrong is said there (docs/topologies.md has the URL of each topology): nothing is "
@@ -55,17 +53,20 @@ def primary(cache: CacheFacts, _: Facts) -> Iterable[Found]:
     """Find a replica that is used as if it were the primary."""
     if not cache.nodes:
         raise Unasked("no cache server could be asked")
-    for node in cache.nodes if cache.kind == "server" else cache.nodes[:1] if cache.kind == "sentinel" else ():
-        info = informed(node)
-        if not node.primary:
-            where = f"{info.get('master_host')}:{info.get('master_port')}"
-            yield Found(
-                Severity.CRITICAL,
-                f"this is a replica of {where}: it takes no writes, and misses invalidations while it is behind",
-                (f"give the URL of the primary: valkey://{where}/0, or the Sentinels' (valkey+sentinel://…)",),
-                {"role": info.get("role"), "primary": where},
-                subject=node.node,
-            )
+    if cache.kind == "cluster":
+        # The library asks whoever holds the slot.
+        return
+    node = _primary(cache)
+    info = informed(node)
+    if not node.primary:
+        where = f"{info.get('master_host')}:{info.get('master_port')}"
+        yield Found(
+            Severity.CRITICAL,
+            f"this is a replica of {where}: it takes no writes, and misses invalidations while it is behind",
+            (f"give the URL of the primary: valkey://{where}/0, or the Sentinels' (valkey+sentinel://…)",),
+            {"role": info.get("role"), "primary": where},
+            subject=node.node,
+        )
 
 
 @rule("replication.link", "node", "replicas are connected and up to date")
@@ -84,8 +85,9 @@ def link(node: ServerFacts, _: Facts) -> Iterable[Found]:
                 },
             )
         return
-    for name, replica in _replicas(info):
-        lag, state = int(replica.get("lag", 0)), replica.get("state")
+    for name, replica in replicas_of(info):
+        text, state = replica.get("lag", "0"), replica.get("state")
+        lag = int(text) if text.isascii() and text.isdigit() else 0
         if state == "online" and lag < LAG_S:
             continue
         yield Found(
@@ -110,9 +112,9 @@ def replicas(cache: CacheFacts, _: Facts) -> Iterable[Found]:
                 subject=node,
             )
         return
-    if cache.sentinel is None or not cache.nodes:
+    if cache.sentinel is None:
         raise Unasked("it is not known which replicas there are")
-    connected = said(informed(cache.nodes[0]), "connected_slaves")
+    connected = said(informed(_primary(cache)), "connected_slaves")
     if not connected:
         yield Found(
             Severity.WARNING,
@@ -127,10 +129,8 @@ def min_replicas(cache: CacheFacts, _: Facts) -> Iterable[Found]:
     """Find a primary that goes on alone while another one takes over."""
     if cache.kind != "sentinel":
         raise Elsewhere
-    if not cache.nodes:
-        raise Unasked("no cache server could be asked")
-    node = cache.nodes[0]
-    least, lag = int(parameter(node, "min-replicas-to-write")), int(parameter(node, "min-replicas-max-lag"))
+    node = _primary(cache)
+    least, lag = count(node, "min-replicas-to-write"), count(node, "min-replicas-max-lag")
     if least < 1 or lag < 1:
         yield Found(
             Severity.ADVICE,
@@ -264,8 +264,12 @@ def nodes(cache: CacheFacts, _: Facts) -> Iterable[Found]:
         )
 
 
-def _replicas(info: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, str]]]:
-    """Yield what a primary says of its replicas: `slave0:ip=…,port=…,state=…,offset=…,lag=…`."""
-    for name, text in info.items():
-        if _REPLICA.fullmatch(name) and isinstance(text, str):
-            yield name, dict(part.partition("=")[::2] for part in text.split(","))
+def _primary(cache: CacheFacts) -> ServerFacts:
+    """Return the primary; a replica that answers in its stead says nothing of it.
+
+    Raises:
+        Unasked: It did not answer.
+    """
+    if cache.primary is None:
+        raise Unasked("the primary could not be asked")
+    return cache.primary

@@ -6,9 +6,24 @@ import ipaddress
 from collections.abc import Iterable
 
 from scrubjay.core.facts import ServerFacts
-from scrubjay.observe.doctor.findings import Elsewhere, Facts, Found, Severity, Unasked, asked, parameter, rule
+from scrubjay.observe.doctor.findings import (
+    Elsewhere,
+    Facts,
+    Found,
+    Severity,
+    Unasked,
+    asked,
+    count,
+    parameter,
+    rule,
+    set_parameter,
+)
 
 _CONF = "`scrubjay conf` writes a configuration with users of least rights, `default` off and a password for each"
+_ADMIN = (
+    "first, or nobody is left who may change anything: ACL SETUSER admin on '>ANOTHER-LONG-PASSWORD' '~*' '&*' +@all; "
+    "and see that replicas, Sentinels and monitoring log in as somebody (ACL SAVE or CONFIG REWRITE keeps it)"
+)
 
 
 @rule("security.no_password", "node", "nobody is answered who has not logged in")
@@ -29,6 +44,7 @@ def no_password(node: ServerFacts, _: Facts) -> Iterable[Found]:
             else ": any process of this machine reads and deletes everything"
         ),
         (
+            _ADMIN,
             "ACL SETUSER scrubjay on '>A-LONG-PASSWORD' resetkeys '~sj1:*' resetchannels '&sj1:*' "
             "'&context_invalidation' -@all … (the list of commands is in users.acl of `scrubjay conf single`), give "
             "the application its URL, and then ACL SETUSER default off",
@@ -42,7 +58,7 @@ def no_password(node: ServerFacts, _: Facts) -> Iterable[Found]:
 def exposed_port(node: ServerFacts, _: Facts) -> Iterable[Found]:
     """Find a port on all interfaces without protection and without TLS."""
     bound, protected = parameter(node, "bind").split(), parameter(node, "protected-mode")
-    plain = int(parameter(node, "port"))
+    plain = count(node, "port")
     everywhere = not bound or any(each.lstrip("-") in {"*", "0.0.0.0", "::", "::*"} for each in bound)  # noqa: S104
     if plain and everywhere and protected == "no":
         open_door = node.open_door is not False
@@ -52,8 +68,12 @@ def exposed_port(node: ServerFacts, _: Facts) -> Iterable[Found]:
             "go over the network in the clear, and a firewall is all there is",
             (
                 "in the configuration file: bind 127.0.0.1 -::1 and the address of the private network",
-                "CONFIG SET protected-mode yes",
-                "in the configuration file: protected-mode yes",
+                # It turns everybody away who comes from elsewhere, as long as nobody has to log in: us, too.
+                *(
+                    set_parameter("protected-mode", "yes")
+                    if node.local or not open_door
+                    else ("once clients log in (security.no_password), and not before: protected-mode yes",)
+                ),
                 "`scrubjay conf … --tls` writes a configuration that listens with TLS only",
             ),
             {"bind": " ".join(bound), "protected-mode": protected, "port": plain, "tls": node.tls},
@@ -73,7 +93,11 @@ def default_user(node: ServerFacts, _: Facts) -> Iterable[Found]:
         yield Found(
             Severity.WARNING,
             f"without logging in, {', '.join(node.open_commands)} are allowed: one wrong command takes everything",
-            ("ACL SETUSER default -@dangerous -@admin +info +role, or better: ACL SETUSER default off", _CONF),
+            (
+                _ADMIN,
+                "ACL SETUSER default -@dangerous -@admin +info +role, or better: ACL SETUSER default off",
+                _CONF,
+            ),
             {"allowed": list(node.open_commands)},
         )
 
@@ -93,7 +117,7 @@ def app_rights(node: ServerFacts, _: Facts) -> Iterable[Found]:
             Severity.ADVICE,
             f"the application's user {user!r:.100} may run {', '.join(node.app_commands)}, which the library never "
             "does: who gets hold of its password can empty the server or take it over",
-            (f"ACL SETUSER {user} -@dangerous -@admin +info +role", _CONF),
+            ((_ADMIN,) if user == "default" else ()) + (f"ACL SETUSER {user} -@dangerous -@admin +info +role", _CONF),
             {"user": user, "allowed": list(node.app_commands)},
         )
 

@@ -12,6 +12,7 @@ from scrubjay.observe.doctor.findings import (
     Found,
     Severity,
     Unasked,
+    count,
     informed,
     parameter,
     rule,
@@ -70,7 +71,7 @@ def clients(node: ServerFacts, _: Facts) -> Iterable[Found]:
     connected, rejected = said(info, "connected_clients"), said(info, "rejected_connections")
     most = info.get("maxclients")
     if not isinstance(most, int):
-        most = int(parameter(node, "maxclients"))
+        most = count(node, "maxclients")
     near = most and connected >= CLIENTS_NEAR * most
     if not near and not rejected:
         return
@@ -91,7 +92,7 @@ def clients(node: ServerFacts, _: Facts) -> Iterable[Found]:
 @rule("server.idle_timeout", "node", "idle connections stay")
 def idle_timeout(node: ServerFacts, _: Facts) -> Iterable[Found]:
     """Find a server that closes idle connections."""
-    seconds = int(parameter(node, "timeout"))
+    seconds = count(node, "timeout")
     if seconds:
         yield Found(
             Severity.ADVICE,
@@ -105,7 +106,7 @@ def idle_timeout(node: ServerFacts, _: Facts) -> Iterable[Found]:
 @rule("server.keepalive", "node", "dead connections are noticed")
 def keepalive(node: ServerFacts, _: Facts) -> Iterable[Found]:
     """Find a server that keeps the connections of clients that are gone."""
-    if int(parameter(node, "tcp-keepalive")) == 0:
+    if count(node, "tcp-keepalive") == 0:
         yield Found(
             Severity.ADVICE,
             "connections of clients that are gone without a word stay for ever, and so do their buffers",
@@ -148,7 +149,7 @@ def lazyfree(node: ServerFacts, _: Facts) -> Iterable[Found]:
 def tracking_table(node: ServerFacts, _: Facts) -> Iterable[Found]:
     """Find a tracking table that is nearly full."""
     tracked = int(said(informed(node), "tracking_total_keys"))
-    most = int(parameter(node, "tracking-table-max-keys"))
+    most = count(node, "tracking-table-max-keys")
     if most and tracked >= TABLE_NEAR * most:
         yield Found(
             Severity.WARNING,

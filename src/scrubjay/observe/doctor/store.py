@@ -27,7 +27,11 @@ def reachable(store: StoreFacts, _: Facts) -> Iterable[Found]:
         yield Found(
             Severity.CRITICAL,
             f"{store.error.why}: nothing can be written, and what is not cached cannot be read",
-            ("start the database, or correct the store's URL (SCRUBJAY_STORE); a password is percent-encoded there",),
+            (
+                "give the file's place (SCRUBJAY_STORE, --store), or make it: scrubjay migrate --store URL"
+                if store.engine == "sqlite"
+                else "start the database, or correct the store's URL (SCRUBJAY_STORE; a password is percent-encoded)",
+            ),
             {"error": store.error.code},
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from scrubjay.core.counters import MAX_TYPES, OTHER_TYPES
+from scrubjay.core.keys import Kind
 from scrubjay.observe.doctor.findings import Facts, Found, LibraryFacts, Severity, Unasked, rule
 
 ENOUGH: Final = 100
@@ -13,12 +15,18 @@ RARE: Final = 1.2
 """Below so many reads of what was filled, filling was for nothing."""
 LARGE_BYTES: Final = 64 * 1024
 """Above this mean size, in bytes, a summary of the thing is better cached than the thing."""
+_CONTEXT: Final = f"{Kind.CONTEXT}."
+_LONG_S: Final = 4 * 3600
+"""A time to live for what is not read again soon, in seconds."""
 
 
-@rule("types.changes_fast", "library", "no type is cached that changes faster than it is read")
+@rule("types.changes_fast", "library", "no context type is cached that changes faster than it is read")
 def changes_fast(library: LibraryFacts, _: Facts) -> Iterable[Found]:
-    """Find types whose entries are made in vain, because they change first."""
+    """Find context types whose entries are made in vain, because they change first."""
     for name, count in _types(library):
+        if not name.startswith(_CONTEXT):
+            # Chats, states and the like are changed where they stand in the cache.
+            continue
         reads, writes = _reads(count), count.get("writes", 0)
         if reads + writes >= ENOUGH and writes > reads:
             yield Found(
@@ -43,7 +51,11 @@ def rarely_read(library: LibraryFacts, _: Facts) -> Iterable[Found]:
                 "it again before it is gone",
                 (
                     policy_line(name, "reads", "rare"),
-                    "or, if it only expires too soon, a longer time to live: " + policy_line(name, "ttl", 4 * 3600),
+                    *(
+                        ["or, if it only expires too soon, a longer time to live: " + policy_line(name, "ttl", _LONG_S)]
+                        if _has_policy(name)
+                        else []
+                    ),
                 ),
                 {"reads": reads, "fills": fills, "reads_per_fill": round(reads / fills, 3)},
                 subject=name,
@@ -80,10 +92,16 @@ def _reads(count: Mapping[str, int]) -> int:
     return sum(count.get(tier, 0) for tier in ("l1", "l2", "store"))
 
 
+def _has_policy(name: str) -> bool:
+    return name.startswith(_CONTEXT) and len(name) > len(_CONTEXT) and name != OTHER_TYPES
+
+
 def policy_line(name: str, setting: str, value: object) -> str:
     """Return the line that changes a type's policy; kinds other than contexts have none."""
     kind, _, type_ = name.partition(".")
-    if kind != "context" or not type_:
+    if name == OTHER_TYPES:
+        return f"{name} is all types beyond the first {MAX_TYPES} of a process together: find out which of them it is"
+    if not _has_policy(name):
         return f"{kind} has no policy of its own: see ttl.{kind} and limits in docs/configuration.md"
     text = f'"{value}"' if isinstance(value, str) else value
     keywords = f'contexts={{"{type_}": {{"{setting}": {text}}}}}'

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from scrubjay.app import AsyncScrubjay
 from scrubjay.core.keys import KeySpace
-from scrubjay.core.scope import user_scope
+from scrubjay.core.scope import Scope, user_scope
 from scrubjay.testing.chaos.cast import Troupe
 from scrubjay.testing.chaos.plan import BEGIN_S, LATER_S, WARM_S, Fault, Outage, Plan, outages
 from scrubjay.testing.chaos.replaced import scene_of
@@ -100,8 +100,8 @@ def _scene(plan: Plan, directory: Path, orders: Orders) -> Scene | None:
         save_s = 1 if plan.without is not None else lot.choice(_SAVES_S)
         return Single(directory / "valkey", save_s=save_s, flavour=plan.server)
     space = KeySpace(orders.prefix)
-    keys = [space.context(user_scope(orders.tenant, f"u{number}"), "profile").key for number in range(USERS)]
-    return scene_of(plan, keys)
+    owners = [Scope(orders.tenant), *(user_scope(orders.tenant, f"u{number}") for number in range(USERS))]
+    return scene_of(plan, [space.context(owner, "profile").key for owner in owners])
 
 
 class _Director:
@@ -140,7 +140,8 @@ class _Director:
     async def _all_work(self) -> None:
         """Wait until every worker has done something."""
         while not self._troupe.crashed.is_set():
-            if all(life.last.get("reads") for life in self._troupe.lives):
+            # Where all of it fails there is something to report, too.
+            if all(life.last.get("reads") or life.last.get("failed") for life in self._troupe.lives):
                 break
             await asyncio.sleep(_LOOK_S)
 
@@ -172,7 +173,8 @@ class _Director:
     def _event(self, outage: Outage, begin: float, over: float | None) -> Event:
         now = time.monotonic()
         end = now if over is None else over
-        return Event(outage, begin, end, now if self._plan.topology == "single" else max(now, end + LATER_S))
+        settled = now if self._plan.topology == "single" else max(now, end + LATER_S)
+        return Event(outage, begin, end, settled, whole=over is not None)
 
     async def _suffer(self, outage: Outage) -> float:
         """Let an outage happen; return when it was over for those who ask."""

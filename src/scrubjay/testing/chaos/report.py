@@ -60,19 +60,29 @@ class Outcome:
 
     @property
     def promotions(self) -> list[Event]:
-        """The outages that ended with a promotion."""
-        return [event for event in self.events if event.outage.fault in {Fault.KILL_PRIMARY, Fault.HANG_PRIMARY}]
+        """The outages that ended with a promotion: not the one in the middle of which the run was over."""
+        faults = {Fault.KILL_PRIMARY, Fault.HANG_PRIMARY}
+        return [event for event in self.events if event.whole and event.outage.fault in faults]
 
     @property
     def lasting_drop(self) -> float | None:
         """By how much the hit rate was lower 10 s after an outage than before it, at worst; None if none had 15 s."""
-        drops = [max(0.0, each.before - each.later) for each in self.recoveries if each.later is not None]
-        return max(drops, default=None)
+        return max(self._drops, default=None)
 
     @property
-    def lasted(self) -> bool:
-        """Whether, of servers that replace each other, the hit rate was back 10 s after each outage."""
-        return self.plan.topology == "single" or (self.lasting_drop or 0.0) <= NEAR
+    def _drops(self) -> list[float]:
+        return [max(0.0, each.before - each.later) for each in self.recoveries if each.later is not None]
+
+    @property
+    def lasted(self) -> bool | None:
+        """Whether the hit rate was back 10 s after each outage; None if after none of them it was looked at."""
+        drop = self.lasting_drop
+        return None if drop is None else drop <= NEAR
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is well: of servers that replace each other, also that the hit rate was seen to be back."""
+        return self.ok and (self.plan.topology == "single" or self.lasted is True)
 
     def count(self, *faults: Fault) -> int:
         """Return how many outages there were of some sorts."""
@@ -126,7 +136,8 @@ class Outcome:
             "rolling_restarts": self.count(Fault.ROLLING_RESTART),
             "slot_moves": self.count(Fault.MOVE_SLOTS),
             "promotion_ms": [round((each.end - each.begin) * 1000) for each in self.promotions],
-            "hit_rate_lasts": self.lasted,
+            "hit_rate_lasts": None if self.plan.topology == "single" else self.lasted,
+            "hit_rate_10s_outages": len(self._drops),
             "hit_rate_10s_drop_max": None if drop is None else round(drop, 4),
             "unrecovered": len(self.recoveries) - len(back),
             "hit_rate": None if self.hit_rate is None else round(self.hit_rate, 4),

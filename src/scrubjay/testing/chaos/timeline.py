@@ -26,12 +26,14 @@ class Event:
         begin: When it began.
         end: When it ended: of a primary that is gone, when another one had been promoted.
         settled: From when on the hit rate is taken for what it was before the next one.
+        whole: Whether it ended by itself, and not with the run.
     """
 
     outage: Outage
     begin: float
     end: float
     settled: float
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Recovery:
         """Return it as JSON."""
         return {
             **self.event.outage.to_dict(),
+            "whole": self.event.whole,
             "seconds": round(self.event.end - self.event.begin, 3),
             "hit_rate_before": round(self.before, 4),
             "lowest_hit_rate": round(self.lowest, 4),

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import aclosing
 from typing import Any, Final
 
 from scrubjay.core.facts import BIG_BYTES, FOREIGN, INTERNAL, KeySample, KindSample
 from scrubjay.core.keys import KeySpace, Kind
 from scrubjay.valkey.client import ValkeyClient
-from scrubjay.valkey.commands import Command, Reply, ServerError
+from scrubjay.valkey.commands import Command, Reply
+from scrubjay.valkey.scan import PAGE, pages
 
-_PER_SCAN: Final = 250
 _PER_BATCH: Final = 250
 MAX_TYPE: Final = 64
 """How much of a context type's name is kept."""
-MAX_SCANS: Final = 200
-"""The most calls of SCAN for one sample: a page may hold few keys, or none."""
+SPARSE: Final = 20
+"""How many times the calls of SCAN that full pages would need are made at most: a page may hold few keys, or none."""
 
 
-async def names_of(client: ValkeyClient, most: int) -> list[bytes] | ServerError:
-    """Return the names of some keys of a node, or why they could not be listed.
-
-    SCAN goes through the hash table in the order of its buckets, so the first keys are as random as any.
-
-    Args:
-        client: The node.
-        most: The most names.
+async def names_of(client: ValkeyClient, most: int) -> list[bytes]:
+    """Return the names of at most `most` keys of a node.
 
     Raises:
-        CacheUnavailable: The node did not answer.
+        Refused: It does not list them.
+        CacheUnavailable: It did not answer.
     """
     names: dict[bytes, None] = {}
-    cursor: bytes | int = 0
-    for _ in range(MAX_SCANS):
-        (reply,) = await client.call([("SCAN", cursor, "COUNT", min(_PER_SCAN, max(most, 10)))])
-        if isinstance(reply, ServerError):
-            return reply
-        assert isinstance(reply, list)
-        cursor = reply[0]
-        names.update(dict.fromkeys(reply[1]))
-        if cursor == b"0" or len(names) >= most:
-            break
+    async with aclosing(pages(client, SPARSE * -(-most // PAGE))) as listed:
+        async for page in listed:
+            names |= dict.fromkeys(page)
+            if len(names) >= most:
+                break
     return list(names)[:most]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,11 +12,11 @@ from scrubjay.core.errors import CacheUnavailable
 from scrubjay.core.ports import Shape
 from scrubjay.valkey.commands import Client, Command, Reply, ServerError
 from scrubjay.valkey.info import facts
+from scrubjay.valkey.scan import PAGE, Refused, pages
 
 MAX_KEYS: Final = 5_000
-"""The most keys that are looked at, of each node its part."""
-_STEP: Final = 500
-_MAX_STEPS: Final = 40
+"""How many keys are looked at, of each node its part, and at most one page of SCAN more."""
+_MAX_PAGES: Final = 40
 _MAX_VALUE_BYTES: Final = 4 * 1024 * 1024
 """Lists and hashes that take more are left out: reading them would hold the server up."""
 _QUANTUM: Final = re.compile(rb"Quantum size: (\d{1,6})")
@@ -99,22 +100,24 @@ async def sample(client: Client, prefix: str, most: int = MAX_KEYS) -> Sample:
         used += int(said.get("used_memory", 0))
         names, of_node = await _names(node, f"{prefix}:".encode(), max(1, most // len(nodes)))
         seen += of_node
-        for start in range(0, len(names), _STEP):
-            found += await _look(node, names[start : start + _STEP])
+        for start in range(0, len(names), PAGE):
+            found += await _look(node, names[start : start + PAGE])
     return Sample(tuple(found), seen, there, len(nodes), used, account, await quantum_of(nodes[0]))
 
 
 async def _names(node: Client, before: bytes, most: int) -> tuple[list[bytes], int]:
     names: dict[bytes, None] = {}
-    cursor, seen = b"0", 0
-    for _ in range(_MAX_STEPS):
-        (reply,) = await node.call([("SCAN", cursor, "COUNT", _STEP)])
-        cursor, given = _or_raise(reply, "SCAN")
-        # Not with MATCH: so it is known how many of all keys these are.
-        seen += len(given)
-        names |= dict.fromkeys(name for name in given if name.startswith(before))
-        if cursor == b"0" or len(names) >= most:
-            break
+    seen = 0
+    try:
+        async with aclosing(pages(node, _MAX_PAGES)) as listed:
+            async for page in listed:
+                # All keys, and not those that match: so it is known how many of them ours are.
+                seen += len(page)
+                names |= dict.fromkeys(name for name in page if name.startswith(before))
+                if len(names) >= most:
+                    break
+    except Refused as refusal:
+        _or_raise(refusal.reply, "SCAN")
     return list(names), seen
 
 
