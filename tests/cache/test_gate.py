@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scrubjay.cache.gate import FIRST_PROBE_S, LAST_PROBE_S, Gate
+from scrubjay.cache.gate import FIRST_PROBE_S, HURRIES, LAST_PROBE_S, Gate
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
 from scrubjay.testing.clock import ManualClock
 from tests.waiting import PATIENCE_S, until
@@ -214,3 +214,30 @@ async def test_a_probing_whose_cancellation_is_swallowed_ends(server: Server) ->
         await server.gate.end()
     assert server.gate._task is not None
     assert server.gate._task.done()
+
+
+async def test_who_takes_over_while_it_is_told_is_probed_again_soon_but_not_on_and_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    lost_at: set[int] = set()
+    recover = server.gate._recover
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    async def lost_now_and_then() -> None:
+        if server.recoveries in lost_at:
+            server.gate.lost("replaced")
+        await recover()
+
+    monkeypatch.setattr("scrubjay.cache.gate.asyncio", SimpleNamespace(sleep=noted, create_task=asyncio.create_task))
+    monkeypatch.setattr(server.gate, "_recover", lost_now_and_then)
+    server.error = CacheUnavailable("down")
+    lost_at |= {10, *range(20, 60)}
+    await server.gate.start()
+    await until(lambda: len(pauses) >= 60)
+    # The first try was that of `start`: after the n-th there is the pause n - 1.
+    soon = [place for place, pause in enumerate(pauses) if place > 5 and pause <= FIRST_PROBE_S]
+    assert soon == [9, *range(19, 18 + HURRIES)]

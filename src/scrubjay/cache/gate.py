@@ -22,6 +22,9 @@ from scrubjay.core.ports import HotTier
 
 FIRST_PROBE_S = 0.02
 LAST_PROBE_S = 0.5
+HURRIES = 3
+"""How often a connection that is lost while the server is being told lets it be probed again soon: what breaks again and
+again is not asked on and on."""
 log = logging.getLogger("scrubjay")
 
 
@@ -98,10 +101,16 @@ class Gate:
             self._task = asyncio.create_task(self._probing(), name="scrubjay-gate")
 
     async def _probing(self) -> None:
-        pause = FIRST_PROBE_S
-        while not await self._try():
+        pause, hurries = FIRST_PROBE_S, HURRIES
+        while True:
+            losses = self.losses
+            if await self._try():
+                break
             if given_up():
                 return
+            if self.losses != losses and hurries:
+                # Another primary took over while it was being told, and is there.
+                pause, hurries = FIRST_PROBE_S, hurries - 1
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads probes
             pause = min(pause * 2, LAST_PROBE_S)
         log.warning("the cache has recovered; it is asked again")

@@ -344,6 +344,8 @@ class ClusterClient:
             try:
                 slots, info, nodes = await client.call(_WHAT_IT_IS)
             finally:
+                # Whoever is not waited for any more has not answered: nor is that.
+                client.drop()
                 await client.close()
         for reply in (slots, info):
             if isinstance(reply, ServerError):

@@ -23,7 +23,7 @@ from scrubjay.app import AsyncScrubjay
 from scrubjay.engine import Engine
 from scrubjay.testing.chaos.delays import HOT, STORE, Pause, Slowed
 from scrubjay.testing.chaos.guards import switch_off
-from scrubjay.testing.chaos.workload import CALM, SETTINGS, Workload
+from scrubjay.testing.chaos.workload import RACES, SETTINGS, STEADY, STEADY_SETTINGS, Workload
 from scrubjay.testing.history import Recorder
 
 SAMPLE_S: Final = 0.1
@@ -100,7 +100,8 @@ async def work(orders: Orders) -> None:
     jay = _opened(orders, lot)
     with Recorder(orders.history, orders.name) as recorder:
         async with jay:
-            workload = Workload(jay, orders.tenant, orders.slot, orders.processes, recorder, lot)
+            mix = STEADY if orders.pace_s else RACES
+            workload = Workload(jay, orders.tenant, orders.slot, orders.processes, recorder, lot, mix)
             watch = asyncio.create_task(_report(jay._open, workload))  # the counters behind the public face
             await asyncio.gather(*(workload.run(over, orders.pace_s) for _ in range(orders.tasks)))
             watch.cancel()
@@ -116,7 +117,7 @@ def _opened(orders: Orders, lot: random.Random) -> AsyncScrubjay:
         cache=orders.cache,
         prefix=orders.prefix,
         cache_deadline=orders.deadline_s,
-        **{**SETTINGS, **(CALM if orders.pace_s else {}), **race.settings},
+        **{**SETTINGS, **(STEADY_SETTINGS if orders.pace_s else {}), **race.settings},
     )
     jay._parts = replace(
         jay._parts,

@@ -14,21 +14,16 @@ from scrubjay.handles import User
 from scrubjay.memory.contexts import Contexts
 from scrubjay.testing.history import Recorder
 
-__all__ = ["CALM", "SETTINGS", "Done", "Thing", "Workload", "prepare"]
+__all__ = ["RACES", "SETTINGS", "STEADY", "STEADY_SETTINGS", "Done", "Mix", "Thing", "Workload", "prepare"]
 
 USERS: Final = 16
 PHASE_S: Final = 2.5
 """How long a thing is written before it is only read for as long: an old value that was left is not written over."""
-WRITES: Final = 0.12
-INVALIDATIONS: Final = 0.17
 ACTIVE: Final = 0.7
 """The share of the reads that go to what is being written now."""
 _TYPES: Final = ("profile", "preference")
 _CONTEXTS: Final = 0.8
 _SKEW: Final = 0.25
-_FORGET_OWNER: Final = 0.003
-"""The share of the invalidations that are of all of a user."""
-_FORGET_TENANT: Final = 0.0003
 _ALONE: Final = 0.3
 """The share of the reads that ask for one thing, and not for all of which it is one."""
 _PRUNED: Final = 0.05
@@ -52,10 +47,33 @@ SETTINGS: Final[dict[str, Any]] = {
     "store_connections": 6,
 }
 """What makes fills, evictions and refreshes frequent."""
-CALM: Final[dict[str, Any]] = {
+STEADY_SETTINGS: Final[dict[str, Any]] = {
     "contexts": {"profile": {"ttl": 30.0}, "preference": {"ttl": 4.0, "stale": 5.0}, "reference": {"ttl": 4.0}}
 }
 """What is set otherwise where the hit rate is compared: it must not depend on how much the machine has to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Which operations there are, by their share; the rest are reads.
+
+    Attributes:
+        writes: Writes.
+        invalidations: Invalidations.
+        of_owner: Of the invalidations, those of all of a user.
+        of_tenant: Of the invalidations, those of all of the tenant.
+    """
+
+    writes: float
+    invalidations: float
+    of_owner: float
+    of_tenant: float
+
+
+RACES: Final = Mix(0.12, 0.17, 0.003, 0.0003)
+"""What makes races frequent."""
+STEADY: Final = Mix(0.06, 0.04, 0.003, 0.0)
+"""What makes the hit rate the same at all times: an invalidation of the tenant is an outage by itself."""
 _Do = Callable[[], Awaitable[int]]
 
 
@@ -112,12 +130,21 @@ class Workload:
         processes: How many there are.
         recorder: Where operations are recorded.
         lot: What operations are drawn from.
+        mix: Which operations there are.
     """
 
     def __init__(
-        self, jay: AsyncScrubjay, tenant: str, slot: int, processes: int, recorder: Recorder, lot: random.Random
+        self,
+        jay: AsyncScrubjay,
+        tenant: str,
+        slot: int,
+        processes: int,
+        recorder: Recorder,
+        lot: random.Random,
+        mix: Mix = RACES,
     ) -> None:
         self.done = Done()
+        self._mix = mix
         self._lot = lot
         self._recorder = recorder
         self._tenant = jay.tenant(tenant)
@@ -149,11 +176,11 @@ class Workload:
             await asyncio.sleep(pace_s)
 
     async def _one(self) -> None:
-        lot = self._lot
+        lot, mix = self._lot, self._mix
         drawn, phase = lot.random(), int(time.monotonic() / PHASE_S)
-        if drawn < WRITES:
+        if drawn < mix.writes:
             await self._write(self._some(phase, writable=True))
-        elif drawn < WRITES + INVALIDATIONS:
+        elif drawn < mix.writes + mix.invalidations:
             await self._invalidate(self._one_of(self._contexts_by_turn[phase % 2], phase), phase)
         else:
             await self._read(self._some(phase if lot.random() < ACTIVE else phase + 1, writable=False))
@@ -182,9 +209,9 @@ class Workload:
 
     async def _invalidate(self, thing: Thing, phase: int) -> None:
         drawn = self._lot.random()
-        if drawn < _FORGET_TENANT:
+        if drawn < self._mix.of_tenant:
             await self._tenant.invalidate()
-        elif drawn < _FORGET_OWNER:
+        elif drawn < self._mix.of_owner:
             await self._lot.choice(self._users[phase % 2 :: 2]).invalidate()
         else:
             assert thing.invalidate is not None
