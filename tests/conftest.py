@@ -23,7 +23,7 @@ from tests.deployments import ONE, SEVERAL, SINGLES, Deployment, Deployments
 # A run in the background is started with Ctrl-C ignored, and its children inherit that; tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("default", deadline=None, max_examples=60)
+settings.register_profile("default", deadline=None, max_examples=40)
 settings.register_profile("long", deadline=None, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -62,7 +62,9 @@ def _found_without(guard: str, tmp_path: Path, seconds: float) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("guard", ["leases", "floors", "tickets", "joins"])
+@pytest.mark.parametrize(
+    "guard", ["leases", "floors", *(pytest.param(guard, marks=pytest.mark.full) for guard in ("tickets", "joins"))]
+)
 def test_without_a_guard_impossible_reads_are_found(guard: str, tmp_path: Path) -> None:
     _found_without(guard, tmp_path, seconds=8)
 

@@ -272,10 +272,10 @@ def test_kill_of_the_only_user(user: Callable[..., User], tmp_path: Path) -> Non
 
 def test_kill_while_starting(user: Callable[..., User], tmp_path: Path) -> None:
     """Wherever in the start it dies, nothing runs afterwards and the next start works."""
-    for tenth in range(12):
+    for part in range(6):
         one = user()
         one.say("start")
-        threading.Event().wait(tenth * 0.005)  # A point in the start, not a wait for something.
+        threading.Event().wait(part * 0.01)  # A point in the start, not a wait for something.
         one.end(kill=True)
         with EmbeddedValkey(tmp_path) as server:
             assert ask(server.socket_path, "PING") is True

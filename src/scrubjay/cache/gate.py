@@ -23,8 +23,8 @@ from scrubjay.core.ports import HotTier
 FIRST_PROBE_S = 0.02
 LAST_PROBE_S = 0.5
 HURRIES = 3
-"""How often a connection that is lost while the server is being told lets it be probed again soon: what breaks again and
-again is not asked on and on."""
+"""How often a connection that is lost while the server is being told lets it be probed again soon. What breaks again
+and again is not asked on and on."""
 log = logging.getLogger("scrubjay")
 
 
