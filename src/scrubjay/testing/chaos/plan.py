@@ -24,8 +24,8 @@ LATER_S: Final = 10.0
 """How long after a promotion the hit rate is to be what it was."""
 LATER_FOR_S: Final = 5.0
 """Over how long it is taken then: both phases of the workload."""
-WARM_S: Final = 5.0
-"""How long the caches of a run take to hold what is used."""
+WARM_S: Final = 15.0
+"""How long a run takes until caches hold what is used, and chats are as long as they stay."""
 BEGIN_S: Final = 10.0
 """How long all is well then."""
 _AFTERWARDS_S: Final = (LATER_S + LATER_FOR_S + 0.5, LATER_S + LATER_FOR_S + 2.0)
