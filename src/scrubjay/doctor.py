@@ -12,7 +12,7 @@ from scrubjay.core.errors import InvalidLimit
 from scrubjay.core.facts import CacheFacts, Role, StoreFacts
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.policy import check_limit
-from scrubjay.observe.doctor import Facts, LibraryFacts, figures, judge
+from scrubjay.observe.doctor import Facts, ProcessFacts, figures, judge
 from scrubjay.settings import Settings
 from scrubjay.store.examine import examine_store
 from scrubjay.valkey.examine import examine, try_url
@@ -81,8 +81,8 @@ async def diagnose(
     elif what.cache is not None and what.cache.kind is CacheKind.NONE:
         absent["cache"] = "the cache is `none:`"
     cache, store = await asyncio.gather(_cache(what, settings, provider), _store(what, settings))
-    library = None if stats is None else LibraryFacts(stats, settings.cache_deadline)
-    facts = Facts(cache, library, store, what.role, absent)
+    processes = None if stats is None else ProcessFacts(stats, settings.cache_deadline)
+    facts = Facts(cache, processes, store, what.role, absent)
     asked = bool(cache and cache.nodes) or bool(store and store.error is None)
     return {**judge(facts).to_dict(), "asked": asked, "figures": figures(facts)}
 

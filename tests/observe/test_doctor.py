@@ -28,7 +28,7 @@ from scrubjay.core.facts import (
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.policy import MIB
 from scrubjay.core.scope import Scope
-from scrubjay.observe.doctor import RULES, Facts, LibraryFacts, Report, Severity, figures, judge
+from scrubjay.observe.doctor import RULES, Facts, ProcessFacts, Report, Severity, figures, judge
 from scrubjay.observe.doctor.estimate import MOST, more_bytes
 from scrubjay.settings import load_settings
 from scrubjay.valkey.key_kinds import kind_of
@@ -88,8 +88,8 @@ STORE = StoreFacts(
     connections=5, jobs={"due": 1},
 )  # fmt: skip
 SQLITE = StoreFacts("sqlite", "sqlite:a.db", revision="0001", wanted="0001", settings={"synchronous": "full"})
-GOOD = Facts(CACHE, LibraryFacts(STATS), STORE)
-ALSO_GOOD = Facts(CLUSTER, LibraryFacts(STATS), SQLITE)
+GOOD = Facts(CACHE, ProcessFacts(STATS), STORE)
+ALSO_GOOD = Facts(CLUSTER, ProcessFacts(STATS), SQLITE)
 
 
 def node(facts: Facts = GOOD, **changes: Any) -> Facts:
@@ -114,7 +114,7 @@ def cache(facts: Facts = GOOD, **changes: Any) -> Facts:
 
 
 def library(facts: Facts = GOOD, **changes: Any) -> Facts:
-    return replace(facts, library=LibraryFacts({**STATS, **changes}))
+    return replace(facts, processes=ProcessFacts({**STATS, **changes}))
 
 
 def store(facts: Facts = GOOD, **changes: Any) -> Facts:
@@ -322,7 +322,7 @@ def test_what_was_not_examined_is_skipped_with_the_reason() -> None:
 
 
 def test_types_are_skipped_where_nobody_counts_them() -> None:
-    facts = replace(GOOD, library=LibraryFacts({name: value for name, value in STATS.items() if name != "types"}))
+    facts = replace(GOOD, processes=ProcessFacts({name: value for name, value in STATS.items() if name != "types"}))
     skipped = {each.code for each in judge(facts).skipped}
     assert skipped == {"types.changes_fast", "types.rarely_read", "types.large"}
 
@@ -344,7 +344,7 @@ def test_a_low_hit_rate_is_explained_by_what_was_missed(misses: dict[str, int], 
 
 
 def test_evictions_explain_a_low_hit_rate() -> None:
-    facts = replace(node(info={"evicted_keys": 40}), library=LibraryFacts({**STATS, "hit_rate": 0.6}))
+    facts = replace(node(info={"evicted_keys": 40}), processes=ProcessFacts({**STATS, "hit_rate": 0.6}))
     (found,) = found_by(judge(facts), "library.hit_rate")
     assert "40 entries were evicted" in found.message
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from scrubjay.cli.report import ms, number, percent, size
 from scrubjay.cli.shell import printable
-from scrubjay.observe.doctor.library import BAD, GOOD
+from scrubjay.observe.doctor.counts import BAD, GOOD
 from scrubjay.observe.top import Frame, Server
 from scrubjay.observe.top.frame import TIERS
 from scrubjay.observe.top.reading import versions

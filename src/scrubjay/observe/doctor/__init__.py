@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from scrubjay.observe.doctor import keys, library, memory, performance, replication, security, server, store, types
+from scrubjay.observe.doctor import counts, keys, memory, performance, replication, security, server, store, types
 from scrubjay.observe.doctor.figures import figures
-from scrubjay.observe.doctor.findings import RULES, Facts, Finding, LibraryFacts, Report, Severity, Skip, judge
+from scrubjay.observe.doctor.findings import RULES, Facts, Finding, ProcessFacts, Report, Severity, Skip, judge
 
 __all__ = [
     "RULES",
     "SUBJECTS",
     "Facts",
     "Finding",
-    "LibraryFacts",
+    "ProcessFacts",
     "Report",
     "Severity",
     "Skip",
@@ -19,5 +19,5 @@ __all__ = [
     "judge",
 ]
 
-SUBJECTS = (replication, server, security, memory, performance, keys, library, types, store)
+SUBJECTS = (replication, server, security, memory, performance, keys, counts, types, store)
 """The modules whose checks there are."""

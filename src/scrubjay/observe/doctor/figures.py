@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from scrubjay.observe.doctor.counts import WHY_THEY_DIFFER
 from scrubjay.observe.doctor.findings import Facts
-from scrubjay.observe.doctor.library import WHY_THEY_DIFFER
 
 _OF_NODES = ("used_memory", "maxmemory", "evicted_keys", "expired_keys", "keyspace_hits", "keyspace_misses")
 
@@ -18,8 +18,8 @@ def figures(facts: Facts) -> dict[str, Any]:
             node.node: {name: node.info[name] for name in ("role", *_OF_NODES) if name in node.info} for node in nodes
         }
     }
-    if facts.library is not None:
-        stats = facts.library.stats
+    if facts.processes is not None:
+        stats = facts.processes.stats
         found["library"] = {name: stats[name] for name in ("processes", "hit_rate", "reads")}
         found["why_they_differ"] = WHY_THEY_DIFFER
     return found

@@ -83,7 +83,7 @@ class Elsewhere(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class LibraryFacts:
+class ProcessFacts:
     """What Scrubjay's processes count.
 
     Attributes:
@@ -101,14 +101,14 @@ class Facts:
 
     Attributes:
         cache: The cache.
-        library: The processes that use it.
+        processes: What the processes that use it count.
         store: The store.
         role: What the cache server is for.
         absent: Why a part is not there, by its name.
     """
 
     cache: CacheFacts | None = None
-    library: LibraryFacts | None = None
+    processes: ProcessFacts | None = None
     store: StoreFacts | None = None
     role: Role = "cache"
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -230,8 +230,8 @@ def _subjects(each: Rule[Any], facts: Facts) -> Iterator[tuple[str, object]]:
             yield from ((node.node, node) for node in facts.cache.nodes)
         case "cache" if facts.cache is not None:
             yield facts.cache.url, facts.cache
-        case "library" if facts.library is not None:
-            yield "library", facts.library
+        case "library" if facts.processes is not None:
+            yield "library", facts.processes
         case "store" if facts.store is not None:
             # What could not be reached has one finding, of the first of these checks.
             if facts.store.error is None or each.code == "store.reachable":

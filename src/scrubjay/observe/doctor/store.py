@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from scrubjay.core.facts import StoreFacts
-from scrubjay.observe.doctor.findings import Elsewhere, Facts, Found, LibraryFacts, Severity, Unasked, rule
+from scrubjay.observe.doctor.findings import Elsewhere, Facts, Found, ProcessFacts, Severity, Unasked, rule
 
 LAGGING_S: Final = 10.0
 """An outbox row that is open for so long was forgotten by its writer, and the relays have not told it yet."""
@@ -180,9 +180,9 @@ def shared_sqlite(store: StoreFacts, facts: Facts) -> Iterable[Found]:
     """Find processes that wait for each other's writes."""
     if store.engine != "sqlite":
         raise Elsewhere
-    if facts.library is None:
+    if facts.processes is None:
         raise Unasked(facts.absent.get("library", "it is not known how many processes there are"))
-    processes = _processes(facts.library)
+    processes = _processes(facts.processes)
     if processes > 1:
         yield Found(
             Severity.ADVICE,
@@ -192,8 +192,8 @@ def shared_sqlite(store: StoreFacts, facts: Facts) -> Iterable[Found]:
         )
 
 
-def _processes(library: LibraryFacts) -> int:
-    return int(library.stats.get("processes", 1))
+def _processes(processes: ProcessFacts) -> int:
+    return int(processes.stats.get("processes", 1))
 
 
 def _asked(store: StoreFacts, question: str) -> None:

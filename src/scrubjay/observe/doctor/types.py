@@ -7,7 +7,7 @@ from typing import Final
 
 from scrubjay.core.counters import MAX_TYPES, OTHER_TYPES
 from scrubjay.core.keys import Kind
-from scrubjay.observe.doctor.findings import Facts, Found, LibraryFacts, Severity, Unasked, rule
+from scrubjay.observe.doctor.findings import Facts, Found, ProcessFacts, Severity, Unasked, rule
 
 ENOUGH: Final = 100
 """So many reads and writes of a type say something."""
@@ -21,9 +21,9 @@ _LONG_S: Final = 4 * 3600
 
 
 @rule("types.changes_fast", "library", "no context type is cached that changes faster than it is read")
-def changes_fast(library: LibraryFacts, _: Facts) -> Iterable[Found]:
+def changes_fast(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
     """Find context types whose entries are made in vain, because they change first."""
-    for name, count in _types(library):
+    for name, count in _types(processes):
         if not name.startswith(_CONTEXT):
             # Chats, states and the like are changed where they stand in the cache.
             continue
@@ -40,9 +40,9 @@ def changes_fast(library: LibraryFacts, _: Facts) -> Iterable[Found]:
 
 
 @rule("types.rarely_read", "library", "no type is cached that is read once only")
-def rarely_read(library: LibraryFacts, _: Facts) -> Iterable[Found]:
+def rarely_read(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
     """Find types whose entries nobody reads again."""
-    for name, count in _types(library):
+    for name, count in _types(processes):
         reads, fills = _reads(count), count.get("fills", 0)
         if fills and reads >= ENOUGH and reads < RARE * fills and count.get("writes", 0) <= reads:
             yield Found(
@@ -63,9 +63,9 @@ def rarely_read(library: LibraryFacts, _: Facts) -> Iterable[Found]:
 
 
 @rule("types.large", "library", f"what is cached is {LARGE_BYTES // 1024} KiB or less on average")
-def large(library: LibraryFacts, _: Facts) -> Iterable[Found]:
+def large(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
     """Find types whose entries are very large."""
-    for name, count in _types(library):
+    for name, count in _types(processes):
         fills = count.get("fills", 0)
         if fills and count.get("filled_bytes", 0) / fills > LARGE_BYTES:
             mean = count["filled_bytes"] / fills
@@ -81,8 +81,8 @@ def large(library: LibraryFacts, _: Facts) -> Iterable[Found]:
             )
 
 
-def _types(library: LibraryFacts) -> Iterator[tuple[str, Mapping[str, int]]]:
-    types = library.stats.get("types")
+def _types(processes: ProcessFacts) -> Iterator[tuple[str, Mapping[str, int]]]:
+    types = processes.stats.get("types")
     if types is None:
         raise Unasked("the processes publish no counts by type")
     yield from sorted(types.items())

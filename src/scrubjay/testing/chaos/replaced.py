@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -34,7 +35,7 @@ def scene_of(plan: Plan, keys: Sequence[str]) -> Scene:
     return _Cluster(ClusterServers(plan.server, node_timeout_ms=DOWN_AFTER_MS, timeout=_AGREE_S), lot, keys)
 
 
-class _Replaced:
+class _Replaced(ABC):
     """What both have in common."""
 
     def __init__(self, servers: SentinelServers | ClusterServers) -> None:
@@ -108,21 +109,21 @@ class _Replaced:
                 member.resume()
         self._servers.start()
 
+    @abstractmethod
     def _everybody(self) -> list[Member]:
         """All servers, those with data first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _victim(self) -> Member:
         """A primary that lives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _leads(self, member: Member) -> bool:
         """Whether it is a primary, in the eyes of most."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _hand_over(self, primary: Member) -> None:
         """Have a replica promoted, and wait until all agree."""
-        raise NotImplementedError
 
 
 class _Sentinel(_Replaced):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -271,7 +272,7 @@ def _context(name: str, contexts: Contexts, type_: str, turn: int, lot: random.R
     return Thing(name, read, write, lambda: contexts.invalidate(type_), turn)
 
 
-class _Numbered:
+class _Numbered(ABC):
     """Something of a user that one process writes, once at a time.
 
     Args:
@@ -289,9 +290,9 @@ class _Numbered:
         self._lock = asyncio.Lock()
         self._last = 0
 
+    @abstractmethod
     async def read(self) -> int:
         """Return the number that is there; 0 for none."""
-        raise NotImplementedError
 
     async def write(self) -> int:
         """Write a number that is greater than all before, and return it."""
@@ -301,8 +302,8 @@ class _Numbered:
             await self._put(self._last)
             return self._last
 
-    async def _put(self, number: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _put(self, number: int) -> None: ...
 
 
 class _Fact(_Numbered):

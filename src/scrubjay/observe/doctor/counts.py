@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from scrubjay.observe.doctor.findings import Facts, Found, LibraryFacts, Severity, Unasked, rule
+from scrubjay.observe.doctor.findings import Facts, Found, ProcessFacts, Severity, Unasked, rule
 
 GOOD: Final = 0.85
 """From this hit rate on nothing has to be done."""
@@ -25,9 +25,9 @@ WHY_THEY_DIFFER: Final = (
 
 
 @rule("library.hit_rate", "library", f"at least {GOOD:.0%} of what is read comes from the cache")
-def hit_rate(library: LibraryFacts, facts: Facts) -> Iterable[Found]:
+def hit_rate(processes: ProcessFacts, facts: Facts) -> Iterable[Found]:
     """Find a cache that does not help, and say why."""
-    stats = library.stats
+    stats = processes.stats
     reads = stats["reads"]
     total, rate = reads["hits"] + reads["misses"], stats["hit_rate"]
     if total < ENOUGH or rate is None:
@@ -52,10 +52,10 @@ def hit_rate(library: LibraryFacts, facts: Facts) -> Iterable[Found]:
 
 
 @rule("library.cache_failures", "library", "the server takes what it is asked")
-def cache_failures(library: LibraryFacts, _: Facts) -> Iterable[Found]:
+def cache_failures(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
     """Find calls that the server refused or did not answer."""
-    failures = library.stats["cache"].get("failures", {})
-    failed, reads = sum(failures.values()), library.stats["reads"]
+    failures = processes.stats["cache"].get("failures", {})
+    failed, reads = sum(failures.values()), processes.stats["reads"]
     total = reads["hits"] + reads["misses"]
     if failed:
         yield Found(
@@ -71,9 +71,9 @@ def cache_failures(library: LibraryFacts, _: Facts) -> Iterable[Found]:
 
 
 @rule("library.gate", "library", "the shared cache is asked")
-def gate(library: LibraryFacts, _: Facts) -> Iterable[Found]:
+def gate(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
     """Find processes that do without the shared cache, or did for a while."""
-    stats = library.stats
+    stats = processes.stats
     closings = stats["cache"].get("coherence", {}).get("gate_closings", 0)
     shut = stats["local"].get("shared_cache") == "not asked"
     if shut or closings:
@@ -89,23 +89,23 @@ def gate(library: LibraryFacts, _: Facts) -> Iterable[Found]:
 
 
 @rule("library.coherence", "library", "changes are heard well within the coherence deadline")
-def coherence(library: LibraryFacts, _: Facts) -> Iterable[Found]:
+def coherence(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
     """Find lines on which changes are heard too late: then process memory is not served."""
-    counted = library.stats["cache"].get("coherence", {})
+    counted = processes.stats["cache"].get("coherence", {})
     if "beat_us" not in counted:
         raise Unasked("no process has heard its own heartbeat yet")
     beat_s, lost = counted["beat_us"] / 1_000_000, counted.get("lost", 0)
-    if beat_s > library.deadline_s / 2:
-        over = beat_s > library.deadline_s
+    if beat_s > processes.deadline_s / 2:
+        over = beat_s > processes.deadline_s
         yield Found(
             Severity.WARNING if over else Severity.ADVICE,
             f"the slowest process hears of a change after {beat_s * 1000:,.0f} ms; beyond "
-            f"{library.deadline_s * 1000:,.0f} ms (cache_deadline) it serves nothing from its memory",
+            f"{processes.deadline_s * 1000:,.0f} ms (cache_deadline) it serves nothing from its memory",
             (
                 "look for processes whose event loop is blocked, or whose processor is busy",
                 f"or in Scrubjay: cache_deadline = {max(1.0, round(4 * beat_s, 1)):g}, if reads may be that old",
             ),
-            {"beat_ms": round(beat_s * 1000, 1), "deadline_s": library.deadline_s, "lost": lost},
+            {"beat_ms": round(beat_s * 1000, 1), "deadline_s": processes.deadline_s, "lost": lost},
         )
 
 
