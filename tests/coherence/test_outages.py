@@ -542,3 +542,26 @@ async def test_an_error_that_nobody_expected_ends_neither_heartbeats_nor_the_lin
     await until(lambda: process.coherence.health.beats >= beats + 3 and process.coherence.alive)
     assert {task.get_name() for task in process.engine.tasks if task.done()} == set()
     assert "RuntimeError: unforeseen" in caplog.text
+
+
+async def test_a_part_that_did_not_change_is_cached_again_after_an_outage(open_on: Open, server: ValkeyServer) -> None:
+    """Meanwhile the store has shown it at the version of the whole, which is later than what the cache has of it."""
+    writer, reader = await both(open_on, server)
+    sessions = [each.tenant.user("alice").session("s") for each in (writer, reader)]
+    # A chat without system messages, before its first message.
+    await sessions[0].assemble(budget=4_000)
+    await sessions[0].chat.append(role="user", content="1")
+    # Settled, and before the server's mark: nobody tells it again, which would drop what is there.
+    await writer.engine.confirmer.flush()
+    await reader.engine.relay.look()
+    held = reader.faults.hold("ping", "before", every=True)
+    reader.engine.gate.close("a test")
+    window = await sessions[1].assemble(budget=4_000)
+    held.open()
+    await asked_again(reader.jay)
+    await heard(reader.jay)
+    assert (await sessions[1].assemble(budget=4_000)).messages == window.messages
+    loads = reader.loads
+    for _ in range(3):
+        assert (await sessions[1].assemble(budget=4_000)).messages == window.messages
+    assert reader.loads == loads

@@ -154,7 +154,7 @@ class Reads:
                     if loaded.fresh_until_ms and not self._surely_fresh(loaded):
                         value = self._passed(source)
                     else:
-                        value = known.given if admits(source.key, loaded.version) else _ALONE
+                        value = known.given if admits(source.key, loaded.version) else self._too_old(source)
                 else:
                     value = self._first(asked, part, index, raw)
             if type(value) is _NotTaken:
@@ -177,6 +177,9 @@ class Reads:
         if asked.remembers and type(value) is not _NotTaken:
             self.decoded.note(source.key, asked, raw, loaded, value)
         return value
+
+    def _too_old(self, source: Source[Any]) -> _NotTaken:
+        return self._passed(source) if source.yields else _ALONE
 
     def _passed(self, source: Source[Any]) -> _NotTaken:
         """Take back that what was seen was a hit: `read` looks into it, and counts what it finds."""
@@ -335,7 +338,7 @@ class Reads:
         if source.grows or not source.enough(loaded):
             return None
         if not self._floors.admits(source.key, loaded.version):
-            return loaded, _ALONE
+            return None if source.yields else (loaded, _ALONE)
         try:
             return loaded, self._decoded(source, loaded)
         except Corrupt:
@@ -349,7 +352,7 @@ class Reads:
         key = source.read.key
         if not source.enough(loaded) or not self._floors.admits(key.key, loaded.version):
             # What is there stays for those whom it serves, or goes with the change that is on its way.
-            return loaded, await self._dropped(key) if source.grows else _ALONE
+            return loaded, await self._dropped(key) if source.grows or source.yields else _ALONE
         if loaded.fresh_until_ms:
             now_ms = self._clock.now_ms()
             if now_ms >= loaded.fresh_until_ms + source.stale_ms:

@@ -31,6 +31,8 @@ class Source(Generic[T]):
         cacheable: Whether policy lets it be cached at all.
         local: Whether it may be held in process memory: its value is read-only, and its changes are published.
         grows: Whether a part that is too small for a reader makes room for a larger one.
+        yields: Whether an entry that is older than what was seen makes room, although no change of it is on its way:
+            its versions are those of a thing of which it is a part, and most changes of that leave it as it is.
         max_bytes: The largest payload that is cached, in bytes; 0 for no limit.
         tally: Where its reads are counted.
         recall: Decodes it with the help of what was decoded before; None to decode it anew each time. Its value is
@@ -51,6 +53,7 @@ class Source(Generic[T]):
     cacheable: bool = True
     local: bool = False
     grows: bool = False
+    yields: bool = False
     max_bytes: int = 0
     tally: Tally = field(default_factory=Tally)
     recall: Callable[[Loaded, Decoded], T] | None = None

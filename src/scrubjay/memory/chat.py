@@ -62,6 +62,8 @@ def lead_source(services: Services, scope: Scope, session: str, *, slide: bool =
             Load(Kind.CHAT_LEAD, scope, session),
             decode.message_records,
             ttl_ms=services.policies.ttl_ms(Kind.CHAT),
+            # Appends raise the chat's version, and mostly leave its lead alone.
+            yields=True,
             tally=services.tallies.of(scope.tenant, Kind.CHAT_LEAD),
         )
     )
