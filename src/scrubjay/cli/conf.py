@@ -36,100 +36,110 @@ def conf(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+_DATA = (
+    click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        required=True,
+        help="Where to write; made if it is missing.",
+    ),
+    click.option("--maxmemory", metavar="SIZE", default="1gb", show_default=True, help="Memory of each server."),
+    click.option(
+        "--policy",
+        type=click.Choice(["allkeys-lru", "volatile-lru"]),
+        help="What goes when it is used up. [default: allkeys-lru]",
+    ),
+    click.option(
+        "--role",
+        type=click.Choice(["cache", "journal"]),
+        default="cache",
+        show_default=True,
+        help="Whether all of it can be made anew, or nothing of it may be lost.",
+    ),
+    click.option(
+        "--fsync", type=click.Choice(["everysec", "always"]), help="How a journal is written. [default: everysec]"
+    ),
+    click.option(
+        "--prefix", metavar="TEXT", default=DEFAULT_PREFIX, show_default=True, help="What the keys begin with."
+    ),
+)
+_USER = (
+    click.option(
+        "--user",
+        metavar="NAME",
+        default="scrubjay",
+        show_default=True,
+        help="The application's user of the server.",
+    ),
+    click.option(
+        "--password-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help=f"The application's password: the first line, {MIN_PASSWORD} characters or more. Without one, "
+        f"{PASSWORD_VARIABLE} from the environment, or a new one.",
+    ),
+)
+_TLS = (
+    click.option("--tls/--no-tls", default=None, help="Listen with TLS, and with TLS only. [default: --no-tls]"),
+    click.option(
+        "--tls-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Where ca.crt, server.crt and server.key are or will be; none are made. [default: tls below --out]",
+    ),
+    click.option(
+        "--tls-auth-clients",
+        type=click.Choice(["no", "optional", "yes"]),
+        help="Whether clients show certificates, too. [default: optional]",
+    ),
+)
+_PLACE = (
+    click.option(
+        "--bind",
+        multiple=True,
+        metavar="ADDR",
+        help="Listen there; may be repeated. [default: each server's own host, and 127.0.0.1]",
+    ),
+    click.option(
+        "--port",
+        type=click.IntRange(1, 65_535),
+        default=6379,
+        show_default=True,
+        metavar="N",
+        help="The first port.",
+    ),
+    click.option(
+        "--hosts",
+        metavar="HOST,…",
+        default="127.0.0.1",
+        show_default=True,
+        help="Where the servers run: one host, or for Sentinel and Cluster at least three.",
+    ),
+)
+_FILES = (
+    click.option(
+        "--flavour",
+        type=click.Choice(["valkey", "redis"]),
+        default="valkey",
+        show_default=True,
+        help="Valkey 9, or Redis 7 and later.",
+    ),
+    click.option(
+        "--dir",
+        "served_from",
+        metavar="PATH",
+        help="Where the files will be on the servers: an absolute path, or `.` for where a server is started. "
+        "[default: --out]",
+    ),
+    click.option("--force", is_flag=True, help="Write over files that are there. Passwords become new ones."),
+    json_option,
+)
+
+
 def _options(command: F) -> F:
     """Add what all topologies take."""
-    added = [
-        click.option(
-            "--out",
-            type=click.Path(file_okay=False, path_type=Path),
-            metavar="DIR",
-            required=True,
-            help="Where to write; made if it is missing.",
-        ),
-        click.option("--maxmemory", metavar="SIZE", default="1gb", show_default=True, help="Memory of each server."),
-        click.option(
-            "--policy",
-            type=click.Choice(["allkeys-lru", "volatile-lru"]),
-            help="What goes when it is used up. [default: allkeys-lru]",
-        ),
-        click.option(
-            "--role",
-            type=click.Choice(["cache", "journal"]),
-            default="cache",
-            show_default=True,
-            help="Whether all of it can be made anew, or nothing of it may be lost.",
-        ),
-        click.option(
-            "--fsync", type=click.Choice(["everysec", "always"]), help="How a journal is written. [default: everysec]"
-        ),
-        click.option(
-            "--prefix", metavar="TEXT", default=DEFAULT_PREFIX, show_default=True, help="What the keys begin with."
-        ),
-        click.option(
-            "--user",
-            metavar="NAME",
-            default="scrubjay",
-            show_default=True,
-            help="The application's user of the server.",
-        ),
-        click.option(
-            "--password-file",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            metavar="FILE",
-            help=f"The application's password: the first line, {MIN_PASSWORD} characters or more. Without one, "
-            f"{PASSWORD_VARIABLE} from the environment, or a new one.",
-        ),
-        click.option("--tls/--no-tls", default=None, help="Listen with TLS, and with TLS only. [default: --no-tls]"),
-        click.option(
-            "--tls-dir",
-            type=click.Path(file_okay=False, path_type=Path),
-            metavar="DIR",
-            help="Where ca.crt, server.crt and server.key are or will be; none are made. [default: tls below --out]",
-        ),
-        click.option(
-            "--tls-auth-clients",
-            type=click.Choice(["no", "optional", "yes"]),
-            help="Whether clients show certificates, too. [default: optional]",
-        ),
-        click.option(
-            "--bind",
-            multiple=True,
-            metavar="ADDR",
-            help="Listen there; may be repeated. [default: each server's own host, and 127.0.0.1]",
-        ),
-        click.option(
-            "--port",
-            type=click.IntRange(1, 65_535),
-            default=6379,
-            show_default=True,
-            metavar="N",
-            help="The first port.",
-        ),
-        click.option(
-            "--hosts",
-            metavar="HOST,…",
-            default="127.0.0.1",
-            show_default=True,
-            help="Where the servers run: one host, or for Sentinel and Cluster at least three.",
-        ),
-        click.option(
-            "--flavour",
-            type=click.Choice(["valkey", "redis"]),
-            default="valkey",
-            show_default=True,
-            help="Valkey 9, or Redis 7 and later.",
-        ),
-        click.option(
-            "--dir",
-            "served_from",
-            metavar="PATH",
-            help="Where the files will be on the servers: an absolute path, or `.` for where a server is started. "
-            "[default: --out]",
-        ),
-        click.option("--force", is_flag=True, help="Write over files that are there. Passwords become new ones."),
-        json_option,
-    ]
-    for add in reversed(added):
+    for add in reversed((*_DATA, *_USER, *_TLS, *_PLACE, *_FILES)):
         command = add(command)
     return command
 
