@@ -148,9 +148,9 @@ class Servers(contextlib.ExitStack):
         """A directory for files."""
         return Path(self.enter_context(tempfile.TemporaryDirectory(prefix="scrubjay-bench-")))
 
-    def new_valkey(self) -> ValkeyServer:
+    def new_valkey(self, **directives: str) -> ValkeyServer:
         """Start one more cache server."""
-        server = self.enter_context(ValkeyServer())
+        server = self.enter_context(ValkeyServer(extra=directives))
         self.running.append(server)
         return server
 

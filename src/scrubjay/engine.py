@@ -37,11 +37,12 @@ from scrubjay.core.lives import Lives
 from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import HotTier, Link, OutboxRow, Store, Summarizer, Tokenizer
 from scrubjay.handles import Tenant
+from scrubjay.journalling import Journalling, Telling, open_journal
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
 from scrubjay.memory.jobs import SUMMARISE, Jobs, Work
 from scrubjay.memory.receipts import ReceiptLog
-from scrubjay.memory.services import Services
+from scrubjay.memory.services import Services, WriteBehind
 from scrubjay.models.tokenizers import BytePairTokenizer
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.sessions import closing, rolling
@@ -117,6 +118,7 @@ class Engine:
     coherence: Coherence | None
     status: Status
     sweeper: Sweeper
+    journalling: Journalling | None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     tenants: dict[str, Tenant] = field(default_factory=dict)
     watchers: set[asyncio.Task[None]] = field(default_factory=set)
@@ -140,6 +142,8 @@ class Engine:
                 await self.coherence.stands(self.settings.cache_timeout)
         else:
             self._spawn("outbox", SETTLE_EVERY_S, self._settle)
+        if self.journalling is not None:
+            self._spawn("flush", self.settings.journal.age, self.journalling.flusher.run)
         if self.settings.jobs:
             self._spawn("sweep", _SWEEP_EVERY_S, self.sweeper.sweep)
             self.tasks.append(asyncio.create_task(self.services.jobs.run(_JOBS_EVERY_S), name="scrubjay-jobs"))
@@ -153,6 +157,8 @@ class Engine:
             if self.server.embedded is not None:
                 stack.push_async_callback(asyncio.to_thread, self.server.embedded.stop)
             stack.push_async_callback(self.services.store.close)
+            if self.journalling is not None:
+                stack.push_async_callback(self.journalling.journal.close)
             stack.push_async_callback(self.services.hot.close)
             # What was begun by what has ended by then.
             stack.push_async_callback(self.aside.writes.drain, settings.cache_timeout)
@@ -166,6 +172,8 @@ class Engine:
             await self.aside.flights.drain(max(settings.store_timeout, settings.loader_timeout))
             await self._end_tasks()
             await self.services.jobs.end(settings.store_timeout)
+            if self.journalling is not None:
+                await self.journalling.flush(settings.store_timeout)
             await self.tidy(everything=True)
             await self.status.publish(ended=True)
 
@@ -252,22 +260,25 @@ async def start(parts: Parts) -> Engine:
     if isinstance(parts.tokenizer, BytePairTokenizer):
         # It takes some 100 ms to load: not in the middle of the first request.
         await asyncio.to_thread(parts.tokenizer.preload)
-    store: Store = await open_store(
+    sql = await open_store(
         settings.store_url,
         clock=clock,
         policies=policies,
         timeout_s=settings.store_timeout,
         max_connections=settings.store_connections,
     )
-    if parts.wrap_store is not None:
-        store = parts.wrap_store(store)
+    # Whoever has the journal knows what it holds of a list that is marked.
+    sql.journalled = settings.journalled
+    store: Store = sql if parts.wrap_store is None else parts.wrap_store(sql)
     counters = CacheCounters()
-    try:
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(store.close)
         server = await _open_cache(parts, store.incarnation, counters)
-    except BaseException:
-        await store.close()
-        raise
-    engine = _assembled(parts, store, server, counters)
+        if server.client is not None:
+            undo.push_async_callback(_give_up, server.client, server.embedded)
+        journalling = await _open_journal(parts, store, server)
+        undo.pop_all()
+    engine = _assembled(parts, store if journalling is None else journalling.store, server, counters, journalling)
     try:
         await engine.begin()
     except BaseException:
@@ -276,7 +287,25 @@ async def start(parts: Parts) -> Engine:
     return engine
 
 
-def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheCounters) -> Engine:
+async def _open_journal(parts: Parts, store: Store, server: CacheServer) -> Journalling | None:
+    settings = parts.settings
+    if not settings.journalled:
+        return None
+    url = parts.cache_url if server.client is None else server.client.url
+    opened = await open_journal(store, settings, url, parts.clock, _process(server), parts.credentials)
+    if isinstance(server.hot, ValkeyTier) and isinstance(server.client, ValkeyClient):
+        opened.beside(server.hot, server.client)
+    return opened
+
+
+def _process(server: CacheServer) -> str:
+    """Return what this process is called among the others."""
+    return f"{socket.gethostname()}-{os.getpid()}-{server.lines.process}"
+
+
+def _assembled(
+    parts: Parts, store: Store, server: CacheServer, counters: CacheCounters, journalling: Journalling | None
+) -> Engine:
     settings, clock = parts.settings, parts.clock
     policies, keys, recorder = settings.policies(), KeySpace(settings.prefix), ProcessRecorder()
     # A process without a cache can tell nobody: its rows are left to the relays of those that have one.
@@ -309,7 +338,9 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         recovery = Recovery(store, server.hot, tiers.aside, relay, gate, mark, keys)
         server.client.on_lost = gate.lost
     asked = GatedTier(server.hot, gate)
-    process = f"{socket.gethostname()}-{os.getpid()}-{server.lines.process}"
+    process = _process(server)
+    if journalling is not None:
+        journalling.lists.teller = Telling(server.hot, gate, confirmer, keys, policies)
     policy = settings.assembly_policy()
     services = Services(
         store=store,
@@ -329,6 +360,7 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         receipts=ReceiptLog(store, settings.receipts),
         assembler=Assembler(policy, partial(rules_for, overrides=settings.providers), recorder.prompts),
         check_agent=partial(_check_agent, policy),
+        behind=None if journalling is None else WriteBehind(journalling.chats, tiers.aside.growing),
         sensitive=frozenset(type_ for type_, each in policies.contexts.items() if each.sensitive),
     )
     services.jobs.register(
@@ -338,11 +370,12 @@ def _assembled(parts: Parts, store: Store, server: CacheServer, counters: CacheC
         }
     )
     recorder.count_local = tallies.local_hits
-    status = Status(services, tiers.aside, relay, tiers.coherence, recorder, process)
+    lists = None if journalling is None else journalling.lists
+    status = Status(services, tiers.aside, relay, tiers.coherence, recorder, process, lists)
     sweeper = Sweeper(services, settings.retention.milliseconds())
     return Engine(
         settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence,
-        status, sweeper,
+        status, sweeper, journalling,
     )  # fmt: skip
 
 

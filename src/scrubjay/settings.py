@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -94,6 +94,33 @@ class RetentionSettings(_Part):
         return {kind: _ms(seconds) for kind, seconds in self if seconds is not None}
 
 
+class JournalSettings(_Part):
+    """The journal of write-behind. The same for all processes of a store.
+
+    Attributes:
+        url: The URL of its server, as `cache`'s; None for the cache's server. It must neither evict nor forget.
+        durability: What an acknowledgement means: the server has it in `memory`, on disk (`fsync`), or a replica has it
+            as well (`replicated`). `auto`: `fsync` with one server, `replicated` behind Sentinels and in a cluster.
+        timeout: The longest that an append may take until it is durable, in seconds.
+        age: After how many seconds what is pending is brought to the store.
+        batch: How many entries are written in one transaction.
+        batch_bytes: How many bytes of them.
+        most: How many entries may be pending in all; beyond it appends go to the store directly.
+        most_bytes: How many bytes they may take.
+        shards: How many streams there are: not to be changed while anything is pending.
+    """
+
+    url: str | None = None
+    durability: Literal["auto", "memory", "fsync", "replicated"] = "auto"
+    timeout: _Seconds = 2.0
+    age: _Seconds = 0.2
+    batch: int = Field(default=500, ge=1, le=10_000)
+    batch_bytes: int = Field(default=4 * MIB, ge=1_024)
+    most: int = Field(default=100_000, ge=1)
+    most_bytes: int = Field(default=64 * MIB, ge=1_024)
+    shards: int = Field(default=8, ge=1, le=1_024)
+
+
 class LimitSettings(_Part):
     """Limits of what can grow; sizes in bytes of JSON. See `scrubjay.core.policy.Limits`."""
 
@@ -158,6 +185,8 @@ class Settings(BaseSettings):
         providers: What is known of providers' prompt caches and prices, over what ships; see `docs/providers.md`.
         receipts: How many receipts of each session are kept, the newest; 0 for none.
         jobs: How many background jobs (summaries) run at once in this process; 0 leaves them to other processes.
+        writes: How a kind is written: `through` (the store first) or `behind` (the journal first; of `chat`).
+        journal: The journal of what is written behind; by its URL alone, or by several settings.
         retention: How long what only time deletes is kept.
         ttl: Times to live.
         limits: Limits.
@@ -193,10 +222,22 @@ class Settings(BaseSettings):
     providers: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     receipts: int = Field(default=20, ge=0, le=1_000)
     jobs: int = Field(default=4, ge=0, le=1_000)
+    writes: Mapping[Literal["chat"], Literal["through", "behind"]] = Field(default_factory=dict)
+    journal: JournalSettings = JournalSettings()
     retention: RetentionSettings = RetentionSettings()
     ttl: TtlSettings = TtlSettings()
     limits: LimitSettings = LimitSettings()
     contexts: Mapping[str, ContextSettings] = Field(default_factory=dict)
+
+    @field_validator("journal", mode="before")
+    @classmethod
+    def _by_url(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
+
+    @property
+    def journalled(self) -> bool:
+        """Whether there is a journal: something is written behind, or may be by others."""
+        return self.journal.url is not None or "behind" in self.writes.values()
 
     @classmethod
     def settings_customise_sources(

@@ -8,11 +8,12 @@ from typing import Any
 
 import orjson
 
+from scrubjay.behind.lists import Lists
 from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.coherence import Coherence
 from scrubjay.cache.relay import Relay
 from scrubjay.core.counters import add_counters, of_few_types
-from scrubjay.core.errors import StoreUnavailable
+from scrubjay.core.errors import JournalUnavailable, StoreUnavailable
 from scrubjay.memory.services import Services
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.valkey.tier import ValkeyTier
@@ -71,6 +72,7 @@ class Status:
         coherence: The line on which others are heard; None without a server.
         recorder: What this process counted and timed.
         process: By which name its counters are published.
+        lists: What is written behind; None if nothing is.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Status:
         coherence: Coherence | None,
         recorder: ProcessRecorder,
         process: str,
+        lists: Lists | None = None,
     ) -> None:
         self._services = services
         self._aside = aside
@@ -89,6 +92,7 @@ class Status:
         self._coherence = coherence
         self._recorder = recorder
         self._process = process
+        self._lists = lists
         self._began = services.clock.monotonic()
 
     async def publish(self, *, ended: bool = False) -> None:
@@ -132,9 +136,18 @@ class Status:
             "cache": all_.cache,
             "types": of_few_types(all_.types),
             "local": self._local(),
+            "journal": await self._journal(),
             "server": None if info is None else {name: info.get(name) for name in _SERVER_FIELDS if name in info},
             "store": await self._services.store.counts(),
         }
+
+    async def _journal(self) -> dict[str, Any] | None:
+        if self._lists is None:
+            return None
+        try:
+            return asdict(await self._lists.journal.backlog())
+        except JournalUnavailable as error:
+            return {"error": error.message}
 
     async def health(self) -> dict[str, Any]:
         """See `AsyncScrubjay.health`."""
@@ -181,6 +194,7 @@ class Status:
                 "refreshed": aside.refreshes,
             },
             "coherence": self._coherence_counts(),
+            **({} if self._lists is None else {"journal": asdict(self._lists.counts)}),
         }
 
     def _coherence_counts(self) -> dict[str, int]:

@@ -88,6 +88,7 @@ class Scrubjay:
         *,
         store: str | None = None,
         cache: str | None = None,
+        journal: str | Mapping[str, Any] | None = None,
         clock: Clock | None = None,
         tokenizer: object = None,
         summarizer: Summarizer | Callable[..., Any] | None = None,
@@ -102,6 +103,8 @@ class Scrubjay:
             cache: The URL of the cache (`valkey://…`, `valkey+sentinel://…`, `valkey+cluster://…`, `embedded:`,
                 `none:`); None for a private Valkey beside a SQLite file. Beside PostgreSQL it must be named: processes
                 on other machines would never hear of each other's writes through private caches.
+            journal: The URL of the server that takes what is written behind first, or its
+                settings; None for the cache's server, if anything is.
             clock: The time; for tests.
             tokenizer: Counts tokens: a tokenizer, a function, a Hugging Face tokenizer or a tiktoken encoding, or the
                 name of what does (an encoding or a model); None for the setting's.
@@ -118,6 +121,7 @@ class Scrubjay:
             AsyncScrubjay.open(
                 store=store,
                 cache=cache,
+                journal=journal,
                 clock=clock,
                 tokenizer=tokenizer,
                 summarizer=summarizer,
@@ -156,9 +160,9 @@ class Scrubjay:
             `latencies` (count, mean, p50 and p99 in milliseconds, of reads by the tier they needed and of writes),
             `prompts` (windows, their tokens, and how much of them the one before began with: `prefix_rate` as
             reckoned, `reported_rate` as providers have said), `jobs` (`due`, `claimed`, `failed`), `cache` (counters by
-            kind) and `types` (counts by type; for both see below), `local` (of this process), `server` (memory,
-            evictions, hits and misses as the server counts them; None if it cannot be reached) and `store` (rows by
-            table).
+            kind) and `types` (counts by type; for both see below), `local` (of this process), `journal` (see below),
+            `server` (memory, evictions, hits and misses as the server counts them; None if it cannot be reached) and
+            `store` (rows by table).
 
             Of `cache`, added up over the processes: `hits`, `misses`, `fills`, `refused` (fills that came too late) and
             `failures`; `local` (process memory: `hits`, `evictions`, `drops`, `spoiled`: values that changed on their
@@ -172,8 +176,33 @@ class Scrubjay:
             shared cache or the store answered), `writes`, `fills` of the shared cache and `filled_bytes`, their
             payloads'. Of context types a process counts the first 64 by name, and the 64 that are read most are
             shown; the others are added up under `context.other`. What was never used is not there.
+
+            `journal` is what is pending of what is written behind: `entries`, `bytes`, `oldest_ms` (for how long the
+            oldest has been waiting) and `aside` (what the store did not take); `error` alone if it does not answer;
+            None where nothing is written behind. What processes have counted of it is `cache["journal"]`: `appended`,
+            `flushed` in `flushes`, `known` (was there already), `passed` (went to the store directly), `aside`,
+            `discarded` (was erased meanwhile), `missing` and `lost_lists` (the journal has lost it), `restarts`.
         """
         return self._portal.call(self._target.stats())
+
+    def flush(self, *, release: bool = False, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+        """Bring everything to the store that is written behind, whichever process has appended it.
+
+        Args:
+            release: Whether the sessions are to need no journal any more, until somebody appends to them again: before
+                its server is replaced, or write-behind is switched off.
+            progress: Called with the number of sessions that are done.
+
+        Returns:
+            `sessions` (that were looked at), `flushed` (messages), and what is left: `entries`, `bytes`, `oldest_ms`
+            and `aside` (messages that the store did not take).
+
+        Raises:
+            ConfigurationError: Nothing is written behind here.
+            StoreUnavailable: The store cannot be reached; everything stays in the journal.
+            JournalUnavailable: The journal does not answer.
+        """
+        return self._portal.call(self._target.flush(release=release, progress=progress))
 
     def health(self) -> dict[str, Any]:
         """Return whether the store and the cache answer.

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Self
 
+from scrubjay.behind.store import unjournalled
 from scrubjay.cache.ending import Ending
 from scrubjay.cache.inside import Inside
 from scrubjay.core.errors import ConfigurationError
@@ -40,7 +41,7 @@ class Within:
         self._joined = joined = await store.joined(self._connection)
         self._inside = Inside(self._engine.aside, joined)
         self._ending = Ending(self._inside, joined.transaction, store.transaction_state, self._tell)
-        self._services = replace(services, store=joined, aside=self._inside, users={})
+        self._services = replace(services, store=joined, aside=self._inside, behind=None, users={})
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -85,7 +86,7 @@ class Within:
             await self._ending.settle()
 
     def _store(self) -> SqlStore:
-        store = self._engine.services.store
+        store = unjournalled(self._engine.services.store)
         if not isinstance(store, SqlStore):
             raise ConfigurationError("this store cannot join a transaction")
         return store

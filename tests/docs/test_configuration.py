@@ -12,7 +12,15 @@ from pydantic import BaseModel
 
 from scrubjay.core.errors import ConfigurationError
 from scrubjay.core.policy import CONTEXT_POLICIES, DEFAULT_CONTEXT_POLICY, MINUTE
-from scrubjay.settings import ContextSettings, LimitSettings, RetentionSettings, Settings, TtlSettings, load_settings
+from scrubjay.settings import (
+    ContextSettings,
+    JournalSettings,
+    LimitSettings,
+    RetentionSettings,
+    Settings,
+    TtlSettings,
+    load_settings,
+)
 from scrubjay.store.open import parse_store_url
 from scrubjay.valkey.url import parse_cache_url
 from tests.docs.markdown import ROOT, codes, tables
@@ -20,6 +28,7 @@ from tests.docs.markdown import ROOT, codes, tables
 PAGE = ROOT / "docs" / "configuration.md"
 PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "Settings": (Settings, ""),
+    "Journal": (JournalSettings, "journal."),
     "Retention": (RetentionSettings, "retention."),
     "Times to live": (TtlSettings, "ttl."),
     "Context types": (ContextSettings, "contexts.T."),
@@ -34,7 +43,7 @@ def rows() -> dict[str, list[str]]:
 def in_code() -> Iterator[tuple[str, Any]]:
     for model, prefix in PARTS.values():
         for name, field in model.model_fields.items():
-            if f"{prefix}{name}" not in {"ttl", "limits", "contexts", "retention"}:
+            if f"{prefix}{name}" not in {"ttl", "limits", "contexts", "journal", "retention"}:
                 yield prefix + name, field.get_default(call_default_factory=True)
 
 

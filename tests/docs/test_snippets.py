@@ -29,6 +29,7 @@ PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.
 OWNER_URL = "postgresql://owner@db.internal/app"
 APP_URL = "postgresql://app@db.internal/app"
 CACHE_URL = "valkey://cache.internal:6379/0"
+JOURNAL_URL = "valkey://journal.internal:6379/0"
 
 # What differs from run to run, in the order in which it is replaced.
 VARIES = [
@@ -48,6 +49,7 @@ class Session:
     directory: Path
     postgres: PostgresServer
     valkey: ValkeyServer
+    journal: ValkeyServer
     namespace: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
     database: str = ""
 
@@ -57,7 +59,7 @@ class Session:
             self.database = self.postgres.create_database().rpartition("/")[2]
         text = text.replace(OWNER_URL, self.postgres.url(self.database or "postgres"))
         text = text.replace(APP_URL, self.postgres.url(self.database or "postgres", "app"))
-        return text.replace(CACHE_URL, self.valkey.url)
+        return text.replace(CACHE_URL, self.valkey.url).replace(JOURNAL_URL, self.journal.url)
 
     def run(self, block: Block, path: Path, runner: asyncio.Runner) -> str | None:
         """Run a block and return what it printed; None for a block that is no program."""
@@ -132,9 +134,10 @@ def test_snippets_can_be_pasted(block: Block) -> None:
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[PostgresServer, ValkeyServer]]:
-    with PostgresServer() as postgres, ValkeyServer("valkey") as valkey:
-        yield postgres, valkey
+def servers() -> Iterator[tuple[PostgresServer, ValkeyServer, ValkeyServer]]:
+    durable = {"appendonly": "yes", "appendfsync": "always"}
+    with PostgresServer() as postgres, ValkeyServer("valkey") as valkey, ValkeyServer(extra=durable) as journal:
+        yield postgres, valkey, journal
 
 
 def normalised(text: str) -> str:
@@ -153,7 +156,10 @@ def assert_printed(printed: str, expected: str, where: str) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_snippets(
-    path: Path, servers: tuple[PostgresServer, ValkeyServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    servers: tuple[PostgresServer, ValkeyServer, ValkeyServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("SCRUBJAY_")]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from scrubjay.cache.decoded import MAX_BYTES, PART, Decoded
 from scrubjay.cache.distrust import Distrust, Hold
+from scrubjay.cache.growing import Growing
 from scrubjay.cache.l1 import L1
 from scrubjay.cache.local import Local
 from scrubjay.cache.parts import Parts
@@ -31,6 +32,7 @@ class CacheAside:
         flights: The loads under way.
         reads: The half that reads.
         writes: The half that writes.
+        growing: What appends to lists that are written behind.
     """
 
     def __init__(self, parts: Parts, l1: L1, watch: Watch) -> None:
@@ -56,6 +58,7 @@ class CacheAside:
         self.erase, self.renew = self.writes.erase, self.writes.renew
         self.put, self.tell, self.retell = self.writes.put, self.writes.tell, self.writes.retell
         self.changed = local.changed
+        self.growing = Growing(l1, local, self._distrust, watch, parts.clock, self.writes.told)
         self._learn = local.learn
 
     @property

@@ -194,18 +194,45 @@ class L1:
         self._queues.add(entry)
         self._owners.setdefault(ticket.owner, set()).add(key)
         self._bytes += size
+        self._make_room()
+        return True
+
+    def grow(self, entry: Entry, value: Any, version: int, *, whole: bool, until: float, more: int) -> None:
+        """Let a list that is held show what was appended to it, unless it is held no more.
+
+        Args:
+            entry: What is held.
+            value: The list as it is now, read-only all through.
+            version: The head's version that it shows.
+            whole: Whether it is all there is.
+            until: Until when it may be served, in seconds of the monotonic clock.
+            more: How many bytes it takes more than before.
+        """
+        if self._entries.get(entry.key) is not entry:
+            return
+        entry.value, entry.version, entry.whole, entry.count, entry.until = value, version, whole, len(value), until
+        self._queues.grew(entry, more)
+        self._bytes += more
+        if entry.size * MAX_SHARE > self._max_bytes:
+            self._remove(entry.key)
+        self._make_room()
+
+    def spoil(self, key: str) -> None:
+        """Spoil what is on its way for a key, and leave what is held."""
+        ticket = self._tickets.pop(key, None)
+        if ticket is not None:
+            ticket.good = False
+
+    def _make_room(self) -> None:
         while self._bytes + self._queues.overhead + self._lent > self._max_bytes and len(self._entries) > 1:
             self._leave(self._entries.pop(self._queues.victim().key))
             self.evictions += 1
-        return True
 
     # --- what has changed
 
     def drop(self, key: str, version: int = 0) -> None:
         """Forget what is older than `version` (0: whatever there is), and spoil what is on its way."""
-        ticket = self._tickets.pop(key, None)
-        if ticket is not None:
-            ticket.good = False
+        self.spoil(key)
         held = self._entries.get(key)
         if held is not None and (not version or held.version < version):
             self._remove(key)

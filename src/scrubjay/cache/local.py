@@ -60,6 +60,13 @@ class Local:
             self._decoded.forget_owner(generation)
             self._flights.detach_where(lambda source, gone=generation: source.read.key.generation == gone)  # type: ignore[misc]
 
+    def grown(self, key: HotKey, version: int) -> None:
+        """Forget what is on its way for a list that was appended to; what is held shows it already."""
+        self._l1.spoil(key.key)
+        self._decoded.changed(key.key)
+        self._flights.detach(key.key)
+        self._floors.written(key.key, version)
+
     def learn(self, epochs: Mapping[str, str], since: int | None = None) -> None:
         """Take epochs as the store has them, and forget what was held under older ones; see `Lives.learn`."""
         for tenant in self._lives.learn(epochs, since):

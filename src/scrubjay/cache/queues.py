@@ -58,6 +58,12 @@ class Queues:
             self._ghosts_bytes -= size
             self._clock.append(entry)
 
+    def grew(self, entry: Queued, more: int) -> None:
+        """Note that an entry takes more bytes than before."""
+        entry.size += more
+        if entry.first:
+            self._first_bytes += more
+
     def forget(self, entry: Queued) -> None:
         """Note that an entry is held no more; its place is passed over later."""
         entry.gone = True

@@ -177,10 +177,20 @@ class Writes:
             # From here on nobody may see what was before, whatever becomes of the telling.
             keys, versions = [each.key for each in mutations], [each.version for each in mutations]
             self.changed(keys, (), versions, grown=_only_grow(mutations))
-            await self._tell(mutations, [(tenant, written.outbox_id)])
+            # What is written behind has no row yet: it gets one with its flush.
+            await self._tell(mutations, [(tenant, written.outbox_id)] if written.outbox_id else [])
             self._watch.tallies.of(tenant, kind, context_type).writes += 1
             self._watch.recorder.record(Outcome("write", [kind], Tier.STORE, 0, 0, self._clock.monotonic() - started))
         return result
+
+    async def told(self, mutation: Mutation) -> None:
+        """Tell the shared cache of what was appended to a list, and is held here already."""
+        await self._to_its_end(self._told(mutation))
+
+    async def _told(self, mutation: Mutation) -> None:
+        asked = self._gate.open
+        if not (asked and await self._hot.apply([mutation])):
+            self._put_off([mutation.key], (), [], asked=asked)
 
     async def _tell(self, mutations: Sequence[Mutation], rows: Sequence[tuple[str, str]]) -> None:
         """Tell the shared cache of a committed write; what cannot be told now is told later, not read until then."""

@@ -10,6 +10,7 @@ from scrubjay.cli.conf import conf
 from scrubjay.cli.data import export, forget, migrate, stats
 from scrubjay.cli.demo import demo
 from scrubjay.cli.doctor import doctor
+from scrubjay.cli.flush import flush
 from scrubjay.cli.receipt import receipt
 from scrubjay.cli.replay import replay
 from scrubjay.cli.shell import EXIT_CODES, Cli
@@ -43,7 +44,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, replay, receipt, stats, top, doctor, forget, export, migrate, conf, size, chaos):
+for command in (demo, replay, receipt, stats, top, doctor, flush, forget, export, migrate, conf, size, chaos):
     cli.add_command(command)
 
 

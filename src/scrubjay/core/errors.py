@@ -19,8 +19,10 @@ The tree::
     │   └── SchemaMismatch           the store's schema is not the one this version needs
     ├── Unavailable                  a server did not answer; nothing is known about the data
     │   ├── StoreUnavailable         the system of record cannot be reached
-    │   │   └── StoreCorrupt         the SQLite file is damaged or is no database
+    │   │   ├── StoreCorrupt         the SQLite file is damaged or is no database
+    │   │   └── StoreRefused         the database does not take what it was given
     │   ├── LoaderTimeout            a loader of a computed context took too long
+    │   ├── JournalUnavailable       acknowledged messages are in a journal that cannot be reached
     │   └── CacheUnavailable         Valkey cannot be reached (never leaves a read or write API)
     │       └── CacheMisconfigured   Valkey answers, and can be no cache until something is changed
     │           └── CacheAuthFailed  Valkey wants a password, or refuses the one given
@@ -165,10 +167,22 @@ class StoreCorrupt(StoreUnavailable):
     code = "store_corrupt"
 
 
+class StoreRefused(StoreUnavailable):
+    """The database does not take what it was given: the same would be refused again."""
+
+    code = "store_refused"
+
+
 class LoaderTimeout(Unavailable):
     """A loader of a computed context took too long."""
 
     code = "loader_timeout"
+
+
+class JournalUnavailable(Unavailable):
+    """Acknowledged messages of this session are in a journal that cannot be reached."""
+
+    code = "journal_unavailable"
 
 
 class CacheUnavailable(Unavailable):

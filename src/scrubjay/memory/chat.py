@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from scrubjay.cache.decoded import Decoded
+from scrubjay.cache.growing import Grown
 from scrubjay.cache.source import Source, recalling
 from scrubjay.core.codec import from_json, to_json
-from scrubjay.core.errors import InvalidMessage, TooLarge
+from scrubjay.core.errors import InvalidMessage, JournalUnavailable, TooLarge
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.messages import is_system, normalise_message
 from scrubjay.core.policy import MAX_VERSION, check_limit
-from scrubjay.core.ports import Appended, Cut, Load, Loaded, Mutation, NewMessage, Op, Read, Shape, Written
+from scrubjay.core.ports import Appended, ChatJournal, Cut, Load, Loaded, Mutation, NewMessage, Op, Read, Shape, Written
 from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
@@ -54,6 +57,30 @@ def source(
     )
 
 
+def recent_source(services: Services, scope: Scope, session: str, last: int) -> Source[FrozenList[Message]]:
+    """Return how the newest messages of a chat are read where process memory may hold them: all that are there."""
+    key = services.keys.chat(scope, session)
+
+    def found(loaded: Loaded, decoded: Decoded | None = None) -> FrozenList[Message]:
+        assert isinstance(loaded.payload, list)
+        if decoded is None:
+            return decode.messages(loaded)
+        return FrozenList(decoded.items(key.key, loaded.payload, decode.message, key.generation))
+
+    return Source(
+        Read(key, Shape.LIST, last=max(last, 1)),
+        Load(Kind.CHAT, scope, session),
+        found,
+        recall=found,
+        wanted=last,
+        keep=services.policies.limits.hot_messages,
+        max_bytes=services.policies.limits.hot_bytes,
+        ttl_ms=services.policies.ttl_ms(Kind.CHAT),
+        local=True,
+        tally=services.tallies.of(scope.tenant, Kind.CHAT),
+    )
+
+
 def lead_source(services: Services, scope: Scope, session: str, *, slide: bool = False) -> Source[FrozenList[Message]]:
     """Return how what stands in every window is read: the system messages that a chat begins with, and pinned ones."""
     return recalling(
@@ -76,6 +103,7 @@ class Chat:
         self._services = services
         self._scope = scope
         self._session = session
+        self._source: Source[FrozenList[Message]] | None = None
 
     async def append(
         self, message: object = None, *, idempotency_key: str | None = None, pinned: bool = False, **fields: Any
@@ -127,8 +155,20 @@ class Chat:
         """Return the newest `n` messages, oldest first; what the cache does not hold is read from the store."""
         self._services.check_open()
         check_limit(n, "the number of messages", most=self._services.policies.limits.page, least=0)
-        found, _ = await self._services.aside.get(source(self._services, self._scope, self._session, n))
-        return found
+        aside, asked = self._services.aside, self._recent(n)
+        entry = aside.held(asked)
+        found = entry.value if entry is not None else await aside.beyond(asked)
+        # What is there may be more than was asked for.
+        return found if len(found) <= n else FrozenList(found[-n:] if n else [])
+
+    @cached_property
+    def _list(self) -> Source[FrozenList[Message]]:
+        return recent_source(self._services, self._scope, self._session, 1)
+
+    def _recent(self, n: int) -> Source[FrozenList[Message]]:
+        if self._source is None or self._source.wanted != n:
+            self._source = recent_source(self._services, self._scope, self._session, n)
+        return self._source
 
     async def count(self) -> int:
         """Return how many messages the chat has (pruned ones are not counted)."""
@@ -199,6 +239,33 @@ class Chat:
         )
 
     async def _append(self, new: Sequence[NewMessage]) -> list[Message]:
+        behind = self._services.behind
+        if behind is not None and behind.journal.takes(new):
+            try:
+                grown = await behind.growing.append(self._list, partial(self._behind, behind.journal, new))
+            except JournalUnavailable:
+                # It may have them all the same; then the store, which takes them after all of that, finds them.
+                new = [replace(message, keyed=True) for message in new]
+            else:
+                if grown is not None:
+                    return grown.result
+        return await self._through(new)
+
+    async def _behind(self, journal: ChatJournal, new: Sequence[NewMessage]) -> Grown[list[Message]] | None:
+        known = self._list
+        change = Mutation(known.read.key, Op.APPEND, keep=known.keep, ttl_ms=known.ttl_ms)
+        done = await journal.append(self._scope, self._session, new, change)
+        if done is None:
+            return None
+        messages = [
+            Message.make(dict(each.body), number, each.id, done.at_ms, each.tokens, each.encoding)
+            for number, each in zip(done.numbers, new, strict=True)
+        ]
+        version = done.version
+        change = replace(change, version=version, previous=version - 1, items=done.items)
+        return Grown(messages, messages, change, done.told)
+
+    async def _through(self, new: Sequence[NewMessage]) -> list[Message]:
         services = self._services
         cached = services.keys.chat(self._scope, self._session)
         lead = services.keys.chat_lead(self._scope, self._session)

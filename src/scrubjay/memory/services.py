@@ -8,17 +8,31 @@ from typing import Any
 
 from scrubjay.cache.access import CacheAccess
 from scrubjay.cache.gate import GatedTier
+from scrubjay.cache.growing import Growing
 from scrubjay.core.clock import Clock
 from scrubjay.core.counters import Tallies
 from scrubjay.core.errors import Closed, ConfigurationError
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import Store, Summarizer, Tokenizer
+from scrubjay.core.ports import ChatJournal, Store, Summarizer, Tokenizer
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
 from scrubjay.memory.jobs import Jobs
 from scrubjay.memory.receipts import ReceiptLog
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBehind:
+    """What takes messages before the store does.
+
+    Attributes:
+        journal: Takes them.
+        growing: Lets what is held of their chats grow along.
+    """
+
+    journal: ChatJournal
+    growing: Growing
 
 
 @dataclass(slots=True)
@@ -44,6 +58,7 @@ class Services:
         check_agent: Raises for a configuration that no window could be assembled with.
         sensitive: The context types that must not be copied into what is kept of a session.
         lives: The epochs of tenants.
+        behind: Takes the messages of chats before the store does; None where they are written through.
         users: The handles of users that were used lately: they remember how things are read.
         encrypted: Whether cached values are encrypted (sensitive contexts are cached only then).
     """
@@ -66,6 +81,7 @@ class Services:
     assembler: Any
     check_agent: Callable[[Mapping[str, Any]], None]
     sensitive: frozenset[str] = frozenset()
+    behind: WriteBehind | None = None
     users: dict[tuple[str, str], Any] = field(default_factory=dict)
     encrypted: bool = False
     closed: bool = False

@@ -12,6 +12,10 @@ from scrubjay.core.scope import Scope
 from scrubjay.store.sql import Query
 
 T = TypeVar("T")
+WRITTEN_BEHIND = (
+    "this session is written behind, and its journal is not open here: open this process with the same `journal` and"
+    " `writes`, or run `scrubjay flush` where these are set"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from scrubjay.core.errors import Closed, StoreUnavailable
-from scrubjay.store.driver import Access, Driver
+from scrubjay.core.errors import Closed, StoreRefused, StoreUnavailable, Unavailable
+from scrubjay.core.ports import WrittenBehind
+from scrubjay.store.driver import WRITTEN_BEHIND, Access, Driver
 from scrubjay.store.sql import Params, Query, Statement, one
 from scrubjay.store.wire import Wire
 
@@ -26,6 +27,9 @@ WORKER_ROLE = "scrubjay_worker"
 
 _CANCELED = "57014"
 _FORBIDDEN = "42501"
+_NULL = "23502"
+_REFUSED = frozenset({"22", "23"})
+"""The classes of errors that are the data's: exceptions of data, and of constraints."""
 
 _BEGIN = Statement("BEGIN")
 _BEGIN_READ = Statement("BEGIN READ ONLY")
@@ -184,15 +188,19 @@ def identity(access: Access) -> dict[str, str]:
     }
 
 
-def mapped(error: Exception, timeout_s: float) -> StoreUnavailable:
+def mapped(error: Exception, timeout_s: float) -> Unavailable:
     """Return the error of Scrubjay for an error of a driver (any that names the server's SQLSTATE)."""
     state = getattr(error, "sqlstate", None)
     if isinstance(error, (PoolTimeout, TimeoutError)) or state == _CANCELED:
         return StoreUnavailable(f"PostgreSQL did not answer within {timeout_s:g} s")
+    if state == _NULL and getattr(getattr(error, "diag", error), "table_name", "") == "heads":
+        return WrittenBehind(WRITTEN_BEHIND)
     if state == _FORBIDDEN:
         return StoreUnavailable(
             f"the store refuses its user: {_first_line(error)}; run `scrubjay migrate` as its owner"
         )
+    if state and state[:2] in _REFUSED:
+        return StoreRefused(f"PostgreSQL refuses: {_first_line(error)}")
     return StoreUnavailable(f"PostgreSQL: {_first_line(error)}")
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
-from scrubjay.core.errors import Closed, ConfigurationError, StoreCorrupt, StoreUnavailable
-from scrubjay.store.driver import Access, Driver
+from scrubjay.core.errors import Closed, ConfigurationError, StoreCorrupt, StoreRefused, StoreUnavailable, Unavailable
+from scrubjay.core.ports import WrittenBehind
+from scrubjay.store.driver import WRITTEN_BEHIND, Access, Driver
 from scrubjay.store.sql import Query, Row
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ class SqliteDriver(Driver):
             self._all.append(connection)
         return connection
 
-    def _mapped(self, error: sqlite3.Error) -> StoreUnavailable:
+    def _mapped(self, error: sqlite3.Error) -> Unavailable:
         return map_error(error, self.path)
 
 
@@ -164,10 +165,14 @@ def connect(path: Path, timeout_s: float, synchronous: str = "full") -> sqlite3.
     return connection
 
 
-def map_error(error: sqlite3.Error, path: Path) -> StoreUnavailable:
+def map_error(error: sqlite3.Error, path: Path) -> Unavailable:
     """Return the error of Scrubjay for an error of SQLite."""
     text = str(error)
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StoreCorrupt(f"the store {path} is damaged or no SQLite database ({text}); restore it from a backup")
+    if name == "SQLITE_CONSTRAINT_NOTNULL" and text.endswith(" heads.version"):
+        return WrittenBehind(WRITTEN_BEHIND)
+    if name.startswith(("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH")):
+        return StoreRefused(f"the store {path} refuses: {text}")
     return StoreUnavailable(f"the store {path} cannot be used now: {text}")

@@ -44,7 +44,7 @@ from scrubjay.store.queries import (
     tools,
 )
 from scrubjay.store.sql import Batch, Query, Rows
-from scrubjay.store.sqljobs import SqlJobs
+from scrubjay.store.sqlbehind import SqlBehind
 
 T = TypeVar("T")
 TransactionState = Literal["open", "committed", "gone"]
@@ -58,7 +58,7 @@ _KEEP_DONE_MS = DAY
 """How long confirmed outbox rows are kept: a cache may come back without what it was told, and is told it again."""
 
 
-class SqlStore(SqlJobs):
+class SqlStore(SqlBehind):
     """The system of record on PostgreSQL or SQLite.
 
     Args:
@@ -183,7 +183,9 @@ class SqlStore(SqlJobs):
         return [found[index] for index in range(len(loads))]
 
     async def _load_of(self, loads: Sequence[Load]) -> list[Loaded]:
-        return await self._read(loads[0].scope, lambda: _together([self._query(load) for load in loads]))
+        found = await self._read(loads[0].scope, lambda: _together([self._query(load) for load in loads]))
+        self._check_journal(found)
+        return found
 
     def _query(self, load: Load) -> Query[Loaded]:  # noqa: PLR0911 - one line a kind
         limits = self._policies.limits

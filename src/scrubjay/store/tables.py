@@ -83,6 +83,9 @@ heads = Table(
     # What it started at: a write that gives this version is the thing's first.
     _number("initial"),
     _number("version"),
+    # While it is written behind: the epoch of the journal that may hold what is not here yet. No other write may pass.
+    Column("journal", Text, nullable=False, server_default=""),
+    _some("ix_heads_journal", "tenant_id user_id kind name", "journal <> ''"),
 )
 
 contexts = Table(

@@ -120,6 +120,10 @@ class ValkeyClient:
         """Return a key for each part that can lose what it holds alone, here the one; see `commands.Client`."""
         return [[key]]
 
+    async def holder(self, key: str) -> ValkeyClient:  # noqa: ARG002 - all keys are here
+        """Return a client of the node that holds a key, here the one."""
+        return self
+
     async def nodes(self) -> Sequence[ValkeyClient]:
         """Return a client of each node that holds keys, here the one."""
         return [self]

@@ -178,6 +178,10 @@ class ClusterClient:
                 names.append(f"{key}:{{{tag_of(slots.owners.index(place))}}}")
         return found
 
+    async def holder(self, key: str) -> ValkeyClient:
+        """Return a client of the primary that holds a key."""
+        return self._client(self._holder(self.map or await self._known(), slot_of(key)))
+
     async def nodes(self) -> Sequence[ValkeyClient]:
         """Return a client of each primary that holds slots."""
         return [self._client(node.address) for node in (await self._known()).nodes]

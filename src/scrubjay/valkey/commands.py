@@ -42,13 +42,23 @@ class Script:
         object.__setattr__(self, "sha", digest)
 
     @classmethod
-    def packaged(cls, name: str) -> Script:
-        """Return the script `scripts/<name>.lua` of this package."""
-        return cls(name, files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8"))
+    def packaged(cls, name: str, *, function: str = "") -> Script:
+        """Return the script `scripts/<name>.lua` of this package.
+
+        Args:
+            name: Its name.
+            function: Another one that it calls, as a function of that name; empty for none.
+        """
+        before = f"local function {function}(KEYS, ARGV)\n{_text(function)}end\n" if function else ""
+        return cls(name, before + _text(name))
 
     def command(self, keys: Sequence[str], arguments: Iterable[bytes | str | int]) -> Command:
         """Return the command that runs it; its keys must live in one slot."""
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+def _text(name: str) -> str:
+    return files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
 
 
 class Block(NamedTuple):

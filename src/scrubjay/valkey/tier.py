@@ -371,6 +371,21 @@ class ValkeyTier:
         """Release all connections."""
         await self.client.close()
 
+    # --- beside a journal on the same server
+
+    def beside(self, mutation: Mutation) -> tuple[list[str], list[bytes | str | int]]:
+        """Return the keys and arguments by which a journal's script applies an append in its own step."""
+        key, sender = mutation.key, self._sender
+        arguments: list[bytes | str | int] = [
+            self._lives.of(key.tenant), mutation.keep, mutation.ttl_ms, self._shared, sender,
+        ]  # fmt: skip
+        return [key.key, key.lease], arguments
+
+    def told_beside(self, key: HotKey) -> None:
+        """Note that this was told."""
+        if self._told_keys is not None:
+            self._told_keys.add([key], self._monotonic())
+
     # --- counters of processes
 
     async def publish_stats(self, key: str, index_key: str, payload: bytes, ttl_ms: int, now_ms: int) -> bool:

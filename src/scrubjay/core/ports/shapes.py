@@ -37,6 +37,7 @@ class Loaded:
             prove to have been used).
         fresh_until_ms: From when it should be refreshed, in milliseconds since the Unix epoch; 0 for never.
         cost_ms: How long its load took, in milliseconds.
+        journal: The epoch of the journal that may hold what is newer; empty where there is none.
     """
 
     version: int
@@ -48,6 +49,7 @@ class Loaded:
     lasting: bool = True
     fresh_until_ms: int = 0
     cost_ms: int = 0
+    journal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from scrubjay.core.ports.jobs import JobStore, NewJob
+from scrubjay.core.ports.journal import BehindStore
 from scrubjay.core.ports.shapes import Load, Loaded
 from scrubjay.core.ports.writes import (
     Activity,
@@ -24,7 +25,7 @@ from scrubjay.core.ports.writes import (
 from scrubjay.core.scope import Scope
 
 
-class Store(JobStore, Protocol):
+class Store(JobStore, BehindStore, Protocol):
     """The system of record.
 
     Every call takes a scope and can touch no other. Calls raise `StoreUnavailable` when the store cannot be reached.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,8 @@ class Written:
     Attributes:
         version: The head's version after it.
         previous: The head's version before it; 0 if there was none.
-        outbox_id: The outbox row to confirm once the caches have been told.
+        outbox_id: The outbox row to confirm once the caches have been told; empty where there is none yet (what is
+            written behind).
     """
 
     version: int
@@ -138,6 +139,7 @@ class ErasedKeys:
         outbox_ids: The outbox rows to confirm once the caches have been told: one for each owner that was erased.
         epoch: The tenant's new epoch, and the outbox row to confirm once the caches have been told of it; None where
             a user was erased.
+        behind: What was written behind until then: owner, kind, name, and the epoch of its mark.
     """
 
     rows: dict[str, int]
@@ -145,6 +147,7 @@ class ErasedKeys:
     outbox_id: str
     outbox_ids: list[str]
     epoch: tuple[str, str] | None = None
+    behind: Sequence[tuple[Scope, Kind, str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     sessions, heads, steps, dates, measured, untold = yield Batch(
         [
             (_lock("sessions", "user_id, session_id", where, "user_id, session_id"), owner),
-            (_select("heads", "user_id, kind, name, version", where), owner),
+            (_select("heads", "user_id, kind, name, version, journal", where), owner),
             (_select("tool_outputs", "user_id, session_id, step", where), owner),
             (_select("summaries", "DISTINCT user_id, date", where), owner),
             (_select("assembly_metrics", "user_id, session_id", where), owner),
@@ -95,7 +95,7 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
         ]
     )
     tenant = scope.tenant
-    names = [(Scope(tenant, user), Kind(kind), name, 0) for user, kind, name, _ in heads if kind != "summary"]
+    names = [(Scope(tenant, user), Kind(kind), name, 0) for user, kind, name, *_ in heads if kind != "summary"]
     names += [(Scope(tenant, user), Kind.TOOL, session, step) for user, session, step in steps]
     names += [(Scope(tenant, user), Kind.SUMMARY, date, 0) for user, date in dates]
     names += [(Scope(tenant, user), Kind.CHAT_LEAD, session, 0) for user, session in sessions]
@@ -120,7 +120,7 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
         "id": outbox_ids[scope.user],
         "subject": subject,
         "rows": orjson.dumps(rows).decode(),
-        "floor": max((version for *_, version in heads), default=0),
+        "floor": max((version for *_, version, _ in heads), default=0),
         "now": now_ms,
     }
     notes: list[Call] = [
@@ -130,7 +130,8 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     change = epochs.Change.of(tenant, now_ms) if scope.is_tenant else None
     yield Batch([(_RECEIPT, receipt), *notes, *(change.calls() if change else ())], last=True)
     epoch = (change.epoch, change.outbox_id) if change else None
-    return ErasedKeys(rows, names, receipt["id"], list(outbox_ids.values()), epoch)
+    behind = [(Scope(tenant, user), Kind(kind), name, journal) for user, kind, name, _, journal in heads if journal]
+    return ErasedKeys(rows, names, receipt["id"], list(outbox_ids.values()), epoch, behind)
 
 
 def export(scope: Scope) -> Query[dict[str, Any]]:

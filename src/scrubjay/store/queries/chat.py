@@ -25,7 +25,7 @@ MAX_OPEN_CALLS = 400
 
 _COLUMNS = "seq, message_id, created_at, tokens, encoding, body, pinned"
 _LOAD = Statement(f"""
-    SELECT h.version, {_COLUMNS}
+    SELECT h.version, h.journal, {_COLUMNS}
     FROM (SELECT 1 AS one) AS d
     LEFT JOIN heads AS h ON h.tenant_id = :tenant AND h.user_id = :user AND h.kind = 'chat' AND h.name = :session
     LEFT JOIN (
@@ -105,10 +105,10 @@ def encode(row: Row) -> bytes:
 def load(item: Load) -> Query[Loaded]:
     """Load the newest messages of a chat, oldest first."""
     (rows,) = yield Batch([(_LOAD, scoped(item.scope, session=item.name, limit=item.limit + 1))], last=True)
-    items = [encode(row[1:]) for row in rows if row[1] is not None]
+    items = [encode(row[2:]) for row in rows if row[2] is not None]
     whole = len(items) <= item.limit
     items = items[: item.limit][::-1]
-    return Loaded(version_of(rows), items, len(items), whole)
+    return Loaded(version_of(rows), items, len(items), whole, journal=rows[0][1] or "")
 
 
 def load_lead(item: Load) -> Query[Loaded]:
@@ -143,7 +143,7 @@ def append(scope: Scope, session: str, messages: Sequence[NewMessage], now_ms: i
     if not new:
         return Appended([found[message.id] for message in messages], 0, None)
     if answers_calls:
-        check_tool_results(_history(answers[len(keyed)]), [message.body for message in new])
+        check_tool_results(history(answers[len(keyed)]), [message.body for message in new])
     if pins:
         _check_pins(answers[-1][0][0], [message for message in new if message.pinned])
     last_seq = entered[0]
@@ -196,7 +196,7 @@ def _values(owner: dict[str, object], seq: int, message: NewMessage, now_ms: int
     }
 
 
-def _history(rows: Rows) -> list[dict[str, Any]]:
+def history(rows: Rows) -> list[dict[str, Any]]:
     """Return the stored tool calls and results, oldest first, in the form that the pairing check reads."""
     history: list[dict[str, Any]] = []
     for _, role, raw in reversed(rows):

@@ -13,15 +13,19 @@ from scrubjay.store.sql import Call, Params, Rows, Statement
 
 # A head starts at a time in microseconds, not at 1, and above all that erasures deleted (clocks may go back): a new one
 # is above every version of an old one. It stays below 2^53, so that Lua and JavaScript hold it exactly.
-_BUMP = Statement("""
+# What is written behind has no next version here: the journal gives them, and a write that passed it would be out of
+# order. The statement fails then (`version` is never null), and with it the whole write; see `driver.WRITTEN_BEHIND`.
+START = """
+    SELECT CASE WHEN max(floor) >= :initial THEN max(floor) + 1 ELSE :initial END AS version
+    FROM erasures WHERE tenant_id = :tenant
+"""
+_BUMP = Statement(f"""
     INSERT INTO heads (tenant_id, user_id, kind, name, initial, version)
-    SELECT :tenant, :user, :kind, :name, start.version, start.version FROM (
-        SELECT CASE WHEN max(floor) >= :initial THEN max(floor) + 1 ELSE :initial END AS version
-        FROM erasures WHERE tenant_id = :tenant
-    ) AS start WHERE 1 = 1
-    ON CONFLICT (tenant_id, user_id, kind, name) DO UPDATE SET version = heads.version + 1
+    SELECT :tenant, :user, :kind, :name, start.version, start.version FROM ({START}) AS start WHERE 1 = 1
+    ON CONFLICT (tenant_id, user_id, kind, name) DO UPDATE SET
+        version = CASE WHEN heads.journal = '' THEN heads.version + 1 END
     RETURNING version, initial
-""")
+""")  # noqa: S608 - constants
 _ENQUEUE = Statement("""
     INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
     SELECT tenant_id, :outbox_id, user_id, kind, name, version, :now FROM heads

@@ -1,0 +1,128 @@
+"""Writes: what a turn costs whose messages are written behind, and what the store has to do for it.
+
+    python -m benchmarks.writes [--quick] [--json] [--rounds N] [--loop uvloop|asyncio]
+
+A turn appends one message and reads the last twenty of a session of two hundred, as two awaited calls. The rivals
+write to a cache server alone, and lose what that loses; the floor is one pipeline of the same commands over a
+connection of the benchmark's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from benchmarks.harness import PATIENCE_S, READERS, Area, Bench, Operation, main
+from benchmarks.memory import CASES, FLOOR, MESSAGES, NAIVE, PIPELINE, RECENT, chat_message, open_rivals
+from scrubjay import AsyncScrubjay
+from scrubjay.testing.servers import ValkeyServer
+
+DURABILITIES: Final = ("memory", "fsync")
+_OWN: Final = "scrubjay, {}"
+
+
+async def measure(bench: Bench) -> None:
+    """Take all measurements of this area."""
+    async with AsyncExitStack() as stack:
+        await _turns(bench, stack)
+        await _throughput(bench, stack)
+
+
+async def _turns(bench: Bench, stack: AsyncExitStack) -> None:
+    """Measure a turn, one after the other, on one core."""
+    own: dict[str, Operation] = {}
+    for durability in DURABILITIES:
+        jay = await _open(bench, stack, durability)
+        own[_OWN.format(durability)] = await _turn(jay, bench)
+    through = await stack.enter_async_context(
+        AsyncScrubjay.open(store=bench.servers.store_url("sqlite", "through"), **_settings(bench.servers.valkey))
+    )
+    own[_OWN.format("through")] = await _turn(through, bench)
+    rivals = await open_rivals(bench, stack)
+    contenders = own | rivals.of(CASES["chat_turn"])
+    found = await bench.sequential(f"append 1, read {RECENT} of {MESSAGES}", contenders, floor=FLOOR)
+    mine = _OWN.format("memory")
+    bench.metric("append_recent_vs_floor", found.ratio(mine, FLOOR))
+    bench.metric("append_recent_us", found.us(mine))
+    bench.metric("append_recent_cpu_us", found.cpu_us(mine))
+    bench.metric("append_recent_vs_pipeline", found.ratio(mine, PIPELINE))
+    bench.metric("append_recent_vs_naive", found.ratio(mine, NAIVE))
+    trips = await bench.trips(found, contenders)
+    bench.metric("append_recent_round_trips", trips[mine])
+    for other in ("fsync", "through"):
+        bench.metric(f"append_recent_vs_floor_{other}", found.ratio(_OWN.format(other), FLOOR))
+        bench.metric(f"append_recent_us_{other}", found.us(_OWN.format(other)))
+
+
+async def _throughput(bench: Bench, stack: AsyncExitStack) -> None:
+    """Measure appends of many sessions at once over PostgreSQL, with and without the journal."""
+    stores = {how: bench.servers.store_url("postgresql", how) for how in ("through", "behind")}
+    through = await stack.enter_async_context(
+        AsyncScrubjay.open(store=stores["through"], **_settings(bench.servers.valkey))
+    )
+    server = _journal_server(bench, "fsync")
+    behind = await stack.enter_async_context(AsyncScrubjay.open(store=stores["behind"], **_settings(server, "fsync")))
+    contenders = {"through": _appends(through, bench), "behind": _appends(behind, bench)}
+    found = await bench.concurrent(f"chat.append; {READERS} at once, PostgreSQL", contenders, floor="through")
+    bench.metric("append_behind_vs_through", found.speedup("behind", "through"))
+    for how in contenders:
+        bench.metric(f"append_{how}_per_second", found.per_second(how))
+        bench.metric(f"append_{how}_cpu_us", found.cpu_us(how))
+
+
+def _settings(server: ValkeyServer, durability: str | None = None) -> Mapping[str, Any]:
+    found: dict[str, Any] = {
+        "cache": server.url,
+        "housekeeping": 3600.0,
+        "cache_timeout": PATIENCE_S,
+        "cache_deadline": 3600.0,
+        "store_timeout": PATIENCE_S,
+    }
+    if durability is not None:
+        found |= {"writes": {"chat": "behind"}, "journal": {"durability": durability, "timeout": PATIENCE_S}}
+    return found
+
+
+def _journal_server(bench: Bench, durability: str) -> ValkeyServer:
+    if durability == "memory":
+        return bench.servers.valkey
+    return bench.servers.new_valkey(appendonly="yes", appendfsync="always")
+
+
+async def _open(bench: Bench, stack: AsyncExitStack, durability: str) -> AsyncScrubjay:
+    server = _journal_server(bench, durability)
+    store = bench.servers.store_url("sqlite", durability)
+    return await stack.enter_async_context(AsyncScrubjay.open(store=store, **_settings(server, durability)))
+
+
+async def _turn(jay: AsyncScrubjay, bench: Bench) -> Operation:
+    chat = jay.tenant(bench.loop).user("alice").session("turns").chat
+    await chat.append_many([chat_message(number) for number in range(MESSAGES)])
+    message = chat_message(1)
+
+    async def turn() -> object:
+        await chat.append(message)
+        return await chat.recent(RECENT)
+
+    return turn
+
+
+def _appends(jay: AsyncScrubjay, bench: Bench) -> Operation:
+    """Return an append to the next of several sessions."""
+    chats = [jay.tenant(bench.loop).user(f"user-{number}").session("s").chat for number in range(READERS)]
+    message = chat_message(1)
+    count = 0
+
+    async def append() -> object:
+        nonlocal count
+        count += 1
+        return await chats[count % READERS].append(message)
+
+    return append
+
+
+AREA: Final = Area("writes", __doc__ or "", measure)
+
+if __name__ == "__main__":
+    main(AREA)

@@ -1,0 +1,151 @@
+"""What brings the journal to the store in the background, in every process."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
+
+from scrubjay.behind.lists import Lists
+from scrubjay.core.clock import Clock
+from scrubjay.core.errors import JournalUnavailable, StoreUnavailable
+from scrubjay.core.ports import BehindStore, JournalKey, Mark, Tail, Taken
+
+log = logging.getLogger("scrubjay")
+IDLE_S: Final = 30.0
+"""After how many seconds without anything pending a list is sealed, so that its session no longer needs the journal."""
+TIDY_EVERY_S: Final = 5.0
+ORPHANS_EVERY_S: Final = 60.0
+_LISTS: Final = 512
+"""How many lists are taken from the journal at a time."""
+_SEALED: Final = 200
+
+
+class Flusher:
+    """Flushes in batches.
+
+    Args:
+        lists: What brings lists to the store.
+        store: The store, as it is.
+        clock: The time.
+        most_entries: How many entries are written in one transaction.
+        most_bytes: How many bytes of them.
+    """
+
+    def __init__(
+        self,
+        lists: Lists,
+        store: BehindStore,
+        clock: Clock,
+        *,
+        most_entries: int = 500,
+        most_bytes: int = 4 * 1024 * 1024,
+    ) -> None:
+        self._lists = lists
+        self._store = store
+        self._clock = clock
+        self._most_entries = most_entries
+        self._most_bytes = most_bytes
+        self._tidied = self._searched = -math.inf
+
+    async def run(self) -> None:
+        """Flush what is pending, and tidy up now and then: to be called again and again."""
+        try:
+            await self.flush()
+            now = self._clock.monotonic()
+            if now - self._tidied >= TIDY_EVERY_S:
+                self._tidied = now
+                await self.tidy()
+            if now - self._searched >= ORPHANS_EVERY_S:
+                self._searched = now
+                await self.search()
+        except (StoreUnavailable, JournalUnavailable) as error:
+            log.warning("what was written behind stays in the journal for now: %s", error)
+
+    async def flush(self) -> int:
+        """Bring everything to the store that nobody else has taken; return how many entries that was.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+            JournalUnavailable: The journal does not answer.
+        """
+        lists = self._lists
+        before = lists.counts.flushed
+        while True:
+            taken = await lists.journal.take(_LISTS)
+            if not taken.tails:
+                return lists.counts.flushed - before
+            if lists.teller is not None:
+                # Before the store, which may be out of reach: whoever appended may have died before it said so.
+                await lists.teller.told({key: tail.pending[-1] for key, tail in taken.tails.items() if tail.pending})
+            for batch in self._batches(taken):
+                await lists.bring(batch.tails, batch.tickets)
+
+    async def tidy(self) -> None:
+        """Seal lists of which nothing has been pending for some time."""
+        journal = self._lists.journal
+        idle = await journal.idle(IDLE_S, _SEALED)
+        for mark in idle:
+            if not mark.epoch:
+                await journal.release(mark.key, "")
+        sealed = [mark for mark in idle if mark.epoch and await journal.seal(mark.key, mark.epoch, idle=True)]
+        await self._store.behind_release(sealed)
+        for mark in sealed:
+            await journal.release(mark.key, mark.epoch)
+
+    async def search(self) -> None:
+        """Look for lists that are marked in the store and that the journal does not know: it has lost them."""
+        journal = self._lists.journal
+        async for marks in self._marked():
+            tails = await journal.tails([mark.key for mark in marks], 0)
+            lost = [
+                mark
+                for mark, tail in zip(marks, tails, strict=True)
+                if tail.epoch != mark.epoch and self._lists.old(mark.epoch) and await journal.seal(mark.key, mark.epoch)
+            ]
+            for mark in lost:
+                self._lists.lost(mark.key)
+            await self._store.behind_release(lost)
+            for mark in lost:
+                await journal.release(mark.key, mark.epoch)
+
+    async def everything(self, *, release: bool, progress: Callable[[int], None] | None = None) -> int:
+        """Bring all that is pending to the store, whoever has taken it; return how many lists were looked at.
+
+        Args:
+            release: Whether to seal the lists, too: their sessions need no journal then, until somebody appends.
+            progress: Called with the number of lists that are done.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+            JournalUnavailable: The journal does not answer.
+        """
+        done = 0
+        async for marks in self._marked():
+            for mark in marks:
+                await (self._lists.shut(mark.key) if release else self._lists.drain(mark.key))
+                done += 1
+                if progress is not None:
+                    progress(done)
+        return done
+
+    async def _marked(self) -> AsyncIterator[list[Mark]]:
+        after: JournalKey | None = None
+        while marks := await self._store.behind_marks(after=after):
+            yield marks
+            after = marks[-1].key
+
+    def _batches(self, taken: Taken) -> Iterator[Taken]:
+        """Divide what was taken into what one transaction writes."""
+        tails: dict[JournalKey, Tail] = {}
+        entries = size = 0
+        for key, tail in taken.tails.items():
+            more = sum(len(each.item) for each in tail.pending)
+            if tails and (entries + len(tail.pending) > self._most_entries or size + more > self._most_bytes):
+                yield Taken(tails, {each: taken.tickets[each] for each in tails})
+                tails, entries, size = {}, 0, 0
+            tails[key] = tail
+            entries, size = entries + len(tail.pending), size + more
+        if tails:
+            yield Taken(tails, {each: taken.tickets[each] for each in tails})

@@ -1,0 +1,233 @@
+"""A store whose chats are written behind: appends go to the journal first."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from scrubjay.behind.lists import TRIES, Lists
+from scrubjay.behind.merge import merged
+from scrubjay.core.clock import Clock
+from scrubjay.core.errors import JournalUnavailable
+from scrubjay.core.keys import Kind
+from scrubjay.core.messages import call_ids, is_system
+from scrubjay.core.ports import (
+    Appended,
+    Behind,
+    Closed,
+    Covered,
+    Cut,
+    ErasedKeys,
+    JournalKey,
+    Load,
+    Loaded,
+    Mutation,
+    NewEntry,
+    NewJob,
+    NewMessage,
+    Store,
+    Tail,
+    Written,
+)
+from scrubjay.core.scope import Scope
+
+T = TypeVar("T")
+MOST_MERGED: Final = 1_000
+"""How many pending entries of a list are read with it; where there are more, they are brought to the store first."""
+
+
+class JournalledStore:
+    """The store, behind the journal: `Store`, but for what this class says it is the store's own.
+
+    Lists that the journal may hold something of are read with it. Whatever else is asked of them is asked after all of
+    it has been brought to the store.
+
+    Args:
+        store: The store.
+        lists: What opens, drains and seals lists; over the same store.
+        behind: The kinds that are written behind. The others are written through, once the journal has nothing of them.
+        clock: The time of appends.
+    """
+
+    def __init__(self, store: Store, lists: Lists, behind: Collection[Kind], clock: Clock) -> None:
+        self.inner = store
+        self._lists = lists
+        self._behind = frozenset(behind)
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    # --- appending
+
+    def takes(self, messages: Sequence[NewMessage]) -> bool:
+        """Return whether messages may be written behind: not what stands in every window, outside of the list."""
+        return Kind.CHAT in self._behind and not any(each.pinned or is_system(each.body) for each in messages)
+
+    async def append(
+        self, scope: Scope, session: str, messages: Sequence[NewMessage], mutation: Mutation
+    ) -> Behind | None:
+        """Append messages to a chat in the journal; see `ChatJournal`."""
+        now_ms = self._clock.now_ms()
+        entries = [_entry(message, now_ms) for message in messages]
+        done = await self._lists.append(JournalKey(scope, Kind.CHAT, session), entries, mutation)
+        if done is None:
+            self._lists.counts.passed += len(messages)
+            return None
+        items = [
+            b"%b%d%b" % (entry.before, number, entry.after) for entry, number in zip(entries, done.numbers, strict=True)
+        ]
+        return Behind(items, done.numbers, now_ms, done.version, done.told)
+
+    async def chat_append(self, scope: Scope, session: str, messages: Sequence[NewMessage]) -> Appended:
+        """Append messages in order, each id once, after everything that the journal has of the chat."""
+        key = JournalKey(scope, Kind.CHAT, session)
+        return await self._through(key, lambda: self.inner.chat_append(scope, session, messages))()
+
+    def _through(self, key: JournalKey, write: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        return lambda: self._lists.alone(key, write)
+
+    # --- reading
+
+    async def load(self, loads: Sequence[Load]) -> list[Loaded]:
+        """Load several things, with what is pending of them."""
+        lists = [place for place, load in enumerate(loads) if load.kind is Kind.CHAT]
+        if not lists:
+            return await self.inner.load(loads)
+        keys = [JournalKey(loads[place].scope, Kind.CHAT, loads[place].name) for place in lists]
+        # The journal first: what it brings to the store meanwhile is then seen twice, never not at all.
+        tails, why = await self._tails(keys)
+        found = await self.inner.load(loads)
+        for key, place in zip(keys, lists, strict=True):
+            loaded = found[place]
+            if loaded.journal:
+                if why is not None:
+                    raise why
+                found[place] = await self._with(key, loads[place], loaded, tails[key])
+        return found
+
+    async def _tails(self, keys: Sequence[JournalKey]) -> tuple[dict[JournalKey, Tail], JournalUnavailable | None]:
+        try:
+            found = await self._lists.journal.tails(keys, MOST_MERGED)
+        except JournalUnavailable as error:
+            return {}, error
+        return dict(zip(keys, found, strict=True)), None
+
+    async def _with(self, key: JournalKey, load: Load, loaded: Loaded, tail: Tail) -> Loaded:
+        """Return a marked list with what is pending of it."""
+        if tail.more:
+            await self._lists.drain(key)
+        if tail.more or tail.epoch != loaded.journal:
+            # It was opened anew between the two.
+            (tail,) = await self._lists.journal.tails([key], MOST_MERGED)
+            (loaded,) = await self.inner.load([load])
+        return merged(loaded, tail, load.limit) if tail.epoch == loaded.journal else loaded
+
+    async def chat_count(self, scope: Scope, session: str) -> int:
+        """Return how many messages the chat has."""
+        await self._drained(scope, session)
+        return await self.inner.chat_count(scope, session)
+
+    async def messages_range(self, scope: Scope, session: str, after: int, through: int, limit: int) -> list[bytes]:
+        """Return messages by their sequence numbers, pruned or not."""
+        await self._drained(scope, session)
+        return await self.inner.messages_range(scope, session, after, through, limit)
+
+    async def session_info(self, scope: Scope, session: str) -> dict[str, Any] | None:
+        """Return what is known of a session, or None if it was never used."""
+        await self._drained(scope, session)
+        return await self.inner.session_info(scope, session)
+
+    async def export(self, scope: Scope) -> dict[str, Any]:
+        """Return everything of one user."""
+        for mark in await self.inner.behind_marks(scope):
+            await self._lists.drain(mark.key)
+        return await self.inner.export(scope)
+
+    async def _drained(self, scope: Scope, session: str) -> None:
+        """Bring a chat to the store, if the journal may have something of it.
+
+        Raises:
+            JournalUnavailable: It may, and the journal does not answer.
+        """
+        key = JournalKey(scope, Kind.CHAT, session)
+        try:
+            await self._lists.drain(key)
+        except JournalUnavailable:
+            epoch, _ = await self.inner.behind_mark(key)
+            if epoch:
+                raise
+
+    # --- writing
+
+    async def chat_prune(self, scope: Scope, session: str, keep: int, jobs: Sequence[NewJob] = ()) -> Cut:
+        """Cut the oldest messages."""
+        key = JournalKey(scope, Kind.CHAT, session)
+        await self._drained(scope, session)
+        return await self._through(key, lambda: self.inner.chat_prune(scope, session, keep, jobs))()
+
+    async def chat_clear(self, scope: Scope, session: str) -> Cut:
+        """Delete all messages."""
+        key = JournalKey(scope, Kind.CHAT, session)
+        await self._drained(scope, session)
+        return await self._through(key, lambda: self.inner.chat_clear(scope, session))()
+
+    async def chat_pin(self, scope: Scope, session: str, seq: int, pinned: bool) -> Written | None:
+        """Pin a message, or let it go."""
+        key = JournalKey(scope, Kind.CHAT, session)
+        await self._drained(scope, session)
+        return await self._through(key, lambda: self.inner.chat_pin(scope, session, seq, pinned))()
+
+    async def session_close(
+        self,
+        scope: Scope,
+        session: str,
+        summary: bytes | None,
+        tokens: int,
+        chat_version: int | None,
+        covers: Covered | None = None,
+    ) -> Closed | None:
+        """Mark a session closed and write its summary, after everything that was said in it."""
+        await self._drained(scope, session)
+        return await self.inner.session_close(scope, session, summary, tokens, chat_version, covers)
+
+    async def erase(self, scope: Scope) -> ErasedKeys:
+        """Delete everything of a user, or of a whole tenant: of what is pending, too.
+
+        Raises:
+            JournalUnavailable: Something may be pending, and the journal does not answer; nothing was erased.
+        """
+        journal, counts = self._lists.journal, self._lists.counts
+        for _ in range(TRIES):
+            marks = await self.inner.behind_marks(scope)
+            if not marks:
+                break
+            # Sealed first: whoever appends from here on opens the list anew, and finds its session gone after that.
+            for mark in marks:
+                counts.discarded += await journal.discard(mark.key, mark.epoch)
+            await self.inner.behind_release(marks)
+            for mark in marks:
+                await journal.release(mark.key, mark.epoch)
+        erased = await self.inner.erase(scope)
+        for owner, kind, name, epoch in erased.behind:
+            # Opened between the two. What a flusher finds of it is discarded, too.
+            counts.discarded += await journal.discard(JournalKey(owner, kind, name), epoch)
+        return erased
+
+
+def unjournalled(store: Store) -> Store:
+    """Return the store itself."""
+    return store.inner if isinstance(store, JournalledStore) else store
+
+
+def _entry(message: NewMessage, now_ms: int) -> NewEntry:
+    known = orjson.dumps([message.id, now_ms, message.tokens, message.encoding])[1:-1]
+    return NewEntry(
+        b"[",
+        b",%b,%b]" % (known, message.raw),
+        id=message.id if message.keyed else "",
+        calls=tuple(call_ids(message.body)),
+        answers=message.body["tool_call_id"] if message.role == "tool" else "",
+    )

@@ -1,0 +1,129 @@
+"""Lists that are appended to where the store hears of it later: what this process holds of them grows along."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from scrubjay.cache.distrust import Distrust
+from scrubjay.cache.l1 import L1, Entry, Ticket, deep_size
+from scrubjay.cache.local import Local
+from scrubjay.cache.source import Source
+from scrubjay.cache.watch import Watch
+from scrubjay.core.clock import Clock
+from scrubjay.core.frozen import FrozenList
+from scrubjay.core.outcome import Outcome, Tier
+from scrubjay.core.policy import SECOND
+from scrubjay.core.ports import Mutation
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Grown(Generic[T]):
+    """What was appended.
+
+    Attributes:
+        result: For the caller.
+        items: The new items as process memory holds them, read-only.
+        mutation: How that changes the cached list.
+        told: Whether the shared cache has it already.
+    """
+
+    result: T
+    items: Sequence[Any]
+    mutation: Mutation
+    told: bool
+
+
+class Growing:
+    """Appends to lists, and lets what process memory holds of them grow.
+
+    A list in memory is at some version. An append that makes the next one, with nothing heard of the list in between,
+    makes what is in memory the list at that version. Whatever else happens, it is dropped.
+
+    Args:
+        l1: Process memory.
+        local: What this process holds.
+        distrust: What is read past the caches.
+        watch: What to report to.
+        clock: The time.
+        tell: Tells the shared cache of a change; it goes on to its end.
+    """
+
+    def __init__(
+        self,
+        l1: L1,
+        local: Local,
+        distrust: Distrust,
+        watch: Watch,
+        clock: Clock,
+        tell: Callable[[Mutation], Awaitable[None]],
+    ) -> None:
+        self._l1 = l1
+        self._local = local
+        self._distrust = distrust
+        self._watch = watch
+        self._clock = clock
+        self._tell = tell
+
+    async def append(
+        self, source: Source[Any], commit: Callable[[], Coroutine[Any, Any, Grown[T] | None]]
+    ) -> Grown[T] | None:
+        """Append to a list.
+
+        Args:
+            source: The list, as it is read.
+            commit: Appends; None if it could not be done so, and nothing was.
+        """
+        start = self._clock.monotonic()
+        key = source.read.key
+        entry, ticket = self._held(source)
+        try:
+            grown = await commit()
+        except BaseException:
+            # It may have been done.
+            self._let_go(ticket)
+            self._local.changed([key])
+            raise
+        if grown is None:
+            self._let_go(ticket)
+            return None
+        version = grown.mutation.version
+        if entry is not None and ticket is not None and ticket.good and entry.version == grown.mutation.previous:
+            self._grow(source, entry, grown)
+            self._local.grown(key, version)
+        else:
+            self._local.changed([key], (), [version], grown=True)
+        self._let_go(ticket)
+        if not grown.told:
+            await self._tell(grown.mutation)
+        source.tally.writes += 1
+        self._watch.recorder.record(Outcome("write", (key.kind,), Tier.STORE, 0, 0, self._clock.monotonic() - start))
+        return grown
+
+    def _held(self, source: Source[Any]) -> tuple[Entry | None, Ticket | None]:
+        """Return what memory holds of a list, and what is spoiled by whatever is heard of it from now on."""
+        key = source.read.key
+        if self._distrust.any and self._distrust.covers(key):
+            return None, None
+        entry = self._l1.get(key.key)
+        return entry, None if entry is None else self._l1.ticket(key.key, key.generation, key.tenant)
+
+    def _let_go(self, ticket: Ticket | None) -> None:
+        if ticket is not None:
+            self._l1.give_back(ticket)
+
+    def _grow(self, source: Source[Any], entry: Entry, grown: Grown[T]) -> None:
+        items = [*entry.value, *grown.items]
+        more, whole = sum(map(deep_size, grown.items)), entry.whole
+        if source.keep and len(items) > source.keep:
+            cut = items[: -source.keep]
+            items, whole = items[-source.keep :], False
+            more -= sum(map(deep_size, cut))
+        until = math.inf
+        if source.ttl_ms:
+            until = self._clock.monotonic() + source.ttl_ms / SECOND
+        self._l1.grow(entry, FrozenList(items), grown.mutation.version, whole=whole, until=until, more=more)

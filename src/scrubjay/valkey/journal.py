@@ -1,0 +1,413 @@
+"""The journal of write-behind on Valkey or Redis: the port `Journal`, by a few Lua scripts.
+
+What is pending of a list stands in a list of its own, in order; the stream of its shard says, once, that there is
+something. So a list is flushed as a whole by whoever takes its word from the stream, what it holds is read in one round
+trip, and nothing depends on the ids of a stream, which come again after a server has lost its data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from scrubjay.core.errors import CacheUnavailable, Closed, ConfigurationError, JournalUnavailable
+from scrubjay.core.keys import KeySpace
+from scrubjay.core.policy import MINUTE, SECOND
+from scrubjay.core.ports import (
+    Acknowledged,
+    Backlog,
+    Durability,
+    JournalKey,
+    Mark,
+    Mutation,
+    NewEntry,
+    Opened,
+    Opening,
+    Refusal,
+    Tail,
+    Taken,
+)
+from scrubjay.valkey.client import ValkeyClient
+from scrubjay.valkey.cluster import ClusterClient
+from scrubjay.valkey.commands import Command, Reply, Script, ServerError
+from scrubjay.valkey.commit import GroupCommit
+from scrubjay.valkey.info import facts
+from scrubjay.valkey.journal_check import unsafe
+from scrubjay.valkey.journal_keys import JournalKeys, key_of, name_of, pending_of
+from scrubjay.valkey.tier import ValkeyTier
+
+APPEND: Final = Script.packaged("journal_append", function="apply")
+OPEN: Final = Script.packaged("journal_open")
+SEAL: Final = Script.packaged("journal_seal")
+TAIL: Final = Script.packaged("journal_tail")
+DONE: Final = Script.packaged("journal_done")
+JOURNAL_SCRIPTS: Final = (APPEND, OPEN, SEAL, TAIL, DONE)
+
+GROUP: Final = "flush"
+REMEMBERED_MS: Final = 2 * MINUTE
+"""How long it is remembered that a list was sealed: much longer than anybody takes to open one (`OPENS_WITHIN_S`)."""
+DEAD_MS: Final = 10 * SECOND
+"""How long a taker may keep a list before others take it for dead, in milliseconds."""
+
+_NO_CACHE: Final = ("", 0, 0, "", "")
+_MOVED: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
+
+
+class ValkeyJournal:
+    """A journal on one server or cluster.
+
+    Args:
+        client: The way to it; it should know `JOURNAL_SCRIPTS`. It is closed with the journal.
+        keys: The key space.
+        consumer: What this process is called as a taker; another one for each process.
+        durability: What an acknowledgement means.
+        replicas: How many replicas must have what is acknowledged, where that is what it means.
+        timeout_s: How long to wait until something is durable, in seconds.
+        shards: How many streams there are.
+        most_entries: How many entries may be pending in all.
+        most_bytes: How many bytes they may take.
+    """
+
+    def __init__(
+        self,
+        client: ValkeyClient | ClusterClient,
+        keys: KeySpace,
+        consumer: str,
+        *,
+        durability: Durability = "memory",
+        replicas: int = 1,
+        timeout_s: float = 2.0,
+        shards: int = 8,
+        most_entries: int = 100_000,
+        most_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self.client = client
+        self._keys = JournalKeys(keys, shards)
+        self._consumer = consumer
+        self.durability = durability
+        self.on_restart: Callable[[], None] | None = None
+        """Called when a server is another one than before, or the same one started anew."""
+        self._replicas, self._timeout_ms = replicas, round(timeout_s * SECOND)
+        self._commits: dict[ValkeyClient, GroupCommit] = {}
+        self._lives: dict[int, _Life] = {}
+        self._several = isinstance(client, ClusterClient)
+        self.cache: ValkeyTier | None = None
+        """The cache, where it is on the same server: it is told of appends in the same step."""
+        self._most = (max(1, most_entries // shards), max(1, most_bytes // shards))
+        self._shards = range(shards)
+        self._grouped = False
+
+    async def append(
+        self,
+        key: JournalKey,
+        entries: Sequence[NewEntry],
+        *,
+        epoch: str = "",
+        mutation: Mutation | None = None,
+    ) -> Acknowledged | Refusal:
+        """Append to a list, all or nothing."""
+        name = name_of(key)
+        shard = self._keys.shard(name)
+        life = self._now(shard) or await self._life(shard)
+        arguments: list[bytes | str | int] = [life.run, epoch, *self._most, name]
+        keys = [
+            self._keys.known(name), self._keys.pending(name), self._keys.streams[shard], self._keys.counts(shard),
+        ]  # fmt: skip
+        # What is not durable yet must not be read: then the cache is told by whoever appends.
+        told = self.cache is not None and mutation is not None and life.direct
+        if told:
+            assert self.cache is not None
+            assert mutation is not None
+            more, beside = self.cache.beside(mutation)
+            keys += more
+            arguments += beside
+        else:
+            arguments += _NO_CACHE
+        for entry in entries:
+            arguments += (
+                entry.number,
+                entry.id,
+                entry.answers,
+                len(entry.calls),
+                *entry.calls,
+                entry.before,
+                entry.after,
+            )
+        reply = await self._durably(shard, APPEND.command(keys, arguments))
+        if isinstance(reply, ServerError) and reply.code == "OOM":
+            return Refusal.FULL
+        answer = _checked(reply)
+        if isinstance(answer, bytes):
+            return Refusal(answer.decode())
+        if life.client.connects != life.connects and (await self._life(shard)).run != life.run:
+            # It went to a server that was started anew, with what the other one had left, under a name of before.
+            raise JournalUnavailable("the journal was started anew meanwhile: it is not known whether it has this")
+        if told:
+            assert self.cache is not None
+            assert mutation is not None
+            self.cache.told_beside(mutation.key)
+        opened, version, *numbers = answer
+        return Acknowledged(opened.decode(), [int(number) for number in numbers], int(version), told)
+
+    async def open(self, key: JournalKey, opened: Opened) -> Opening:
+        """Take appends of a list from now on."""
+        name = name_of(key)
+        shard = self._keys.shard(name)
+        life = await self._life(shard)
+        arguments: list[str | int] = [opened.epoch, opened.number, opened.version, life.run, *opened.calls]
+        reply = await self._durably(shard, OPEN.command([self._keys.known(name), self._keys.pending(name)], arguments))
+        return Opening(_checked(reply).decode())
+
+    async def seal(self, key: JournalKey, epoch: str, *, idle: bool = False) -> bool:
+        """Take no more appends of a list under an epoch."""
+        return await self._sealed(key, epoch, "idle" if idle else "seal") >= 0
+
+    async def release(self, key: JournalKey, epoch: str) -> None:
+        """Forget a sealed list, whose mark is gone."""
+        _checked(await self._one(self._seal(key, epoch, "release")))
+
+    async def discard(self, key: JournalKey, epoch: str) -> int:
+        """Seal a list, and drop what is pending of it."""
+        return max(0, await self._sealed(key, epoch, "discard"))
+
+    async def tails(self, keys: Sequence[JournalKey], most: int) -> list[Tail]:
+        """Return what is pending of some lists."""
+        return await self._tails([name_of(key) for key in keys], most)
+
+    async def take(self, most: int) -> Taken:
+        """Take some lists with something pending."""
+        tickets: dict[str, list[str]] = {}
+        for shard, reply in zip(self._shards, await self._taken(most), strict=True):
+            for id_, fields in reply:
+                tickets.setdefault(_name_in(fields), []).append(id_.decode())
+                assert self._keys.shard(_name_in(fields)) == shard or not fields
+        names = [name for name in tickets if name]
+        tails = await self._tails(names, most)
+        keys = {name: key_of(name) for name in names}
+        return Taken(
+            {keys[name]: tail for name, tail in zip(names, tails, strict=True)},
+            {keys[name]: tickets[name] for name in names},
+        )
+
+    async def done(self, key: JournalKey, epoch: str, through: int, tickets: Sequence[str] = ()) -> None:
+        """Forget what is in the store."""
+        await self._done(key, epoch, through, "", tickets)
+
+    async def put_aside(self, key: JournalKey, epoch: str, place: int, why: str) -> None:
+        """Put the oldest pending entry of a list aside."""
+        await self._done(key, epoch, place, why or "?", ())
+
+    async def idle(self, seconds: float, most: int) -> list[Mark]:
+        """Return lists of which nothing has been pending for some seconds."""
+        times = await self._each_shard(lambda _: ("TIME",))
+        before = [int(_checked(reply)[0]) - seconds for reply in times]
+        replies = await self._each_shard(
+            lambda shard: ("ZRANGEBYSCORE", self._keys.idle(shard), "-inf", f"{before[shard]:.0f}", "LIMIT", 0, most)
+        )
+        names = [raw.decode() for reply in replies for raw in _checked(reply)]
+        tails = await self._tails(names, 0)
+        # One that was erased, or whose data was lost, is known no more: then there is nothing to seal.
+        return [Mark(key_of(name), tail.epoch) for name, tail in zip(names, tails, strict=True)]
+
+    async def backlog(self) -> Backlog:
+        """Return what is pending in all."""
+        counts = await self._each_shard(lambda shard: ("HMGET", self._keys.counts(shard), "c", "b", "x"))
+        firsts = await self._each_shard(lambda shard: ("XRANGE", self._keys.streams[shard], "-", "+", "COUNT", 1))
+        times = await self._each_shard(lambda _: ("TIME",))
+        entries, bytes_, aside = (
+            sum(int(reply[place] or 0) for reply in map(_checked, counts)) for place in range(3)
+        )  # fmt: skip
+        oldest = 0
+        for first, time in zip(map(_checked, firsts), map(_checked, times), strict=True):
+            if first and entries:
+                now_ms = int(time[0]) * SECOND + int(time[1]) // 1000
+                oldest = max(oldest, now_ms - int(first[0][0].split(b"-")[0]))
+        return Backlog(entries, bytes_, oldest, aside)
+
+    async def close(self) -> None:
+        """Release all connections."""
+        await self.client.close()
+
+    # --- what the calls have in common
+
+    async def check(self) -> None:
+        """Raise unless every server may hold a journal.
+
+        Raises:
+            ConfigurationError: One of them could evict or forget what it has acknowledged; the message says what to
+                change.
+            JournalUnavailable: One of them does not answer.
+        """
+        for shard in self._shards:
+            life = await self._life(shard)
+            if life.unsafe is not None:
+                raise ConfigurationError(f"{life.client.url} cannot hold the journal: {life.unsafe}")
+
+    def _now(self, shard: int) -> _Life | None:
+        """Return which run of the only server a shard is on, if that is known."""
+        life = None if self._several else self._lives.get(shard)
+        return life if life is not None and life.connects == life.client.connects else None
+
+    async def _life(self, shard: int) -> _Life:
+        """Return which run of which server a shard is on.
+
+        Raises:
+            JournalUnavailable: The server does not answer.
+        """
+        try:
+            client = await self.client.holder(self._keys.streams[shard])
+            life = self._lives.get(shard)
+            while life is None or life.client is not client or life.connects != client.connects:
+                before = life
+                connects = client.connects
+                info, config = await client.call([("INFO",), ("CONFIG", "GET", "appendfsync")])
+                if client.connects > connects + (connects == 0):
+                    continue
+                life = self._lives[shard] = self._life_of(client, facts(_checked(info)), config)
+                if before is not None and before.run != life.run and self.on_restart is not None:
+                    self.on_restart()
+        except (CacheUnavailable, Closed) as error:
+            raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
+        return life
+
+    def _life_of(self, client: ValkeyClient, info: dict[str, Any], config: Reply) -> _Life:
+        # Such a server answers nothing before it is on disk, whoever waits for it.
+        always = isinstance(config, list) and config[1:] == [b"always"] and bool(info.get("aof_enabled"))
+        direct = self.durability == "memory" or (self.durability == "fsync" and always)
+        return _Life(client, client.connects, str(info["run_id"]), unsafe(info, self.durability), direct)
+
+    async def _sealed(self, key: JournalKey, epoch: str, what: str) -> int:
+        shard = self._keys.shard(name_of(key))
+        return int(_checked(await self._durably(shard, self._seal(key, epoch, what))))
+
+    def _seal(self, key: JournalKey, epoch: str, what: str) -> Command:
+        name = name_of(key)
+        shard = self._keys.shard(name)
+        keys = [self._keys.known(name), self._keys.pending(name), self._keys.counts(shard), self._keys.idle(shard)]
+        return SEAL.command(keys, (epoch, what, REMEMBERED_MS, name))
+
+    async def _done(self, key: JournalKey, epoch: str, through: int, why: str, tickets: Sequence[str]) -> None:
+        name = name_of(key)
+        shard = self._keys.shard(name)
+        keys = [
+            self._keys.known(name), self._keys.pending(name), self._keys.streams[shard], self._keys.counts(shard),
+            self._keys.idle(shard), self._keys.aside(shard),
+        ]  # fmt: skip
+        _checked(await self._one(DONE.command(keys, (epoch, through, why, GROUP, name, *tickets))))
+
+    async def _tails(self, names: Sequence[str], most: int) -> list[Tail]:
+        commands = [TAIL.command([self._keys.known(name), self._keys.pending(name)], (most,)) for name in names]
+        found = []
+        for reply in await self._call(commands):
+            epoch, is_open, *entries = _checked(reply)
+            more = len(entries) > most
+            found.append(Tail(epoch.decode(), is_open == b"1", pending_of(entries[:most]), more))
+        return found
+
+    async def _taken(self, most: int) -> list[list[Any]]:
+        """Return what the stream of each shard has: new words, and those of takers that have died."""
+        if not self._grouped:
+            await self._group()
+        read = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", most, "STREAMS")
+        replies = await self._each_shard(lambda shard: (*read, self._keys.streams[shard], ">"))
+        claimed = await self._each_shard(
+            lambda shard: (
+                "XAUTOCLAIM",
+                self._keys.streams[shard],
+                GROUP,
+                self._consumer,
+                DEAD_MS,
+                "0-0",
+                "COUNT",
+                most,
+            )
+        )
+        if any(isinstance(reply, ServerError) and reply.code == "NOGROUP" for reply in (*replies, *claimed)):
+            # The server has lost what it held, and with it the groups.
+            self._grouped = False
+            return [[] for _ in self._shards]
+        fresh = [reply[0][1] if reply else [] for reply in map(_checked, replies)]
+        return [[*new, *old[1]] for new, old in zip(fresh, map(_checked, claimed), strict=True)]
+
+    async def _group(self) -> None:
+        made = await self._each_shard(
+            lambda shard: ("XGROUP", "CREATE", self._keys.streams[shard], GROUP, "0", "MKSTREAM")
+        )
+        for reply in made:
+            if not (isinstance(reply, ServerError) and reply.code == "BUSYGROUP"):
+                _checked(reply)
+        self._grouped = True
+
+    async def _each_shard(self, command: Callable[[int], Command]) -> list[Reply]:
+        return await self._call([command(shard) for shard in self._shards])
+
+    async def _one(self, command: Command) -> Reply:
+        (reply,) = await self._call([command])
+        return reply
+
+    async def _call(self, commands: Sequence[Command]) -> list[Reply]:
+        try:
+            return await self.client.call(commands)
+        except (CacheUnavailable, Closed) as error:
+            raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
+
+    async def _durably(self, shard: int, command: Command) -> Reply:
+        """Run a command on a shard, and return its reply when its effect is as durable as it has to be."""
+        try:
+            life = self._now(shard) or await self._life(shard)
+            if life.unsafe is not None:
+                raise JournalUnavailable(f"{life.client.url} cannot hold the journal: {life.unsafe}")
+            if life.direct:
+                (reply,) = await self.client.call([command])
+                return reply
+            reply = await self._committed(shard, command)
+            if isinstance(reply, ServerError) and reply.code in _MOVED:
+                # Whoever is asked in the usual way learns where the shard is now.
+                await self.client.call([("EXISTS", self._keys.streams[shard])])
+                reply = await self._committed(shard, command)
+        except (CacheUnavailable, Closed) as error:
+            raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
+        return reply
+
+    async def _committed(self, shard: int, command: Command) -> Reply:
+        client = await self.client.holder(self._keys.streams[shard])
+        commit = self._commits.get(client)
+        if commit is None:
+            commit = self._commits[client] = GroupCommit(
+                client, self.durability, replicas=self._replicas, timeout_ms=self._timeout_ms
+            )
+        return await commit.run(command)
+
+
+class _Life(NamedTuple):
+    """A run of a server.
+
+    Attributes:
+        client: What leads there.
+        connects: By which connection of it.
+        run: The run's id.
+        unsafe: Why it cannot hold a journal; None if it can.
+        direct: Whether what it has answered is as durable as it has to be.
+    """
+
+    client: ValkeyClient
+    connects: int
+    run: str
+    unsafe: str | None
+    direct: bool
+
+
+def _checked(reply: Reply) -> Any:
+    """Return a reply that is no error.
+
+    Raises:
+        JournalUnavailable: It is one.
+    """
+    if isinstance(reply, ServerError):
+        raise JournalUnavailable(f"the journal refuses: {reply.message}")
+    return reply
+
+
+def _name_in(fields: Sequence[bytes] | None) -> str:
+    """Return the name of the list that an entry of a stream is about; empty for one that was deleted."""
+    return fields[1].decode() if fields else ""

@@ -1,0 +1,37 @@
+-- Forget what is in the store, or put the oldest entry aside, which the store does not take.
+--
+-- KEYS: what is known of the list, what is pending of it, its shard's stream, its shard's counts, its shard's idle lists,
+--       its shard's entries that were put aside.
+-- ARGV: the epoch, the place of the last entry that is done, why it is put aside ('': it is in the store), the group, the
+--       list's name, then the stream's ids that said that something was pending.
+-- Returns how many entries were forgotten.
+
+local epoch, through, why, group, name = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
+local done, bytes, left = 0, 0, true
+if redis.call('HGET', KEYS[1], 'e') == epoch then
+  while true do
+    local entry = redis.call('LINDEX', KEYS[2], 0)
+    if not entry then break end
+    local place = tonumber(string.match(entry, '^%d+'))
+    if place > through or (why ~= '' and place < through) then break end
+    if why ~= '' then
+      redis.call('RPUSH', KEYS[6], cjson.encode({ list = name, why = why }) .. '\n' .. entry)
+      redis.call('HINCRBY', KEYS[4], 'x', 1)
+    end
+    redis.call('LPOP', KEYS[2])
+    done, bytes = done + 1, bytes + #entry
+  end
+end
+if done > 0 then
+  redis.call('HINCRBY', KEYS[4], 'c', -done)
+  redis.call('HINCRBY', KEYS[4], 'b', -bytes)
+end
+left = redis.call('EXISTS', KEYS[2]) == 1
+if #ARGV > 5 then
+  -- What came meanwhile has no word of its own in the stream.
+  if left then redis.call('XADD', KEYS[3], '*', 'l', name) end
+  redis.call('XACK', KEYS[3], group, unpack(ARGV, 6))
+  redis.call('XDEL', KEYS[3], unpack(ARGV, 6))
+end
+if not left then redis.call('ZADD', KEYS[5], redis.call('TIME')[1], name) end
+return done
