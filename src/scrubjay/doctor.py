@@ -82,7 +82,7 @@ async def diagnose(
         absent["cache"] = "the cache is `none:`"
     cache, store = await asyncio.gather(_cache(what, settings, provider), _store(what, settings))
     processes = None if stats is None else ProcessFacts(stats, settings.cache_deadline)
-    facts = Facts(cache, processes, store, what.role, absent)
+    facts = Facts(cache, processes, store, what.role, absent, settings.prefix)
     asked = bool(cache and cache.nodes) or bool(store and store.error is None)
     return {**judge(facts).to_dict(), "asked": asked, "figures": figures(facts)}
 
@@ -98,7 +98,10 @@ async def _cache(what: Examination, settings: Settings, provider: CredentialProv
         return await examine(target, asking)
     application = None if own is None else Application(own, provider)
     found = await examine(target, replace(asking, provider=None, application=application))
-    return found if own is None else replace(found, app=await try_url(own, asking))
+    if own is None:
+        return found
+    trouble = await try_url(own, asking)
+    return replace(found, app=trouble, app_works=trouble is None)
 
 
 async def _store(what: Examination, settings: Settings) -> StoreFacts | None:

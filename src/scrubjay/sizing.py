@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import tempfile
 import time
@@ -39,6 +40,10 @@ _FILL_DEADLINE_S: Final = 60.0
 _LEASE_MS: Final = 600_000
 _BATCH_USERS: Final = 500
 _BATCH_BYTES: Final = 8 * 1024 * 1024
+LEAST_BYTES: Final = 1024 * 1024
+LEAST_TIMES: Final = 20
+"""What is less than this, or than so many times its largest key, is not told apart from what a server keeps besides:
+buffers, some tens of KiB, and a copy of what it was given last."""
 _FREE_SHARE: Final = 0.8
 """What part of the free memory a measurement may take."""
 _LIFE: Final = "0" * 16
@@ -110,6 +115,7 @@ class Calibration:
         nodes: How many nodes it is.
         used: Their `used_memory`.
         users: How many users it holds data of, by the sample.
+        users_seen: How many of them are in the sample.
         sampled: How many keys were looked at.
         types: By type: how many keys, what the model says of them and what MEMORY USAGE says, in bytes.
         facts: The keys of its average user.
@@ -119,6 +125,7 @@ class Calibration:
     nodes: int
     used: int
     users: int
+    users_seen: int
     sampled: int
     types: dict[str, tuple[int, int, int]]
     facts: tuple[KeyFacts, ...]
@@ -149,7 +156,7 @@ async def measure(
         tell: Hears how many users are filled.
 
     Raises:
-        ConfigurationError: There is no such program, or not enough memory.
+        ConfigurationError: There is no such program, too little to measure, or not enough memory.
         CacheUnavailable: The server does not answer, or lost something.
     """
     with tempfile.TemporaryDirectory(prefix="scrubjay-size-") as directory:
@@ -172,7 +179,7 @@ async def _measure(
         account = await _settled(client)
         server = Server.of(account, await quantum_of(client))
     estimated = estimate(demand.users, facts_of(demand), server.model)
-    _check_room(estimated)
+    _check_size(demand, estimated, server.model)
     if fixed is not None:
         fixed(server, estimated)
     started = time.monotonic()
@@ -188,8 +195,6 @@ async def _measure(
         raise CacheUnavailable(
             f"of {estimated.keys:,} keys the private server holds {keys}: it was too slow; try again"
         )
-    if after["used_memory"] <= account["used_memory"]:
-        raise ConfigurationError("so little takes less memory than varies by itself: measure more users")
     return Measured(server, estimated, int(account["used_memory"]), int(after["used_memory"]), keys, seconds)
 
 
@@ -242,7 +247,19 @@ async def _client(url: CacheUrl, *, scripts: tuple[Script, ...] = ()) -> AsyncIt
         await client.close()
 
 
-def _check_room(estimated: Estimate) -> None:
+def _check_size(demand: Demand, estimated: Estimate, model: ServerModel) -> None:
+    facts = facts_of(demand)
+    least = max(LEAST_BYTES, LEAST_TIMES * max(each.memory(model) for each in facts))
+    if estimated.bytes < least:
+        enough, wanted = estimated.users, estimated.bytes
+        while wanted < least:
+            # Of more users each takes a little less.
+            enough = math.ceil(enough * least / wanted)
+            wanted = estimate(enough, facts, model).bytes
+        raise ConfigurationError(
+            f"filling takes some {estimated.bytes / 1024:,.1f} KiB, and what a server keeps besides is too large a "
+            f"part of that: measure {enough:,} users or more"
+        )
     free = _free_memory()
     if free is not None and estimated.bytes > free * _FREE_SHARE:
         raise ConfigurationError(
@@ -298,7 +315,7 @@ def _calibration(taken: Sample, keys: KeySpace) -> Calibration:
         facts[of_key] += 1
     average = tuple(replace(each, share=number / sampled_users) for each, number in facts.items())
     users = max(1, round(taken.there * sampled_users / max(1, taken.seen)))
-    return Calibration(server, taken.nodes, taken.used_memory, users, len(named), types, average)
+    return Calibration(server, taken.nodes, taken.used_memory, users, sampled_users, len(named), types, average)
 
 
 def _facts(name: str, each: SampledKey) -> KeyFacts:

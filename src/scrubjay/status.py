@@ -47,19 +47,30 @@ class Together:
     processes: int = 0
 
     def add(self, raw: bytes) -> None:
-        """Add what one process has published."""
-        self.processes += 1
+        """Add what one process has published: all of it, or, where it cannot be read, the process alone."""
         try:
-            each = orjson.loads(raw)
-            self.recorder.merge(each["recorder"])
-            slowest = max(self.cache.get("coherence", {}).get(_BEAT_US, 0), each["cache"]["coherence"].get(_BEAT_US, 0))
-            add_counters(self.cache, each["cache"])
-            if slowest:
-                self.cache["coherence"][_BEAT_US] = slowest
-            add_counters(self.types, each.get("types", {}))
-            self.processes -= bool(each.get("process", {}).get("ended", False))
+            each = _read(raw)
         except (ValueError, KeyError, TypeError, AttributeError):
+            self.processes += 1
             log.warning("the counters of one process cannot be read; another version may have published them")
+            return
+        self.processes += each.processes
+        self.recorder.merge(each.recorder.as_dict())
+        slowest = max(together.cache.get("coherence", {}).get(_BEAT_US, 0) for together in (self, each))
+        add_counters(self.cache, each.cache)
+        if slowest:
+            self.cache["coherence"][_BEAT_US] = slowest
+        add_counters(self.types, each.types)
+
+
+def _read(raw: bytes) -> Together:
+    """Return what one process has published; raises any of several errors where it cannot be read."""
+    said, read = orjson.loads(raw), Together()
+    read.recorder.merge(said["recorder"])
+    add_counters(read.cache, said["cache"])
+    add_counters(read.types, said.get("types", {}))
+    read.processes = 1 - bool(said.get("process", {}).get("ended", False))
+    return read
 
 
 class Status:

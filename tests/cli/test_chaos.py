@@ -48,4 +48,8 @@ def test_wrong_options(run: Run) -> None:
     for option in (("--cache", "valkey://there"), ("--no-kills",), ("--without", "joins")):
         assert "--topology is for private servers" in run("chaos", "--topology", "cluster", *option).err
     assert "--server is for private" in run("chaos", "--cache", "valkey://there", "--server", "redis8").err
+    for options in (("--without", "relay", "--no-kills"), ("--without", "replay", "--cache", "valkey://there")):
+        ran = run("chaos", *options)
+        assert (ran.code, ran.out) == (2, "")
+        assert "killed" in ran.error
     assert run("chaos", "--store", "mysql://there").error.startswith("error[")

@@ -16,6 +16,7 @@ import redis
 
 from scrubjay import Scrubjay
 from scrubjay.app import examine_deployment
+from scrubjay.cli.doctor import _show_skipped
 from scrubjay.core.facts import ServerFacts
 from scrubjay.observe.doctor import RULES
 from scrubjay.store.examine import examine_store
@@ -201,6 +202,28 @@ def test_a_wrong_password_is_a_finding(run: Run, tmp_path: Path) -> None:
         assert "WRONGPASS" in finding["message"]
         assert "store.schema" in found(both)["checked"]
         assert "another-secret" not in alone.out + alone.err + both.out + both.err
+
+
+def test_an_operator_who_does_not_get_in_is_not_the_application(run: Run, bare: ValkeyServer) -> None:
+    ran = run("doctor", "--cache", bare.url, "--server-url", "valkey://127.0.0.1:1", "--json", *QUICK)
+    (finding,) = found(ran)["findings"]
+    assert (finding["code"], finding["severity"]) == ("cache.reachable", "warning")
+    assert "the application gets in" in finding["message"]
+    assert "--server-url" in finding["change"]
+
+
+def test_where_nothing_is_examined_nothing_is_said_to_be_right(run: Run) -> None:
+    ran = run("doctor", "--cache", "none:", *QUICK)
+    assert ran.code == 5
+    assert "nothing was examined" in ran.out
+    assert "nothing is wrong" not in ran.out
+
+
+def test_what_no_node_was_asked_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = [{"code": "memory.fragmentation", "subject": f"10.0.0.{n}:1", "why": "it is new"} for n in range(6)]
+    _show_skipped(skipped, 200, all_codes=False)
+    nodes = ", ".join(each["subject"] for each in skipped[:4])
+    assert capsys.readouterr().out == f"skipped   {nodes} and 2 more: it is new (memory.fragmentation)\n"
 
 
 def test_what_cannot_be_reached_is_a_finding(run: Run, tmp_path: Path) -> None:

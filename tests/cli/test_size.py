@@ -7,6 +7,7 @@ import itertools
 import re
 import shlex
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -246,13 +247,19 @@ def test_what_is_found_is_scaled(single_server: ValkeyServer, run: Run) -> None:
         before = {key: server.dump(key) for key in server.scan_iter(match=f"{prefix}:*")}
         found = run("size", "--server", single_server.url, "--prefix", prefix, "--users", 40_000, "--json").json
         assert {key: server.dump(key) for key in server.scan_iter(match=f"{prefix}:*")} == before
-    assert found["sampled"]["keys"] == len(before)
+    assert (found["sampled"]["keys"], found["sampled"]["users_sampled"]) == (len(before), 20)
+    assert "20 users" in found["notes"][0]
     assert found["users"] == 40_000
     assert found["keys"] == 40_000 * len(facts_of(EVERYTHING))
     each = {of_type["type"]: of_type["keys"] for of_type in found["types"]}
     assert each["chat"] == 80_000
     told = run("size", "--server", single_server.url, "--prefix", prefix)
     assert "MEMORY USAGE" in told.out
+    assert "scaled" not in told.out
+    told = run("size", "--server", single_server.url, "--prefix", prefix, "--users", 40_000)
+    assert "what 40,000 users have is scaled from 20 users" in " ".join(told.out.split())
+    shaped = run("size", "--server", single_server.url, "--prefix", prefix, "--users", 40_000, "--type", "profile=200")
+    assert "scaled" not in shaped.out
     assert "tenant00" not in told.out + told.err
 
 
@@ -315,6 +322,7 @@ def test_the_estimate_to_read(run: Run) -> None:
     ran = run("size", "--users", 10_000, "--type", "profile=200", "--type", "chat=6000", "--replicas", 2)
     assert ran.code == 0
     assert "rule of thumb" in ran.out
+    assert "sentinel: 1 primary with 2 replicas" in ran.out
     assert ran.out.splitlines()[-1].startswith("scrubjay conf sentinel --out cache-server --maxmemory ")
 
 
@@ -336,17 +344,30 @@ def test_a_measurement_as_json(run: Run) -> None:
 
 
 def test_a_measurement_tells_the_estimate_first(run: Run) -> None:
-    ran = run("size", "--users", 200, "--type", "profile=200", "--measure", "--program", _redis8())
+    ran = run("size", "--users", 3_000, "--type", "profile=200", "--measure", "--program", _redis8())
     assert ran.code == 0
     assert ran.out.index("before it is filled") < ran.out.index("rule of thumb") < ran.out.index("off by")
 
 
 def test_an_estimate_that_is_off_ends_with_1(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     monkeypatch.setattr("scrubjay.cli.size.TOLERATED", -1.0)
-    ran = run("size", "--users", 50, "--type", "profile=200", "--measure", "--program", _valkey9(), "--json")
+    ran = run("size", "--users", 3_000, "--type", "profile=200", "--measure", "--program", _valkey9(), "--json")
     assert ran.code == 1
-    assert orjson.loads(ran.out)["measured"]["keys"] == 100
+    assert orjson.loads(ran.out)["measured"]["keys"] == 6_000
     assert ran.error.startswith("error[size]: the estimate is ")
+
+
+@pytest.mark.parametrize("program", [_valkey9, _redis8])
+@pytest.mark.parametrize("what", [("--bytes-per-user", 10_240), ("--type", "profile=200"), ("--type", "a=500000")])
+def test_too_few_users_to_measure_are_refused_with_how_many_are_enough(
+    what: tuple[object, ...], program: Callable[[], object], run: Run
+) -> None:
+    options = (*what, "--measure", "--program", program())
+    few = run("size", "--users", 1, *options)
+    assert (few.code, few.out) == (2, "")
+    (enough,) = re.findall(r"measure ([\d,]+) users or more", few.error)
+    ran = run("size", "--users", enough.replace(",", ""), *options, "--json")
+    assert abs(ran.json["measured"]["relative_error"]) < TOLERATED
 
 
 def test_there_is_no_room_for_everything(run: Run) -> None:

@@ -162,6 +162,7 @@ def test_a_wrong_password_is_one_error_without_it(run: Run, settings: dict[str, 
     ran = run("top", "--once", "--store", settings["store"], "--cache", url)
     assert ran.code == 5
     assert SECRET not in ran.error
+    assert ".;" not in ran.error
 
 
 class Terminal:

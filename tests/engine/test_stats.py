@@ -6,9 +6,55 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import orjson
+import pytest
+
 from scrubjay import AsyncScrubjay
+from scrubjay.core.keys import Kind
+from scrubjay.core.outcome import Outcome, Tier
+from scrubjay.observe.recorder import ProcessRecorder
+from scrubjay.status import Together
 from scrubjay.testing.servers import ValkeyServer
 from tests.coherence import heard
+
+
+def published(**changes: Any) -> bytes:
+    """What a process publishes that has counted each thing once."""
+    recorder = ProcessRecorder()
+    recorder.record(Outcome("read", (Kind.CHAT,), Tier.L2, 1, 1, 0.001))
+    said = {
+        "recorder": recorder.as_dict(),
+        "cache": {"hits": {"chat": 1}, "coherence": {"beats": 1, "beat_us": 300}},
+        "types": {"chat": {"l2": 1}},
+        "process": {"ended": False},
+    }
+    return orjson.dumps(said | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recorder": {**ProcessRecorder().as_dict(), "hits": 1, "writes": {}}},
+        {"recorder": {**ProcessRecorder().as_dict(), "hits": 1, "prompts": {"windows": "1"}}},
+        {"cache": [1]},
+        {"types": [1]},
+        {"process": None},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_of_what_cannot_be_read_nothing_is_added(changes: dict[str, Any]) -> None:
+    """Not the half of it that stands before what is wrong either; that there is such a process is known."""
+    one = Together()
+    one.add(published())
+    two = Together()
+    two.add(published())
+    two.add(published(**changes))
+    assert two.processes == one.processes + 1 == 2
+    assert two.recorder.as_dict() == one.recorder.as_dict()
+    assert (two.cache, two.types) == (one.cache, one.types)
+    two.add(published())
+    assert two.types == {"chat": {"l2": 2}}
+    assert two.cache["coherence"] == {"beats": 2, "beat_us": 300}
 
 
 async def test_counts_are_added_up_and_of_times_the_longest_counts(valkey9: ValkeyServer, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ C, W, A = Severity.CRITICAL, Severity.WARNING, Severity.ADVICE
 WRONG: list[tuple[str, Severity, Facts]] = [
     ("cache.reachable", C, cache(nodes=(), unreached=(Unreached("h:1", "cache_auth_failed", "h:1: WRONGPASS"),))),
     ("cache.reachable", W, cache(unreached=(Unreached("h:1", "cache_unavailable", "gone", needed=False),))),
+    ("cache.reachable", W, cache(nodes=(), unreached=(Unreached("h:1", "cache_auth_failed", "no"),), app_works=True)),
     ("cache.reachable", C, cache(app=Unreached("h:1", "cache_auth_failed", "h:1: WRONGPASS"))),
     ("replication.primary", C, node(info={"role": "slave", "master_host": "h", "master_port": 1})),
     ("replication.link", W, node(info={"slave0": "ip=h,port=1,state=online,offset=1,lag=60"})),
@@ -180,6 +181,7 @@ WRONG: list[tuple[str, Severity, Facts]] = [
     ("security.no_password", C, node(open_door=True, config={"bind": "*", "protected-mode": "no"})),
     ("security.no_password", A, node(open_door=True)),
     ("security.exposed_port", W, node(config={"bind": "* -::*", "protected-mode": "no"})),
+    ("security.exposed_port", W, node(config={"bind": "* -::*"})),
     ("security.exposed_port", C, node(open_door=True, config={"bind": "0.0.0.0", "protected-mode": "no"})),
     ("security.default_user", W, node(open_door=True, open_commands=("FLUSHALL",))),
     ("security.app_rights", A, node(app_commands=("FLUSHALL",))),
@@ -414,6 +416,57 @@ def test_nobody_is_locked_out_by_what_is_advised() -> None:
     assert not [line for line in port.change if line.startswith("CONFIG SET")]
     (rights,) = found_by(judge(node(app_user="default", app_commands=("FLUSHALL",))), "security.app_rights")
     assert "ACL SETUSER admin on" in rights.change[0]
+
+
+def test_a_port_that_wants_a_password_is_not_said_to_be_open() -> None:
+    """`protected-mode` changes nothing of it, so it is not advised either."""
+    for protected in ("no", "yes"):
+        facts = node(config={"bind": "0.0.0.0", "protected-mode": protected})
+        (found,) = found_by(judge(facts), "security.exposed_port")
+        assert "who does not log in is turned away" in found.message
+        assert "firewall" not in found.message
+        assert not [line for line in found.change if "protected-mode" in line]
+    assert not found_by(judge(node(open_door=True, config={"bind": "0.0.0.0"})), "security.exposed_port")
+
+
+def test_rights_are_those_of_the_prefix() -> None:
+    for prefix in ("sj1", "shop"):
+        (found,) = found_by(judge(replace(node(open_door=True), prefix=prefix)), "security.no_password")
+        (line,) = [line for line in found.change if "resetkeys" in line]
+        assert f"'~{prefix}:*'" in line
+        assert f"'&{prefix}:*'" in line
+
+
+ONE: list[tuple[Facts, str]] = [
+    (node(info={"connected_clients": 1, "maxclients": 1}), "1 of at most 1 client is connected"),
+    (node(info={"rejected_connections": 1}), "1 was turned away"),
+    (
+        cache(nodes=(replace(NODE, info={**INFO, "evicted_keys": 1, "used_memory": 1_020 * MIB}, later={}),)),
+        "1 entry was evicted",
+    ),
+    (journal(node(info={"evicted_keys": 1})), "1 entry of a journal was evicted"),
+    (
+        node(slow=(SlowCall("KEYS", 1, 20_000, 5.0),)),
+        "1 slow command in the last day; the worst, KEYS with 1 argument,",
+    ),
+    (node(sample=KeySample(1, 1, {"chat": KindSample(1, 1, 0, 2 * MIB, 1)})), "1 of 1 sampled key (chat) takes more"),
+    (node(sample=KeySample(9, 9, {"chat": KindSample(9, 9, 0, 2 * MIB, 2)})), "2 of 9 sampled keys (chat) take more"),
+    (sampled("state", lasting=1, keys=2), "1 of 2 sampled keys (state) has no time to live"),
+    (sentinel(heard=1), "1 of 3 Sentinels answers, which"),
+    (sentinel(heard=2), "2 of 3 Sentinels answer"),
+    (sentinel(known=1, quorum=1), "there is 1 Sentinel: "),
+    (cluster(primaries=1), "1 primary cannot"),
+    (counted(failures={"read": 1}), "1 call was refused"),
+    (counted(coherence={"gate_closings": 1}), "for a while, 1 time since"),
+    (library(types={"context.live": {"store": 1, "writes": 200}}), "read 1 time:"),
+    (store(outbox=1, oldest_s=30.0), "1 change is not confirmed"),
+    (store(jobs={"failed": 1, "due": 1}), "1 job (a summary) was given up, and 1 waits"),
+]
+
+
+@pytest.mark.parametrize(("facts", "said"), ONE, ids=[said for _, said in ONE])
+def test_one_of_a_thing_is_said_as_one(facts: Facts, said: str) -> None:
+    assert said in "\n".join(each.message for each in judge(facts).findings)
 
 
 @pytest.mark.parametrize("name", ["timeout", "tcp-keepalive", "port", "tracking-table-max-keys"])

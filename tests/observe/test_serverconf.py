@@ -336,6 +336,22 @@ def test_where_nodes_run() -> None:
     assert len(Plan("cluster", "/x").nodes) == 6
 
 
+@pytest.mark.parametrize("topology", ["single", "sentinel", "cluster"])
+def test_the_notes_end_with_a_look_at_what_runs(topology: Any) -> None:
+    """From wherever they are read: the files have their whole paths."""
+    written = Plan(topology=topology, directory="/srv/a b")
+    notes = {file.name: file.text for file in generate(written, Secrets.new(), "/srv/a b", "1:1")}["NEXT.md"]
+    look = "(set -a; . '/srv/a b/secrets.env'; . '/srv/a b/operator.env'; scrubjay doctor)"
+    assert look in notes.split("## The application")[0]
+    assert "stays in the foreground" in notes
+    assert (". '/srv/a b/operator.env'\n   VALKEYCLI_AUTH=" in notes) == (topology == "cluster")
+
+
+def test_a_port_for_the_bus_is_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"port 75533 for the cluster's bus, 10,000 above its own"):
+        Plan(topology="cluster", directory="/srv", port=65_533)
+
+
 def test_a_journal_is_written_and_never_evicted() -> None:
     found = directives(made(Plan("single", "/x", role="journal", fsync="always"))["valkey.conf"].text)
     assert found["appendonly"] == [["yes"]]

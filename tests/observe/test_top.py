@@ -15,10 +15,10 @@ from rich.console import Console
 
 from scrubjay.cli.top_json import OF_PROCESSES, frame_json
 from scrubjay.cli.top_view import Look, draw
-from scrubjay.core.counters import CacheCounters
+from scrubjay.core.counters import MAX_TYPES, OTHER_TYPES, CacheCounters
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.observe.top import Account, Flow, Frame, Process, Reading, Server, StoreSide, Watch, process_of, server_of
-from scrubjay.observe.top.frame import KEPT_S, SILENT_S
+from scrubjay.observe.top.frame import KEPT_S, SILENT_S, TALLIED
 from scrubjay.observe.top.reading import Name
 
 NAMES: list[Name] = [("reads", "l1"), ("reads", "store"), ("types", "chat", "l2"), ("took", "l2", "7")]
@@ -236,6 +236,38 @@ def test_a_frame_fits_its_terminal() -> None:
     assert "context.type0" in "\n".join(text(frame, Look(100)))
 
 
+def test_types_are_bounded_and_what_is_left_out_is_added_up() -> None:
+    """Each process has named others; as of `stats`, those that were read least have one name together."""
+    watch = Watch()
+    watch.take(reading(0, {}))
+    processes = {
+        f"p{of}": Process(
+            Account(2.0, {("types", f"context.type{of}.{n}", "l1"): 2 + 2 * of for n in range(MAX_TYPES)})
+        )
+        for of in range(3)
+    }
+    frame = taken(watch, reading(2, processes))
+    rows = frame.types()
+    assert len(rows) == MAX_TYPES + 1
+    assert {label for label in rows if label != OTHER_TYPES} == {f"context.type2.{n}" for n in range(MAX_TYPES)}
+    assert rows[OTHER_TYPES].reads_per_s == (1 + 2) * MAX_TYPES
+    assert rows[OTHER_TYPES].shares["l1"] == 1.0
+    told = frame_json(frame)["types"]
+    assert set(told) == set(rows)
+    assert told[OTHER_TYPES]["counts"] == dict.fromkeys(TALLIED, 0) | {"l1": (2 + 4) * MAX_TYPES}
+    assert len(text(frame, Look(100))) < MAX_TYPES + 30
+
+
+def test_one_of_a_thing_is_said_as_one() -> None:
+    watch = Watch()
+    watch.take(reading(0, {"a": process(1)}))
+    _, server = server_of({"run_id": "x", "connected_clients": 1})
+    counts: dict[Name, int] = {("breaker", "closings"): 1, ("breaker", "lines_lost"): 1}
+    shown = "\n".join(text(taken(watch, reading(2, {"a": Process(Account(3, counts))}, {"x": server})), Look(100)))
+    for said in ("1 process,", "1 client,", "1 closing,", "1 line lost,", "0 untold"):
+        assert said in shown
+
+
 def test_without_a_cache_to_ask_nothing_is_said_of_reads() -> None:
     watch = Watch()
     watch.take(reading(0, {"a": process(10)}))
@@ -243,7 +275,9 @@ def test_without_a_cache_to_ask_nothing_is_said_of_reads() -> None:
     said = frame_json(frame)
     assert all(said[name] is None for name in OF_PROCESSES)
     assert said["cache"]["reachable"] is False
-    assert "it is gone" in "\n".join(text(frame, Look(80, 24)))
+    shown = "\n".join(text(frame, Look(80, 24)))
+    assert "it is gone" in shown
+    assert "processes unknown" in shown
     frame = taken(watch, replace(reading(4, {"a": process(14, 8)}), store=None, store_error="no route"))
     assert frame_json(frame)["reads"]["l1"] == {"count": 8, "per_s": 2.0, "share": 1.0}
     assert frame_json(frame)["backlog"] is None

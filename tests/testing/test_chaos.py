@@ -12,15 +12,19 @@ from typing import Any
 
 import pytest
 
+from scrubjay.core.errors import ConfigurationError
+from scrubjay.testing._resp import execute
 from scrubjay.testing.chaos import GUARDS, Outcome, Plan, conduct
 from scrubjay.testing.chaos.cast import Life, Troupe
 from scrubjay.testing.chaos.delays import Pause, Slowed
 from scrubjay.testing.chaos.plan import AGAINST, LATER_FOR_S, LATER_S, Fault, Outage, Topology, outages
+from scrubjay.testing.chaos.replaced import scene_of
 from scrubjay.testing.chaos.single import Single
 from scrubjay.testing.chaos.timeline import BIN_S, Event, HitRates, Recovery, p99
 from scrubjay.testing.chaos.worker import Orders
 from scrubjay.testing.history import check
 from scrubjay.testing.servers import Flavour
+from scrubjay.testing.topologies import ClusterServers
 
 ATTEMPTS = 12
 """How often a run without a guard may find nothing: what happens when is a matter of chance."""
@@ -189,6 +193,27 @@ def test_every_guard_has_its_faults() -> None:
         assert found == set(faults)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"topology": topology, **more} for topology in ("sentinel", "cluster") for more in (
+            {"cache": "valkey://there"}, {"kills": False}, {"without": "joins"},
+        )),
+        {"topology": "ring"},
+        {"server": "memcached"},
+        {"server": "redis8", "cache": "valkey://there"},
+        {"without": "luck"},
+        {"without": "replay", "cache": "valkey://there"},
+        {"without": "replay", "kills": False},
+        {"without": "relay", "kills": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_cannot_be_played_is_no_plan(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Plan(**options)
+
+
 def _outage(seconds: float) -> Outage:
     return Outage(Fault.CUT, 0, seconds, 1.0, "both", False, False, 0.1, None)
 
@@ -287,6 +312,43 @@ async def test_what_is_given_up_in_the_middle_is_done_before_the_next_thing(tmp_
         await valkey.take_writes()
     finally:
         await valkey.close()
+
+
+async def test_slots_do_not_stay_on_their_way_when_a_run_ends(tmp_path: Path) -> None:
+    keys = [f"{{u{number}}}" for number in range(20)]
+    scene = scene_of(Plan(topology="cluster"), keys)
+    await scene.start()
+    try:
+        cluster: Any = scene
+        servers: ClusterServers = cluster._servers
+        for key in keys:
+            await asyncio.to_thread(execute, servers.owner(key), "SET", key, key)
+        under_way = asyncio.Event()
+
+        async def meanwhile() -> None:
+            under_way.set()
+            await asyncio.Event().wait()
+
+        moving = asyncio.create_task(scene.suffer(replace(_outage(1.0), fault=Fault.MOVE_SLOTS), meanwhile))
+        await under_way.wait()
+        assert any("[" in line for line in await asyncio.to_thread(_views, servers))
+        moving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await moving
+        await scene.restore()
+        assert not any("[" in line for line in await asyncio.to_thread(_views, servers))
+        for key in keys:
+            assert await asyncio.to_thread(execute, servers.owner(key), "GET", key) == key
+        # And that was all: there is nothing left to be ended.
+        await scene.restore()
+    finally:
+        await scene.close()
+
+
+def _views(servers: ClusterServers) -> list[str]:
+    """What each primary says of itself: a slot on its way stands in brackets."""
+    views = [execute(node, "CLUSTER", "NODES") for node in servers.primaries]
+    return [line for view in views for line in view.splitlines() if "myself" in line]
 
 
 async def test_who_gives_up_killing_a_worker_loses_nothing_of_it(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class Ears:
     def heard_beat(self, number: int) -> None:
         self._note("beat", number)
 
-    def heard_foreign(self, tenant: str, user: str, type_: str) -> None:
+    def heard_foreign(self, tenant: str, user: str, type_: str, *, again: bool = False) -> None:
+        assert not again
         self._note("foreign", tenant, user, type_)
 
     def heard_unknown(self) -> None:

@@ -285,10 +285,10 @@ class Coherence:
             self._proven.set()
             self._aside.l1.alive_until = max(self._aside.l1.alive_until, sent + self._deadline_s)
 
-    def heard_foreign(self, tenant: str, user: str, type_: str) -> None:
+    def heard_foreign(self, tenant: str, user: str, type_: str, *, again: bool = False) -> None:
         """Drop, in every tier, what other software says has changed."""
         keys = self._keys.contexts(Scope(tenant, user), type_)
-        self.health.foreign += 1
+        self.health.foreign += not again
         self._aside.changed(keys)
         # At the end of the queue: what was told before this message is told once more.
         for key in keys:

@@ -16,6 +16,7 @@ from scrubjay.cli.directory import working_directory
 from scrubjay.cli.options import json_option
 from scrubjay.cli.report import number, percent, plain_table
 from scrubjay.cli.shell import Failure, open_console, print_json, run
+from scrubjay.core.words import counted, word
 from scrubjay.testing.chaos import GUARDS, Outcome, Plan, conduct
 from scrubjay.testing.chaos.director import Progress as Stage
 from scrubjay.testing.chaos.plan import DEADLINE_S, Topology
@@ -140,19 +141,23 @@ def _progress(plan: Plan, *, show: bool) -> Iterator[Callable[[Stage], None]]:
         TextColumn("chaos"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[count]:,} operations, {task.fields[outages]:,} outages"),
+        TextColumn("{task.fields[count]}, {task.fields[outages]}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[now]}"),
     )
     with Progress(*columns, console=open_console(stderr=True), transient=True) as progress:
-        task = progress.add_task("chaos", total=1.0, count=0, outages=0, now="")
+        task = progress.add_task("chaos", total=1.0, count="", outages="", now="")
 
         def tell(stage: Stage) -> None:
             done = stage.elapsed_s / plan.seconds
             if plan.operations:
                 done = max(done, stage.operations / plan.operations)
             progress.update(
-                task, completed=min(done, 1.0), count=stage.operations, outages=stage.outages, now=stage.now
+                task,
+                completed=min(done, 1.0),
+                count=counted(stage.operations, "operation"),
+                outages=counted(stage.outages, "outage"),
+                now=stage.now,
             )
 
         yield tell
@@ -161,9 +166,10 @@ def _progress(plan: Plan, *, show: bool) -> Iterator[Callable[[Stage], None]]:
 def _what_is_wrong(outcome: Outcome) -> str:
     parts = []
     if outcome.impossible:
-        parts.append(f"{outcome.impossible:,} of {outcome.history.reads:,} reads were impossible")
+        were = word(outcome.impossible, "was", "were")
+        parts.append(f"{outcome.impossible:,} of {counted(outcome.history.reads, 'read')} {were} impossible")
     if outcome.counts["failed"]:
-        parts.append(f"{outcome.counts['failed']:,} operations failed, such as: {outcome.errors[0]}")
+        parts.append(f"{counted(outcome.counts['failed'], 'operation')} failed, such as: {outcome.errors[0]}")
     parts += outcome.crashes[:2]
     if outcome.plan.topology != "single" and outcome.lasted is None:
         parts.append("no outage had 15 s after it, so nothing is known of the hit rate then: let it run for longer")

@@ -13,7 +13,7 @@ from rich.table import Table
 from scrubjay.app import AsyncScrubjay, migrate_store, require_store
 from scrubjay.cli.directory import write_private
 from scrubjay.cli.options import connection_options, given, json_option, store_options
-from scrubjay.cli.report import FOUND, found_text, latency_table, ms, number, percent, plain_table, size
+from scrubjay.cli.report import FOUND, found_text, hit_rate_text, latency_table, ms, number, percent, plain_table, size
 from scrubjay.cli.shell import Failure, dump_json, open_console, print_json, run
 from scrubjay.core.errors import NotFound
 
@@ -177,11 +177,7 @@ def _show_stats(found: Mapping[str, Any]) -> None:
     reads = found["reads"]
     local = found["cache"].get("local", {}).get("hits", 0)
     where = {"l1": local, "l2": reads["hits"] - local, "store": reads["misses"]}
-    console.print(
-        f"hit rate {percent(found['hit_rate'])} of {number(reads['hits'] + reads['misses'])} things read by "
-        f"{found['processes']} live process(es): {found_text(where)}",
-        markup=False,
-    )
+    console.print(f"{hit_rate_text(found)}: {found_text(where)}", markup=False)
     console.print(latency_table({"": found["latencies"]}))
     if found["types"]:
         console.print(_types_table(found["types"]))

@@ -18,6 +18,7 @@ from scrubjay import __version__
 from scrubjay.assembly import Window
 from scrubjay.cli import demo_story as story
 from scrubjay.cli.report import FOUND, latency_table, ms, number, percent, plain_table
+from scrubjay.core.words import counted
 
 _TAG = re.compile(r"^<(\w+)>$", re.MULTILINE)
 _COLORS = {"system": "cyan", "user": "green", "assistant": "blue", "tool": "yellow"}
@@ -25,7 +26,7 @@ _COLORS = {"system": "cyan", "user": "green", "assistant": "blue", "tool": "yell
 
 def show_demo(console: Console, report: Mapping[str, Any], window: Window) -> None:
     """Print everything."""
-    users = ", ".join(f"{tenant} ({count} user{'s'[: count != 1]})" for tenant, count in report["users"].items())
+    users = ", ".join(f"{tenant} ({counted(count, 'user')})" for tenant, count in report["users"].items())
     console.print(Text.assemble(("Scrubjay", "bold"), f" {__version__}, SQLite, a private Valkey; {users}"))
     console.print()
     console.print(_title("Monday", f"{story.ALICE} of {story.SHOP} writes to support; the agent uses three tools"))

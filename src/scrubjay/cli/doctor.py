@@ -12,8 +12,9 @@ from rich.console import Console
 
 from scrubjay.app import examine_deployment
 from scrubjay.cli.options import connection_options, given, json_option
-from scrubjay.cli.report import number, percent, plain_table, size
+from scrubjay.cli.report import hit_rate_text, number, plain_table, size
 from scrubjay.cli.shell import Failure, open_console, print_json, printable, run
+from scrubjay.core.words import counted
 from scrubjay.doctor import DEFAULT_SAMPLE, DEFAULT_WATCH_S, MAX_SAMPLE, MAX_WATCH_S
 from scrubjay.observe.doctor import Severity
 
@@ -21,7 +22,7 @@ OPERATOR_VARIABLES = ["SCRUBJAY_DOCTOR_CACHE", "SCRUBJAY_MONITOR_CACHE"]
 NEVER = "never"
 _INDENT = "    "
 _FEW = 4
-"""So many codes are listed where many checks were skipped for one reason."""
+"""So many codes, and so many nodes, are listed where many checks were skipped for one reason."""
 
 
 @click.command(short_help="Find what is wrong with servers, store and cache.")
@@ -109,7 +110,8 @@ def doctor(
         raise Failure("neither the cache nor the store could be asked", "unavailable", 5)
     bad = [each for each in found["findings"] if _counts(each["severity"], fail_on)]
     if bad:
-        raise Failure(f"{len(bad)} finding(s): the first is {bad[0]['code']} of {bad[0]['subject']}", "findings", 1)
+        first = f"{bad[0]['code']} of {bad[0]['subject']}"
+        raise Failure(f"{counted(len(bad), 'finding')}: the first is {first}", "findings", 1)
 
 
 def _counts(severity: str, fail_on: str) -> bool:
@@ -125,8 +127,9 @@ def _show(found: Mapping[str, Any], console: Console, *, verbose: bool) -> None:
             click.echo(f"ok        {code}")
     _show_skipped(found["skipped"], console.width, all_codes=verbose)
     counts = [(severity, sum(each["severity"] == severity for each in found["findings"])) for severity in Severity]
-    told = ", ".join(f"{count} {severity}" for severity, count in counts if count) or "nothing is wrong"
-    click.echo(f"{len(found['checked'])} checks passed, {len(found['skipped'])} could not be made")
+    none = "nothing is wrong" if found["asked"] else "nothing was examined"
+    told = ", ".join(f"{count} {severity}" for severity, count in counts if count) or none
+    click.echo(f"{counted(len(found['checked']), 'check')} passed, {len(found['skipped'])} could not be made")
     click.echo(told)
 
 
@@ -135,7 +138,13 @@ def _show_skipped(skipped: Sequence[Mapping[str, str]], width: int, *, all_codes
     reasons: dict[tuple[str, str], list[str]] = {}
     for each in skipped:
         reasons.setdefault((each["subject"], each["why"]), []).append(each["code"])
-    for (subject, why), codes in reasons.items():
+    # Nodes are alike: what was asked of none of them is said once.
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (subject, why), codes_ in reasons.items():
+        alike.setdefault((why, tuple(codes_)), []).append(subject)
+    for (why, codes), subjects in alike.items():
+        shown = sorted(subjects) if all_codes else sorted(subjects)[:_FEW]
+        subject = ", ".join(shown) + (f" and {len(subjects) - _FEW} more" if len(shown) < len(subjects) else "")
         told = ", ".join(codes) if all_codes or len(codes) <= _FEW else f"{len(codes)} checks: --verbose lists them"
         text = printable(f"skipped   {subject}: {why} ({told})")
         click.echo(textwrap.fill(text, width, subsequent_indent=" " * 10, break_on_hyphens=False))
@@ -163,17 +172,13 @@ def _show_figures(figures: Mapping[str, Any], console: Console) -> None:
             size(told["maxmemory"]) if told.get("maxmemory") else "no limit",
             *(number(told.get(name)) for name in ("evicted_keys", "keyspace_hits", "keyspace_misses")),
         )
-        for node, told in figures["servers"].items()
+        for node, told in sorted(figures["servers"].items())
     ]
     if rows:
         console.print(plain_table(["server", "memory", "of", "evicted", "key hits", "key misses"], rows))
     library = figures.get("library")
     if library is not None:
-        reads = library["reads"]
-        click.echo(
-            f"hit rate {percent(library['hit_rate'])} of {number(reads['hits'] + reads['misses'])} things read by "
-            f"{library['processes']} live process(es)"
-        )
+        click.echo(hit_rate_text(library))
         click.echo(textwrap.fill(f"The two differ: {figures['why_they_differ']}.", console.width))
 
 

@@ -11,6 +11,7 @@ from scrubjay.app import AsyncScrubjay, require_store
 from scrubjay.cli.options import connection_options, given, json_option
 from scrubjay.cli.report import number, size
 from scrubjay.cli.shell import Failure, open_console, print_json, run
+from scrubjay.core.words import counted
 
 
 @click.command(short_help="Bring what is written behind to the store.")
@@ -60,14 +61,13 @@ def flush(
     else:
         _show(found)
     if found["aside"]:
-        raise Failure(f"the store did not take {number(found['aside'])} messages, which are set aside", "aside", 1)
+        raise Failure(f"{counted(found['aside'], 'message')} that the store did not take set aside", "aside", 1)
 
 
 def _show(found: dict[str, Any]) -> None:
     console = open_console()
-    sessions, flushed = number(found["sessions"]), number(found["flushed"])
-    console.print(f"{flushed} messages of {sessions} open sessions were brought to the store.", markup=False)
+    flushed, sessions = counted(found["flushed"], "message"), counted(found["sessions"], "open session")
+    console.print(f"{flushed} brought to the store, {sessions} looked at", markup=False)
     if found["entries"]:
-        console.print(
-            f"{number(found['entries'])} more ({size(found['bytes'])}) have been appended meanwhile.", markup=False
-        )
+        left = counted(found["entries"], "message")
+        console.print(f"{left} ({size(found['bytes'])}) appended meanwhile, still pending", markup=False)

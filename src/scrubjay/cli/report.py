@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from scrubjay.core.words import counted
 from scrubjay.observe.recorder import ProcessRecorder
 
 TIERS = {"l2": "read from Valkey", "store": "read with the store", "write": "write"}
@@ -26,6 +27,15 @@ def found_by(recorder: ProcessRecorder) -> dict[str, int]:
 def found_text(found: Mapping[str, int]) -> str:
     """Return where things were found, as people read it."""
     return ", ".join(f"{number(found[name])} {where}" for name, where in FOUND.items())
+
+
+def hit_rate_text(stats: Mapping[str, Any]) -> str:
+    """Return what all processes have read and how much of it the caches answered, from their stats."""
+    read = stats["reads"]["hits"] + stats["reads"]["misses"]
+    return (
+        f"hit rate {percent(stats['hit_rate'])} of {counted(read, 'thing')} read by "
+        f"{counted(stats['processes'], 'live process', 'live processes')}"
+    )
 
 
 def number(value: float | None) -> str:

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 from click.core import ParameterSource
@@ -17,6 +17,7 @@ from scrubjay.cli.report import plain_table
 from scrubjay.cli.report import size as readable
 from scrubjay.cli.shell import Failure, open_console, print_json, run
 from scrubjay.cli.size_report import measurement, result, sampled, show, show_advice, show_sampled
+from scrubjay.core.words import counted
 from scrubjay.observe.sizing import (
     ALLOCATORS,
     LAYOUTS,
@@ -34,6 +35,8 @@ from scrubjay.sizing import Calibration, Measured, Server, calibrate, measure
 
 OF_SETTINGS = "settings"
 """What `--server` is given for the cache that the settings name."""
+FEW_USERS = 100
+"""Fewer users than this do not show what others have."""
 TOLERATED = 0.1
 """How far an estimate may be off what is measured."""
 
@@ -190,6 +193,10 @@ def size(
     model = model if found is None else found.server.model
     estimated = estimate(cached, facts, model)
     advice = advise(estimated.bytes, model, replicas=replicas, headroom=headroom)
+    if found is not None and not wanted.shaped and found.users_seen < min(FEW_USERS, cached):
+        seen, all_ = counted(found.users_seen, "user"), counted(cached, "user")
+        note = f"what {all_} have is scaled from {seen} that were seen: {FEW_USERS} or more would say it better"
+        advice = replace(advice, notes=(note, *advice.notes))
     if as_json:
         print_json(result(estimated, model, advice) | ({} if found is None else {"sampled": sampled(found)}))
         return
@@ -288,7 +295,7 @@ def _progress(users: int, *, show: bool) -> Iterator[Callable[[int], None]]:
     columns = (
         TextColumn("filling"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} users"),
+        TextColumn(f"{{task.completed:,.0f}} of {counted(users, 'user')}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=open_console(stderr=True), transient=True) as progress:

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from scrubjay.cli.report import number, percent, plain_table, size
+from scrubjay.core.words import counted
 from scrubjay.observe.sizing import Advice, Estimate, ServerModel, rule_of_thumb
 from scrubjay.sizing import Calibration, Measured
 
@@ -56,6 +57,7 @@ def sampled(found: Calibration) -> dict[str, Any]:
         "nodes": found.nodes,
         "used_memory": found.used,
         "users": found.users,
+        "users_sampled": found.users_seen,
         "keys": found.sampled,
         "relative_error": round(found.relative_error, 5),
         "types": [
@@ -75,7 +77,7 @@ def show(estimated: Estimate, model: ServerModel, console: Console) -> None:
     console.print(plain_table(["type", "keys", "data", "in memory", "factor"], rows))
     thumb = rule_of_thumb(estimated.data)
     totals = [
-        (f"estimate for {number(estimated.users)} users on {model.layout.name}, {model.allocator}",
+        (f"estimate for {counted(estimated.users, 'user')} on {model.layout.name}, {model.allocator}",
          size(estimated.bytes)),
         ("rule of thumb: the data and half of it more", size(thumb)),
         ("the estimate over the data", percent(estimated.bytes / estimated.data) if estimated.data else "–"),
@@ -85,7 +87,7 @@ def show(estimated: Estimate, model: ServerModel, console: Console) -> None:
 
 def show_sampled(found: Calibration, console: Console) -> None:
     """Print how far the model is off for a running server."""
-    title = f"{number(found.sampled)} keys of {found.server.version}"
+    title = f"{counted(found.sampled, 'key')} of {found.server.version}"
     rows = [
         (name, number(count), size(modelled), size(said), f"{modelled / said - 1:+.1%}")
         for name, (count, modelled, said) in found.types.items()
@@ -96,11 +98,14 @@ def show_sampled(found: Calibration, console: Console) -> None:
 def show_advice(advice: Advice, console: Console) -> None:
     """Print what to run."""
     each = " of each primary" if advice.primaries > 1 else ""
-    copies = f", each with {advice.replicas} more" if advice.replicas else ""
+    servers = counted(advice.primaries, "server")
+    if advice.replicas:
+        primaries, replicas = counted(advice.primaries, "primary", "primaries"), counted(advice.replicas, "replica")
+        servers = f"{primaries} with {replicas}{' each' if advice.primaries > 1 else ''}"
     rows = [
         (f"maxmemory{each}", advice.maxmemory_text),
         ("memory of each machine, for that server alone", size(advice.machine)),
-        ("topology", f"{advice.topology}: {advice.primaries} with data{copies}"),
+        ("topology", f"{advice.topology}: {servers}"),
     ]
     console.print(plain_table(["recommended", ""], rows))
     for note in advice.notes:

@@ -97,7 +97,7 @@ def _types(frame: Frame) -> dict[str, Any]:
             **{tier: _share(row.shares[tier]) for tier in TIERS},
             "writes_per_s": _rate(row.writes_per_s),
             "mean_bytes": None if row.mean_bytes is None else round(row.mean_bytes, 1),
-            "counts": {name: frame.count("types", label, name) for name in (*TIERS, "writes", "fills", "filled_bytes")},
+            "counts": dict(row.counts),
         }
         for label, row in frame.types().items()
     }

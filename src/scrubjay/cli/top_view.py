@@ -14,6 +14,7 @@ from rich.text import Text
 
 from scrubjay.cli.report import ms, number, percent, size
 from scrubjay.cli.shell import printable
+from scrubjay.core.words import counted
 from scrubjay.observe.doctor.counts import BAD, GOOD
 from scrubjay.observe.top import Frame, Server
 from scrubjay.observe.top.frame import TIERS
@@ -80,7 +81,7 @@ def _cut(line: Text) -> Text:
 def _title(frame: Frame, look: Look) -> Text:
     line = Text("scrubjay top", style="bold")
     line.append(f"  {time.strftime('%H:%M:%S')}  ", style="not bold")
-    said = [f"{len(frame.live)} process{'' if len(frame.live) == 1 else 'es'}"]
+    said = [counted(len(frame.live), "process", "processes") if frame.known else "processes unknown"]
     if frame.live:
         said.append(f"up {_span(max(process.account.up_s for process in frame.live.values()))}")
     if frame.ended:
@@ -141,7 +142,7 @@ def _memory_line(servers: Sequence[Server], look: Look) -> Text:
 def _server_line(frame: Frame, servers: Sequence[Server]) -> Text:
     rates = frame.server_rates or {}
     evictions = rates.get(("server", "evictions"), 0.0)
-    line = _labelled("server", f"{number(sum(server.clients for server in servers))} clients, ")
+    line = _labelled("server", f"{counted(sum(server.clients for server in servers), 'client')}, ")
     line.append(f"{_rate(rates.get(('server', 'commands'), 0.0))} commands/s, ")
     line.append(f"{_rate(evictions)} evictions/s", style="yellow" if evictions else "")
     line.append(f", {_rate(rates.get(('server', 'expirations'), 0.0))} expirations/s")
@@ -209,12 +210,12 @@ def _breaker_line(frame: Frame) -> Text:
     served = sum(process.served for process in live)
     line = _labelled("breaker")
     line.append(f"memory served by {served} of {len(live)}", style="yellow" if served < len(live) else "")
-    for name, count in (
-        ("closings", frame.count("breaker", "closings")),
-        ("lines lost", frame.count("breaker", "lines_lost")),
-        ("untold", sum(process.untold for process in live)),
+    for count, one, several in (
+        (frame.count("breaker", "closings"), "closing", "closings"),
+        (frame.count("breaker", "lines_lost"), "line lost", "lines lost"),
+        (sum(process.untold for process in live), "untold", "untold"),
     ):
-        line.append(f", {number(count)} {name}", style="yellow" if count else "")
+        line.append(f", {counted(count, one, several)}", style="yellow" if count else "")
     slowest = max((process.beat_us for process in live), default=0)
     if slowest:
         line.append(f", heard in {ms(slowest / 1000)}")

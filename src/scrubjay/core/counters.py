@@ -143,10 +143,15 @@ def of_few_types(types: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, 
 
     Processes may have counted different types under their names.
     """
+    few: dict[str, dict[str, int]] = {}
+    for label, name in names_of_few_types(types).items():
+        add_counters(few, {name: types[label]})
+    return few
+
+
+def names_of_few_types(types: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """Return under which name each type is shown, in the order of labels: its own, or that of all the rest together."""
     contexts = [label for label in types if label.startswith(f"{Kind.CONTEXT}.") and label != OTHER_TYPES]
     contexts.sort(key=lambda label: (-sum(types[label].get(tier, 0) for tier in ("l1", "l2", "store")), label))
     rest = set(contexts[MAX_TYPES:])
-    few: dict[str, dict[str, int]] = {}
-    for label in sorted(types):
-        add_counters(few, {OTHER_TYPES if label in rest else label: types[label]})
-    return few
+    return {label: OTHER_TYPES if label in rest else label for label in sorted(types)}

@@ -204,6 +204,7 @@ class CacheFacts:
         cluster: Of a cluster, what it says of itself.
         sentinel: Of Sentinels, what they say.
         app: Why the application cannot use it, if its own URL was tried and that failed.
+        app_works: Whether its own URL was tried and can be used, where somebody else asks.
     """
 
     url: str
@@ -213,6 +214,7 @@ class CacheFacts:
     cluster: ClusterFacts | None = None
     sentinel: SentinelFacts | None = None
     app: Unreached | None = None
+    app_works: bool = False
 
     @property
     def primary(self) -> ServerFacts | None:

@@ -345,7 +345,7 @@ class ValkeyClient:
             if isinstance(reply, ServerError):
                 if reply.code in _AUTH or command[0] == "AUTH":
                     hint = "give user name and password in the cache URL"
-                    raise CacheAuthFailed(f"{dialler.url}: {reply.message}; {hint}")
+                    raise CacheAuthFailed(f"{dialler.url}: {reply.message.rstrip('.')}; {hint}")
                 if command[0] == "SELECT":
                     raise CacheUnavailable(f"{dialler.url}: {reply.message}")
         role: Any = replies[len(login)]

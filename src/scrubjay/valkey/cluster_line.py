@@ -103,6 +103,7 @@ class _Heard:
         self._ready = ready
         self._standing = 0
         self._beats: dict[int, set[int]] = {}
+        self._foreign = [0] * lines
 
     def stands(self) -> None:
         """One more line stands."""
@@ -121,9 +122,18 @@ class _Heard:
         elif len(self._beats) > _MAX_BEATS:
             del self._beats[min(self._beats)]
 
+    def foreign_again(self, place: int) -> bool:
+        """Count what other software says over a line; return whether as much has come over another one.
+
+        Each node passes on what is said to one of them, and it is one change.
+        """
+        most = max(self._foreign)
+        self._foreign[place] += 1
+        return self._foreign[place] <= most
+
 
 class _Part:
-    """Listens at one primary: heartbeats are counted, all else is passed on."""
+    """Listens at one primary: heartbeats and what other software says are counted, all else is passed on."""
 
     def __init__(self, listener: Listener, heard: _Heard, place: int) -> None:
         self._heard = heard
@@ -133,9 +143,14 @@ class _Part:
         self.heard_generation = listener.heard_generation
         self.heard_epoch = listener.heard_epoch
         self.heard_free = listener.heard_free
-        self.heard_foreign = listener.heard_foreign
         self.heard_unknown = listener.heard_unknown
+        self._foreign = listener.heard_foreign
 
     def heard_beat(self, number: int) -> None:
         """This process's own heartbeat came back over this line."""
         self._heard.beat(number, self._place)
+
+    def heard_foreign(self, tenant: str, user: str, type_: str, *, again: bool = False) -> None:
+        """Other software says over this line that something has changed."""
+        again = self._heard.foreign_again(self._place) or again
+        self._foreign(tenant, user, type_, again=again)

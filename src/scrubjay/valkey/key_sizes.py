@@ -162,5 +162,8 @@ def _sizes(shape: Shape, value: Reply) -> tuple[Any, ...]:
 
 def _or_raise(reply: Reply, what: str) -> Any:
     if isinstance(reply, ServerError):
-        raise CacheUnavailable(f"the server refused {what}: {reply.message}; use a user that may do that and read keys")
+        raise CacheUnavailable(
+            f"the server refused {what}: {reply.message}; use a user that may do that and read keys, as "
+            "`admin` of `scrubjay conf` may"
+        )
     return reply

@@ -33,8 +33,15 @@ class Listener(Protocol):
         """This process's own heartbeat came back: everything that was published before it has been heard."""
         ...
 
-    def heard_foreign(self, tenant: str, user: str, type_: str) -> None:
-        """Other software says that a user's contexts of one type have changed."""
+    def heard_foreign(self, tenant: str, user: str, type_: str, *, again: bool = False) -> None:
+        """Other software says that a user's contexts of one type have changed.
+
+        Args:
+            tenant: Of which tenant.
+            user: Of which user.
+            type_: Of which type.
+            again: Whether another part of the line has told of as many before: then it is not counted.
+        """
         ...
 
     def heard_unknown(self) -> None:

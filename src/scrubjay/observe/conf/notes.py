@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from scrubjay.core.keys import DEFAULT_PREFIX
-from scrubjay.observe.conf.compose import IMAGE_USER, IMAGES, profile
+from scrubjay.observe.conf.compose import APP_FILE, IMAGE_USER, IMAGES, OPERATOR_FILE, profile
 from scrubjay.observe.conf.directives import SENTINEL_USERS_FILE, USERS_FILE
 from scrubjay.observe.conf.plan import ADMIN, MONITOR, REPLICATION, SENTINEL, Node, Plan, is_address
 
@@ -112,7 +112,10 @@ def _start(plan: Plan, directory: str) -> str:
     place = plan.directory if plan.directory != "." else "the directory of the files"
     if plan.directory == ".":
         steps.append("Start each server in the directory of its files: their paths are relative to it.")
-    steps.append("Start:\n\n```sh\n" + "\n".join(_starting(plan)) + "\n```")
+    starting = _starting(plan)
+    start = "Start it; it" if len(starting) == 1 else "Start them; each"
+    foreground = f"{start} stays in the foreground, so give it a service or a terminal of its own:"
+    steps.append(f"{foreground}\n\n```sh\n" + "\n".join(starting) + "\n```")
     by_compose = (
         f"Or by containers: on each host, `docker compose --profile {profile(plan.hosts[0])} up -d`, with that "
         "host's name."
@@ -125,7 +128,11 @@ def _start(plan: Plan, directory: str) -> str:
     )
     steps.append(by_compose)
     if plan.topology == "cluster":
-        steps.append("Make the cluster, once all run:\n\n```sh\n" + _joining(plan) + "\n```")
+        steps.append("Make the cluster, once all run:\n\n```sh\n" + _joining(plan, directory) + "\n```")
+    steps.append(
+        "Look whether all is well, with the application's `SCRUBJAY_STORE` set, too:\n\n```sh\n"
+        f"(set -a; . {_file(directory, APP_FILE)}; . {_file(directory, OPERATOR_FILE)}; scrubjay doctor)\n```"
+    )
     numbered = "\n".join(f"{number}. {_indented(step)}" for number, step in enumerate(steps, 1))
     return f"## Start\n\nThe files stand in `{place}`.\n\n{numbered}\n"
 
@@ -138,7 +145,11 @@ def _starting(plan: Plan) -> list[str]:
     return [line(node, "") for node in plan.nodes] + [line(node, " --sentinel") for node in plan.sentinels]
 
 
-def _joining(plan: Plan) -> str:
+def _file(directory: str, name: str) -> str:
+    return shlex.quote(f"{directory.rstrip('/')}/{name}")
+
+
+def _joining(plan: Plan, directory: str) -> str:
     variable = _PASSWORD_VARIABLE[plan.flavour]
     tls = ""
     if plan.tls is not None:
@@ -149,7 +160,7 @@ def _joining(plan: Plan) -> str:
         )
         tls = f" --tls{tls}"
     return (
-        ". ./operator.env\n"
+        f". {_file(directory, OPERATOR_FILE)}\n"
         f'{variable}="$SCRUBJAY_ADMIN_PASSWORD" {plan.flavour}-cli --user "$SCRUBJAY_ADMIN_USER"{tls} \\\n'
         f"  --cluster create {' '.join(node.address for node in plan.nodes)} --cluster-replicas 1"
     )

@@ -184,7 +184,10 @@ class Plan:
         everyone = [*self.nodes, *self.sentinels]
         for node in everyone:
             if not 0 < node.port <= 65_535 - bus:
-                raise ConfigurationError(f"{node.name} would listen on port {node.port + bus}, which there is not")
+                what = f" for the cluster's bus, {BUS_OFFSET:,} above its own" if bus else ""
+                raise ConfigurationError(
+                    f"{node.name} would listen on port {node.port + bus}{what}, which there is not: give a lower port"
+                )
         if len({(node.host, node.port) for node in everyone}) < len(everyone):
             raise ConfigurationError("two servers would listen on one port: set the first ports farther apart")
 

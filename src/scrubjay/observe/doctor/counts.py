@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from scrubjay.core.words import counted
 from scrubjay.observe.doctor.findings import Facts, Found, ProcessFacts, Severity, Unasked, rule
 
 GOOD: Final = 0.85
@@ -31,7 +32,7 @@ def hit_rate(processes: ProcessFacts, facts: Facts) -> Iterable[Found]:
     reads = stats["reads"]
     total, rate = reads["hits"] + reads["misses"], stats["hit_rate"]
     if total < ENOUGH or rate is None:
-        raise Unasked(f"{total} reads were counted, which says nothing yet: {ENOUGH} do")
+        raise Unasked(f"{counted(total, 'read was', 'reads were')} counted, which says nothing yet: {ENOUGH} do")
     if rate >= GOOD:
         return
     causes = likely_causes(stats, facts)
@@ -60,8 +61,8 @@ def cache_failures(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
     if failed:
         yield Found(
             Severity.WARNING if failed >= MANY_FAILURES * max(total, 1) else Severity.ADVICE,
-            f"{failed:,} calls were refused or not answered in time ({total:,} things were read); nobody noticed, for "
-            "the store answered",
+            f"{counted(failed, 'call was', 'calls were')} refused or not answered in time "
+            f"({counted(total, 'thing was', 'things were')} read); nobody noticed, for the store answered",
             (
                 "look at latency.* and memory.* here, and at the servers' logs and ACL LOG",
                 "in Scrubjay: cache_timeout is how long a call may take (0.25 s)",
@@ -81,8 +82,8 @@ def gate(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
             Severity.WARNING if shut else Severity.ADVICE,
             "this process does not ask the shared cache: it has not been told yet what it missed"
             if shut
-            else f"the shared cache was not asked for a while, {closings:,} times since the processes started: each "
-            "is an outage of the server or of the line to it",
+            else f"the shared cache was not asked for a while, {counted(closings, 'time')} since the processes "
+            "started: each is an outage of the server or of the line to it",
             ("look at the servers' uptime and logs, at timeouts of proxies between here and there, and at latency.*",),
             {"gate_closings": closings, "shared_cache": stats["local"].get("shared_cache")},
         )
@@ -136,19 +137,27 @@ def likely_causes(stats: Mapping[str, Any], facts: Facts) -> list[tuple[str, tup
     evicted = _evicted(facts)
     if absent and evicted:
         # What was evicted is missed once more, at most.
-        causes.append((min(evicted, absent) + 0.5, f"{evicted:,} entries were evicted", ("see memory.evictions",)))
+        causes.append(
+            (
+                min(evicted, absent) + 0.5,
+                f"{counted(evicted, 'entry was', 'entries were')} evicted",
+                ("see memory.evictions",),
+            )
+        )
     expired = (stats.get("server") or {}).get("expired_keys", 0)
     if absent and expired and expired >= NOTABLE * absent:
         causes.append(
             (
                 min(expired, absent),
-                f"{expired:,} keys have expired",
+                f"{counted(expired, 'key has', 'keys have')} expired",
                 ("in Scrubjay: longer times to live (ttl.…, contexts.<type>.ttl) for what changes seldom",),
             )
         )
     closings = stats["cache"].get("coherence", {}).get("gate_closings", 0)
     if closings:
-        causes.append((reasons.get("unavailable", 0), f"the cache was away {closings:,} times", ("see library.gate",)))
+        causes.append(
+            (reasons.get("unavailable", 0), f"the cache was away {counted(closings, 'time')}", ("see library.gate",))
+        )
     return [(why, lines) for _, why, lines in sorted(causes, key=lambda each: -each[0])]
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from scrubjay.core.facts import CacheFacts, Role, ServerFacts, StoreFacts
+from scrubjay.core.keys import DEFAULT_PREFIX
 
 F = TypeVar("F")
 About = Literal["node", "cache", "library", "store"]
@@ -105,6 +106,7 @@ class Facts:
         store: The store.
         role: What the cache server is for.
         absent: Why a part is not there, by its name.
+        prefix: What the library's keys begin with.
     """
 
     cache: CacheFacts | None = None
@@ -112,6 +114,7 @@ class Facts:
     store: StoreFacts | None = None
     role: Role = "cache"
     absent: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = DEFAULT_PREFIX
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Final
 from scrubjay.core.facts import BIG_BYTES, FOREIGN, INTERNAL, KeySample, ServerFacts
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import MIB, Policies
+from scrubjay.core.words import counted, word
 from scrubjay.observe.doctor.findings import Elsewhere, Facts, Found, Severity, Unasked, rule
 from scrubjay.observe.doctor.types import policy_line
 
@@ -39,8 +40,9 @@ def big(node: ServerFacts, _: Facts) -> Iterable[Found]:
             continue
         yield Found(
             Severity.WARNING if found.biggest > HUGE_BYTES else Severity.ADVICE,
-            f"{found.over} of {sample.keys:,} sampled keys ({kind}) take more than {BIG_BYTES // 1024} KiB, the "
-            f"largest {found.biggest / MIB:,.1f} MiB: all others wait while one is read or freed",
+            f"{found.over:,} of {counted(sample.keys, 'sampled key')} ({kind}) {word(found.over, 'takes', 'take')} "
+            f"more than {BIG_BYTES // 1024} KiB, the largest {found.biggest / MIB:,.1f} MiB: all others wait while one "
+            "is read or freed",
             (
                 _limit(kind),
                 "valkey-cli --memkeys (redis-cli) lists the largest by name",
@@ -60,8 +62,9 @@ def no_ttl(node: ServerFacts, _: Facts) -> Iterable[Found]:
             continue
         yield Found(
             Severity.WARNING,
-            f"{found.lasting} of {found.keys} sampled keys ({kind}) have no time to live: something other than the "
-            "library wrote them, or took it away (PERSIST), and they stay until they are evicted",
+            f"{found.lasting:,} of {counted(found.keys, 'sampled key')} ({kind}) {word(found.lasting, 'has', 'have')} "
+            "no time to live: something other than the library writes without one, or takes it away (PERSIST), and "
+            "such a key stays until it is evicted",
             (
                 "find out what else writes under the prefix, and take its right away",
                 "then `tenant.invalidate()` (or UNLINK) and let them be filled anew",

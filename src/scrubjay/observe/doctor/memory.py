@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from scrubjay.core.facts import ServerFacts
 from scrubjay.core.policy import MIB
+from scrubjay.core.words import counted
 from scrubjay.observe.doctor.estimate import more_bytes
 from scrubjay.observe.doctor.findings import (
     Facts,
@@ -125,13 +126,14 @@ def headroom(node: ServerFacts, facts: Facts) -> Iterable[Found]:
 def evictions(node: ServerFacts, facts: Facts) -> Iterable[Found]:
     """Find a server that evicts, and say how much more memory it needs."""
     info = informed(node)
-    evicted, uptime = said(info, "evicted_keys"), max(said(info, "uptime_in_seconds"), 1)
+    evicted, uptime = int(said(info, "evicted_keys")), max(said(info, "uptime_in_seconds"), 1)
     if not evicted:
         return
     if facts.role == "journal":
         yield Found(
             Severity.CRITICAL,
-            f"{evicted:,} entries of a journal were evicted since the server started, which may exist nowhere else",
+            f"{counted(evicted, 'entry of a journal was', 'entries of a journal were')} evicted since the server "
+            "started: what went may exist nowhere else",
             ("see cache.eviction_policy and memory.headroom; what is lost does not come back",),
             {"evicted_keys": evicted},
         )
@@ -149,7 +151,7 @@ def evictions(node: ServerFacts, facts: Facts) -> Iterable[Found]:
     pace = (
         f"{now_per_s:,.1f} entries a second are evicted"
         if node.later
-        else f"{evicted:,} entries were evicted since the start"
+        else f"{counted(evicted, 'entry was', 'entries were')} evicted since the start"
     )
     on = (
         "service goes on and nothing durable is lost: what was evicted is in the store, and is read from there again"

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Final
 
 from scrubjay.core.facts import Role, ServerFacts
+from scrubjay.core.words import counted
 from scrubjay.observe.doctor.findings import Facts, Found, Severity, Unasked, asked, count, rule, set_parameter
 
 SLOW_MS: Final = 1.0
@@ -59,8 +60,8 @@ def slow_log(node: ServerFacts, _: Facts) -> Iterable[Found]:
     known = set(names) <= _OURS
     yield Found(
         Severity.WARNING if worst.us >= STALL_MS * 1000 else Severity.ADVICE,
-        f"{len(found)} slow commands in the last day; the worst, {worst.command} with {worst.arguments} arguments, "
-        f"took {worst.us / 1000:,.0f} ms, and everybody waited",
+        f"{counted(len(found), 'slow command')} in the last day; the worst, {worst.command} with "
+        f"{counted(worst.arguments, 'argument')}, took {worst.us / 1000:,.0f} ms, and everybody waited",
         (
             "look for big keys (keys.big): scripts of the library take long only with large values"
             if known

@@ -7,6 +7,7 @@ from typing import Final
 
 from scrubjay.core.facts import CacheFacts, ServerFacts, replicas_of
 from scrubjay.core.policy import MIB
+from scrubjay.core.words import counted, word
 from scrubjay.observe.doctor.findings import (
     Elsewhere,
     Facts,
@@ -38,6 +39,15 @@ _HINTS: Final = {
 def reachable(cache: CacheFacts, _: Facts) -> Iterable[Found]:
     """Find servers that do not answer."""
     for each in (*cache.unreached, *((cache.app,) if cache.app else ())):
+        if not cache.nodes and cache.app_works:
+            yield Found(
+                Severity.WARNING,
+                f"{each.why}; the application gets in, by its own URL, so it is who looks that does not",
+                ("correct the operator's URL: --server-url, or SCRUBJAY_DOCTOR_CACHE, or SCRUBJAY_MONITOR_CACHE",),
+                {"error": each.code},
+                subject=each.node,
+            )
+            continue
         gone = not cache.nodes or each is cache.app
         yield Found(
             Severity.CRITICAL if each.needed or gone else Severity.WARNING,
@@ -182,11 +192,11 @@ def quorum(cache: CacheFacts, _: Facts) -> Iterable[Found]:
         "primaries": list(told.primaries),
         "down": list(told.down),
     }
+    answer = f"{told.heard} of {counted(told.named, 'Sentinel')} {word(told.heard, 'answers', 'answer')}"
     if told.heard < told.named // 2 + 1:
         yield Found(
             Severity.CRITICAL,
-            f"{told.heard} of {told.named} Sentinels answer, which is no majority: the cache is not asked, and nobody "
-            "can promote a replica",
+            f"{answer}, which is no majority: the cache is not asked, and nobody can promote a replica",
             ("start the others, or correct the hosts in the cache URL",),
             evidence,
         )
@@ -194,7 +204,7 @@ def quorum(cache: CacheFacts, _: Facts) -> Iterable[Found]:
     if told.heard < told.named:
         yield Found(
             Severity.WARNING,
-            f"{told.heard} of {told.named} Sentinels answer",
+            answer,
             ("start the others",),
             evidence,
         )
@@ -208,7 +218,7 @@ def quorum(cache: CacheFacts, _: Facts) -> Iterable[Found]:
     if told.known and not told.known // 2 + 1 <= told.quorum <= told.known:
         yield Found(
             Severity.WARNING,
-            f"{told.quorum} of {told.known} Sentinels must agree that the primary is down: "
+            f"{told.quorum} of {counted(told.known, 'Sentinel')} must agree that the primary is down: "
             + ("more than there are" if told.quorum > told.known else "fewer than half may be on the wrong side"),
             (f"at each Sentinel: SENTINEL SET {told.service} quorum {told.known // 2 + 1}",),
             evidence,
@@ -216,7 +226,8 @@ def quorum(cache: CacheFacts, _: Facts) -> Iterable[Found]:
     if told.known and told.known < 3:
         yield Found(
             Severity.WARNING,
-            f"there are {told.known} Sentinels: without one, there is no majority",
+            f"there {word(told.known, 'is', 'are')} {counted(told.known, 'Sentinel')}: without one of them there is no "
+            "majority",
             ("start a third one, on a machine of its own",),
             evidence,
         )
@@ -258,7 +269,8 @@ def nodes(cache: CacheFacts, _: Facts) -> Iterable[Found]:
     if 0 < told.primaries < 3:
         yield Found(
             Severity.WARNING,
-            f"{told.primaries} primaries cannot outvote one that fails: no replica is ever promoted",
+            f"{counted(told.primaries, 'primary', 'primaries')} cannot outvote one that fails: no replica is "
+            "ever promoted",
             ("add primaries: three at least",),
             {"primaries": told.primaries},
         )

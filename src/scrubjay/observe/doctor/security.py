@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from scrubjay.core.facts import ServerFacts
+from scrubjay.core.notices import FOREIGN_CHANNEL
 from scrubjay.observe.doctor.findings import (
     Elsewhere,
     Facts,
@@ -27,7 +28,7 @@ _ADMIN = (
 
 
 @rule("security.no_password", "node", "nobody is answered who has not logged in")
-def no_password(node: ServerFacts, _: Facts) -> Iterable[Found]:
+def no_password(node: ServerFacts, facts: Facts) -> Iterable[Found]:
     """Find a server that anybody may use."""
     if node.open_door is None:
         raise Unasked(node.refused.get("open", "no connection without credentials was tried"))
@@ -45,9 +46,9 @@ def no_password(node: ServerFacts, _: Facts) -> Iterable[Found]:
         ),
         (
             _ADMIN,
-            "ACL SETUSER scrubjay on '>A-LONG-PASSWORD' resetkeys '~sj1:*' resetchannels '&sj1:*' "
-            "'&context_invalidation' -@all … (the list of commands is in users.acl of `scrubjay conf single`), give "
-            "the application its URL, and then ACL SETUSER default off",
+            f"ACL SETUSER scrubjay on '>A-LONG-PASSWORD' resetkeys '~{facts.prefix}:*' resetchannels "
+            f"'&{facts.prefix}:*' '&{FOREIGN_CHANNEL}' -@all … (the list of commands is in users.acl of `scrubjay conf "
+            "single`), give the application its URL, and then ACL SETUSER default off",
             _CONF,
         ),
         evidence,
@@ -56,27 +57,40 @@ def no_password(node: ServerFacts, _: Facts) -> Iterable[Found]:
 
 @rule("security.exposed_port", "node", "the port is not open to everybody in the clear")
 def exposed_port(node: ServerFacts, _: Facts) -> Iterable[Found]:
-    """Find a port on all interfaces without protection and without TLS."""
+    """Find a port on all interfaces without TLS: nobody is kept out of it, or what goes over it can be read."""
     bound, protected = parameter(node, "bind").split(), parameter(node, "protected-mode")
     plain = count(node, "port")
     everywhere = not bound or any(each.lstrip("-") in {"*", "0.0.0.0", "::", "::*"} for each in bound)  # noqa: S104
-    if plain and everywhere and protected == "no":
-        open_door = node.open_door is not False
+    if not plain or not everywhere:
+        return
+    evidence = {"bind": " ".join(bound), "protected-mode": protected, "port": plain, "tls": node.tls}
+    bind = "in the configuration file: bind 127.0.0.1 -::1 and the address of the private network"
+    tls = "`scrubjay conf … --tls` writes a configuration that listens with TLS only"
+    if node.open_door is False:
+        # Then protected-mode, whatever it is, turns nobody away.
         yield Found(
-            Severity.CRITICAL if open_door else Severity.WARNING,
-            f"port {plain} listens on every interface, without TLS and without protected-mode: passwords and contents "
-            "go over the network in the clear, and a firewall is all there is",
+            Severity.WARNING,
+            f"port {plain} listens on every interface, without TLS: who does not log in is turned away, but passwords "
+            "and contents go over the network in the clear",
+            (tls, bind),
+            evidence,
+        )
+    elif protected == "no":
+        yield Found(
+            Severity.CRITICAL,
+            f"port {plain} listens on every interface, without TLS and without protected-mode: contents go over the "
+            "network in the clear, and a firewall is all there is",
             (
-                "in the configuration file: bind 127.0.0.1 -::1 and the address of the private network",
+                bind,
                 # It turns everybody away who comes from elsewhere, as long as nobody has to log in: us, too.
                 *(
                     set_parameter("protected-mode", "yes")
-                    if node.local or not open_door
+                    if node.local
                     else ("once clients log in (security.no_password), and not before: protected-mode yes",)
                 ),
-                "`scrubjay conf … --tls` writes a configuration that listens with TLS only",
+                tls,
             ),
-            {"bind": " ".join(bound), "protected-mode": protected, "port": plain, "tls": node.tls},
+            evidence,
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from scrubjay.core.facts import ServerFacts
+from scrubjay.core.words import counted, word
 from scrubjay.observe.doctor.findings import (
     Facts,
     Found,
@@ -68,7 +69,7 @@ def version(node: ServerFacts, _: Facts) -> Iterable[Found]:
 def clients(node: ServerFacts, _: Facts) -> Iterable[Found]:
     """Find connections that are, or soon will be, turned away."""
     info = informed(node)
-    connected, rejected = said(info, "connected_clients"), said(info, "rejected_connections")
+    connected, rejected = int(said(info, "connected_clients")), int(said(info, "rejected_connections"))
     most = info.get("maxclients")
     if not isinstance(most, int):
         most = count(node, "maxclients")
@@ -77,8 +78,9 @@ def clients(node: ServerFacts, _: Facts) -> Iterable[Found]:
         return
     yield Found(
         Severity.WARNING if near else Severity.ADVICE,
-        f"{connected:,} of at most {most:,} clients are connected, and {rejected:,} were turned away since the start: "
-        "a process that is turned away reads everything from the store",
+        f"{connected:,} of at most {counted(most, 'client')} {word(connected, 'is', 'are')} connected, and "
+        f"{rejected:,} {word(rejected, 'was', 'were')} turned away since the start: a process that is turned away "
+        "reads everything from the store",
         set_parameter("maxclients", max(10_000, 2 * most)),
         {
             "connected_clients": connected,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from scrubjay.core.facts import StoreFacts
+from scrubjay.core.words import counted, word
 from scrubjay.observe.doctor.findings import Elsewhere, Facts, Found, ProcessFacts, Severity, Unasked, rule
 
 LAGGING_S: Final = 10.0
@@ -70,7 +71,8 @@ def outbox(store: StoreFacts, _: Facts) -> Iterable[Found]:
         late = store.oldest_s >= LATE_S
         yield Found(
             Severity.WARNING if late else Severity.ADVICE,
-            f"{store.outbox:,} changes are not confirmed, the oldest for {store.oldest_s:,.0f} s: "
+            f"{counted(store.outbox, 'change is', 'changes are')} not confirmed, the oldest for "
+            f"{store.oldest_s:,.0f} s: "
             + (
                 "no process with a cache has told of them"
                 if late
@@ -98,7 +100,8 @@ def jobs(store: StoreFacts, _: Facts) -> Iterable[Found]:
         change.append("keep a process running with the setting jobs above 0, or raise it (4)")
     yield Found(
         Severity.WARNING if store.overdue_s >= OVERDUE_S else Severity.ADVICE,
-        f"{failed:,} jobs (summaries) were given up, and {due:,} wait, the first for {store.overdue_s:,.0f} s",
+        f"{counted(failed, 'job (a summary) was', 'jobs (summaries) were')} given up, and {due:,} "
+        f"{word(due, 'waits', 'wait')}, the first for {store.overdue_s:,.0f} s",
         tuple(change),
         {"failed": failed, "due": due, "claimed": store.jobs.get("claimed", 0), "overdue_s": round(store.overdue_s, 1)},
     )

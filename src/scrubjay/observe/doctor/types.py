@@ -7,6 +7,7 @@ from typing import Final
 
 from scrubjay.core.counters import MAX_TYPES, OTHER_TYPES
 from scrubjay.core.keys import Kind
+from scrubjay.core.words import counted
 from scrubjay.observe.doctor.findings import Facts, Found, ProcessFacts, Severity, Unasked, rule
 
 ENOUGH: Final = 100
@@ -31,8 +32,8 @@ def changes_fast(processes: ProcessFacts, _: Facts) -> Iterable[Found]:
         if reads + writes >= ENOUGH and writes > reads:
             yield Found(
                 Severity.ADVICE,
-                f"{name} was written {writes:,} times and read {reads:,} times: it changes faster than it is read, "
-                "and each fill is thrown away",
+                f"{name} was written {counted(writes, 'time')} and read {counted(reads, 'time')}: it changes "
+                "faster than it is read, and each fill is thrown away",
                 (policy_line(name, "changes", "fast"),),
                 {"reads": reads, "writes": writes},
                 subject=name,

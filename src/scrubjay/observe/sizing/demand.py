@@ -14,6 +14,7 @@ from scrubjay.core.policy import CONTEXT_POLICIES, Policies
 from scrubjay.core.ports import Loaded, Payload, Shape
 from scrubjay.core.records import date_of, iso
 from scrubjay.core.scope import Scope, check_id
+from scrubjay.core.words import counted
 
 KINDS: Final = ("chat", "state", "tool", "layout", "memory", "summary")
 """Names of types that are no context types."""
@@ -63,7 +64,8 @@ class Demand:
         _within("tool outputs of a session", self.steps, 1, limits.hot_tools)
         _within("bytes of an id", self.id_bytes, 1, 256)
         if 10**self.id_bytes < max(self.users, self.sessions):
-            raise InvalidLimit(f"ids of {self.id_bytes} digits are too few for {self.users:,} users: --id-bytes")
+            digits, users = counted(self.id_bytes, "digit"), counted(self.users, "user")
+            raise InvalidLimit(f"ids of {digits} are too few for {users}: --id-bytes")
         if not self.types:
             raise InvalidLimit("name at least one type that is cached")
         for name, size in self.types:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 
+from scrubjay.core.counters import Tally, names_of_few_types
 from scrubjay.observe.recorder import Histogram
 from scrubjay.observe.top.reading import Account, Flow, Name, Process, Reading, Server
 
 TIERS = ("l1", "l2", "store")
+TALLIED = tuple(field.name for field in fields(Tally))
+"""What is counted of each type."""
 TIMED = ("l2", "store", "write")
 """What is timed: reads by the slowest tier that they needed, and writes. Process memory is only counted."""
 SILENT_S = 10.0
@@ -46,12 +49,14 @@ class TypeRow:
         shares: By tier, the part of the reads that it answered; None without any.
         writes_per_s: Writes.
         mean_bytes: The mean payload of all fills since the processes began; None without any.
+        counts: How often its things were counted, as far as it was heard between the two readings, by name.
     """
 
     reads_per_s: float
     shares: Mapping[str, float | None]
     writes_per_s: float
     mean_bytes: float | None
+    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +134,39 @@ class Frame:
         return Latency(count, rate, None if p50 is None else p50 * 1000, None if p99 is None else p99 * 1000)
 
     def types(self) -> dict[str, TypeRow]:
-        """Return the types that live processes have used, those most read now first."""
+        """Return the types that live processes have used, those most read now first.
+
+        As of `stats`, context types beyond `MAX_TYPES`, the least read, are counted together.
+        """
         totals: dict[str, dict[str, int]] = {}
         for process in self.live.values():
             for name, count in process.account.counts.items():
                 if name[0] == "types":
                     total = totals.setdefault(name[1], {})
                     total[name[2]] = total.get(name[2], 0) + count
-        rows = {label: self._type_row(label, total) for label, total in totals.items()}
+        together: dict[str, list[str]] = {}
+        for label, shown in names_of_few_types(totals).items():
+            together.setdefault(shown, []).append(label)
+        rows = {shown: self._type_row({label: totals[label] for label in of}) for shown, of in together.items()}
         return dict(sorted(rows.items(), key=lambda item: (-item[1].reads_per_s, -item[1].writes_per_s, item[0])))
 
-    def _type_row(self, label: str, total: Mapping[str, int]) -> TypeRow:
-        by_tier = {tier: self.per_s("types", label, tier) for tier in TIERS}
+    def _type_row(self, totals: Mapping[str, Mapping[str, int]]) -> TypeRow:
+        """Return the row of some types, of which these are the totals since the processes began."""
+
+        def total(what: str) -> int:
+            return sum(each.get(what, 0) for each in totals.values())
+
+        def per_s(what: str) -> float:
+            return sum(self.per_s("types", label, what) for label in totals)
+
+        by_tier = {tier: per_s(tier) for tier in TIERS}
         reads = sum(by_tier.values())
         return TypeRow(
             reads,
             {tier: _part(rate, reads) for tier, rate in by_tier.items()},
-            self.per_s("types", label, "writes"),
-            _part(total.get("filled_bytes", 0), total.get("fills", 0)),
+            per_s("writes"),
+            _part(total("filled_bytes"), total("fills")),
+            {what: sum(self.count("types", label, what) for label in totals) for what in TALLIED},
         )
 
     @property

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
+from scrubjay.core.errors import ConfigurationError
 from scrubjay.testing.proxy import To
 from scrubjay.testing.servers import Flavour
 
@@ -52,6 +53,9 @@ class Plan:
         topology: How the servers of the run are arranged. Only one alone is reached over links that fail; of Sentinel
             and Cluster, primaries are killed and replaced.
         server: Which server.
+
+    Raises:
+        ConfigurationError: These do not go together, or there is nothing of a name.
     """
 
     seconds: float = 60.0
@@ -67,6 +71,27 @@ class Plan:
     tasks: int = 12
     topology: Topology = "single"
     server: Flavour = "valkey"
+
+    def __post_init__(self) -> None:
+        for what, given, known in (
+            ("topology", self.topology, get_args(Topology)),
+            ("server", self.server, get_args(Flavour)),
+            ("guard", self.without, (None, *AGAINST)),
+        ):
+            if given not in known:
+                raise ConfigurationError(f"there is no {what} {given!r:.40}")
+        own = self.cache is None
+        if self.topology != "single" and not (own and self.kills and self.without is None):
+            raise ConfigurationError(
+                f"the servers of a run with {self.topology} are its own, are killed, and no guard is switched off then"
+            )
+        if self.server != "valkey" and not own:
+            raise ConfigurationError("which server a cache is that is there need not be said")
+        faults = () if self.without is None else AGAINST[self.without]
+        if Fault.KILL_VALKEY in faults and not (own and self.kills):
+            raise ConfigurationError(f"that {self.without} is missing shows where a server of the run's own is killed")
+        if Fault.KILL_WORKER in faults and not self.kills:
+            raise ConfigurationError(f"that {self.without} is missing shows where processes are killed")
 
     @property
     def pace_s(self) -> float:

@@ -151,20 +151,32 @@ class _Cluster(_Replaced):
         self._cluster = cluster
         self._lot = lot
         self._keys = keys
+        self._moving: Migration | None = None
 
     async def suffer(self, outage: Outage, meanwhile: Meanwhile) -> float:
         """See `Scene.suffer`."""
         if outage.fault is not Fault.MOVE_SLOTS:
             return await super().suffer(outage, meanwhile)
-        moving: list[Migration] = []
-        await self._turns.done(lambda: moving.append(self._migration()))
-        (migration,) = moving
-        await self._turns.done(migration.begin)
-        await self._turns.done(lambda: migration.move_keys(_AT_FIRST))
+        await self._turns.done(self._begin_to_move)
         await meanwhile()
-        await self._turns.done(migration.move_keys)
-        await self._turns.done(migration.end)
+        await self._turns.done(self._have_moved)
         return time.monotonic()
+
+    def _begin_to_move(self) -> None:
+        self._moving = self._migration()
+        self._moving.begin()
+        self._moving.move_keys(_AT_FIRST)
+
+    def _have_moved(self) -> None:
+        if self._moving is not None:
+            self._moving.move_keys()
+            self._moving.end()
+            self._moving = None
+
+    def _restore(self) -> None:
+        super()._restore()
+        # The run may be over in the middle of a move: no slot is to stay between two nodes.
+        self._have_moved()
 
     def _migration(self) -> Migration:
         """Return the move of all used slots of one primary to another one."""
