@@ -66,20 +66,15 @@ class JournalledStore:
         """Return whether messages may be written behind: not what stands in every window, outside of the list."""
         return Kind.CHAT in self._behind and not any(each.pinned or is_system(each.body) for each in messages)
 
-    async def append(
-        self, scope: Scope, session: str, messages: Sequence[NewMessage], mutation: Mutation
-    ) -> Behind | None:
+    async def append(self, key: JournalKey, messages: Sequence[NewMessage], mutation: Mutation) -> Behind | None:
         """Append messages to a chat in the journal; see `ChatJournal`."""
         now_ms = self._clock.now_ms()
         entries = [_entry(message, now_ms) for message in messages]
-        done = await self._lists.append(JournalKey(scope, Kind.CHAT, session), entries, mutation)
+        done = await self._lists.append(key, entries, mutation)
         if done is None:
             self._lists.counts.passed += len(messages)
             return None
-        items = [
-            b"%b%d%b" % (entry.before, number, entry.after) for entry, number in zip(entries, done.numbers, strict=True)
-        ]
-        return Behind(items, done.numbers, now_ms, done.version, done.told)
+        return Behind(entries, done.numbers, now_ms, done.version, done.told)
 
     async def chat_append(self, scope: Scope, session: str, messages: Sequence[NewMessage]) -> Appended:
         """Append messages in order, each id once, after everything that the journal has of the chat."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -21,21 +21,19 @@ from scrubjay.core.ports import Mutation
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Grown(Generic[T]):
     """What was appended.
 
     Attributes:
-        result: For the caller.
         items: The new items as process memory holds them, read-only.
-        mutation: How that changes the cached list.
-        told: Whether the shared cache has it already.
+        version: The list's version now.
+        mutation: How that changes the cached list; None if the shared cache has it already.
     """
 
-    result: T
-    items: Sequence[Any]
-    mutation: Mutation
-    told: bool
+    items: list[T]
+    version: int
+    mutation: Mutation | None
 
 
 class Growing:
@@ -91,14 +89,14 @@ class Growing:
         if grown is None:
             self._let_go(ticket)
             return None
-        version = grown.mutation.version
-        if entry is not None and ticket is not None and ticket.good and entry.version == grown.mutation.previous:
+        version = grown.version
+        if entry is not None and ticket is not None and ticket.good and entry.version == version - 1:
             self._grow(source, entry, grown)
             self._local.grown(key, version)
         else:
             self._local.changed([key], (), [version], grown=True)
         self._let_go(ticket)
-        if not grown.told:
+        if grown.mutation is not None:
             await self._tell(grown.mutation)
         source.tally.writes += 1
         self._watch.recorder.record(Outcome("write", (key.kind,), Tier.STORE, 0, 0, self._clock.monotonic() - start))
@@ -117,13 +115,10 @@ class Growing:
             self._l1.give_back(ticket)
 
     def _grow(self, source: Source[Any], entry: Entry, grown: Grown[T]) -> None:
-        items = [*entry.value, *grown.items]
-        more, whole = sum(map(deep_size, grown.items)), entry.whole
-        if source.keep and len(items) > source.keep:
-            cut = items[: -source.keep]
-            items, whole = items[-source.keep :], False
-            more -= sum(map(deep_size, cut))
-        until = math.inf
-        if source.ttl_ms:
-            until = self._clock.monotonic() + source.ttl_ms / SECOND
-        self._l1.grow(entry, FrozenList(items), grown.mutation.version, whole=whole, until=until, more=more)
+        held = entry.value
+        cut = max(0, len(held) + len(grown.items) - source.keep) if source.keep else 0
+        # What is cut was about as large as the others.
+        more = sum(map(deep_size, grown.items)) - cut * entry.size // max(1, len(held))
+        items = FrozenList([*(held[cut:] if cut else held), *grown.items])
+        until = self._clock.monotonic() + source.ttl_ms / SECOND if source.ttl_ms else math.inf
+        self._l1.grow(entry, items, grown.version, whole=entry.whole and not cut, until=until, more=more)

@@ -439,11 +439,16 @@ class Reads:
         elif ttl_ms:
             # Nobody filled it, or it does not say until when it is fresh.
             until = self._clock.monotonic() + (loaded.left_ms or ttl_ms) / SECOND
-        large = bool(source.keep) and loaded.count > source.keep
+        count, whole = loaded.count, loaded.whole
+        if isinstance(loaded.payload, list):
+            # Of a list the newest items were asked for.
+            count = len(loaded.payload)
+            whole = whole and loaded.count == count
+        large = bool(source.keep) and count > source.keep
         if large or not loaded.lasting or loaded.version < self._floors.least(source.key):
             self._l1.give_back(ticket)
         else:
-            self._l1.put(ticket, value, loaded.version, whole=loaded.whole, count=loaded.count, until=until)
+            self._l1.put(ticket, value, loaded.version, whole=whole, count=count, until=until)
 
     # --- before it expires
 

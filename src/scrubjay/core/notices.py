@@ -44,6 +44,11 @@ class Notice:
     subject: str
 
 
+def begins(sender: str) -> bytes:
+    """Return what the lines of a sender begin with."""
+    return f"{WIRE_VERSION};{sender};".encode()
+
+
 def change(sender: str, version: int, key: str) -> str:
     """Return the line that says that an entry was changed."""
     return f"{WIRE_VERSION};{sender};c;{version};{key}"

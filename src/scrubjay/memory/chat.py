@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
+from secrets import token_hex
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from scrubjay.cache.decoded import Decoded
 from scrubjay.cache.growing import Grown
@@ -18,7 +18,20 @@ from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.messages import is_system, normalise_message
 from scrubjay.core.policy import MAX_VERSION, check_limit
-from scrubjay.core.ports import Appended, ChatJournal, Cut, Load, Loaded, Mutation, NewMessage, Op, Read, Shape, Written
+from scrubjay.core.ports import (
+    Appended,
+    ChatJournal,
+    Cut,
+    JournalKey,
+    Load,
+    Loaded,
+    Mutation,
+    NewMessage,
+    Op,
+    Read,
+    Shape,
+    Written,
+)
 from scrubjay.core.records import Message
 from scrubjay.core.scope import Scope, check_id
 from scrubjay.memory import decode
@@ -228,7 +241,7 @@ class Chat:
         raw = to_json(body, "message", max_bytes=self._services.policies.limits.message_bytes)
         tokenizer = self._services.tokenizer
         return NewMessage(
-            id=uuid4().hex if key is None else check_id(key, "idempotency key"),
+            id=token_hex(16) if key is None else check_id(key, "idempotency key"),
             keyed=key is not None,
             role=body["role"],
             raw=raw,
@@ -248,22 +261,30 @@ class Chat:
                 new = [replace(message, keyed=True) for message in new]
             else:
                 if grown is not None:
-                    return grown.result
+                    return grown.items
         return await self._through(new)
 
-    async def _behind(self, journal: ChatJournal, new: Sequence[NewMessage]) -> Grown[list[Message]] | None:
-        known = self._list
-        change = Mutation(known.read.key, Op.APPEND, keep=known.keep, ttl_ms=known.ttl_ms)
-        done = await journal.append(self._scope, self._session, new, change)
+    async def _behind(self, journal: ChatJournal, new: Sequence[NewMessage]) -> Grown[Message] | None:
+        done = await journal.append(self._journal_key, new, self._growth)
         if done is None:
             return None
         messages = [
             Message.make(dict(each.body), number, each.id, done.at_ms, each.tokens, each.encoding)
             for number, each in zip(done.numbers, new, strict=True)
         ]
-        version = done.version
-        change = replace(change, version=version, previous=version - 1, items=done.items)
-        return Grown(messages, messages, change, done.told)
+        mutation = None
+        if not done.told:
+            mutation = replace(self._growth, version=done.version, previous=done.version - 1, items=done.items())
+        return Grown(messages, done.version, mutation)
+
+    @cached_property
+    def _journal_key(self) -> JournalKey:
+        return JournalKey(self._scope, Kind.CHAT, self._session)
+
+    @cached_property
+    def _growth(self) -> Mutation:
+        """How an append changes the cached list, but for versions and items."""
+        return Mutation(self._list.read.key, Op.APPEND, keep=self._list.keep, ttl_ms=self._list.ttl_ms)
 
     async def _through(self, new: Sequence[NewMessage]) -> list[Message]:
         services = self._services

@@ -49,6 +49,9 @@ REMEMBERED_MS: Final = 2 * MINUTE
 DEAD_MS: Final = 10 * SECOND
 """How long a taker may keep a list before others take it for dead, in milliseconds."""
 
+_UNIT: Final = 2**32
+"""In one count of a shard: what is below it are bytes, what is above it are entries."""
+_MAX_PLACES: Final = 20_000
 _NO_CACHE: Final = ("", 0, 0, "", "")
 _MOVED: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 
@@ -90,6 +93,7 @@ class ValkeyJournal:
         self._replicas, self._timeout_ms = replicas, round(timeout_s * SECOND)
         self._commits: dict[ValkeyClient, GroupCommit] = {}
         self._lives: dict[int, _Life] = {}
+        self._places: dict[JournalKey, _Place] = {}
         self._several = isinstance(client, ClusterClient)
         self.cache: ValkeyTier | None = None
         """The cache, where it is on the same server: it is told of appends in the same step."""
@@ -106,20 +110,18 @@ class ValkeyJournal:
         mutation: Mutation | None = None,
     ) -> Acknowledged | Refusal:
         """Append to a list, all or nothing."""
-        name = name_of(key)
-        shard = self._keys.shard(name)
+        place = self._places.get(key) or self._place(key)
+        shard = place.shard
         life = self._now(shard) or await self._life(shard)
-        arguments: list[bytes | str | int] = [life.run, epoch, *self._most, name]
-        keys = [
-            self._keys.known(name), self._keys.pending(name), self._keys.streams[shard], self._keys.counts(shard),
-        ]  # fmt: skip
+        arguments: list[bytes | str | int] = [life.run, epoch, *self._most, place.name]
+        keys = place.keys
         # What is not durable yet must not be read: then the cache is told by whoever appends.
         told = self.cache is not None and mutation is not None and life.direct
         if told:
             assert self.cache is not None
             assert mutation is not None
             more, beside = self.cache.beside(mutation)
-            keys += more
+            keys = [*keys, *more]
             arguments += beside
         else:
             arguments += _NO_CACHE
@@ -211,12 +213,14 @@ class ValkeyJournal:
 
     async def backlog(self) -> Backlog:
         """Return what is pending in all."""
-        counts = await self._each_shard(lambda shard: ("HMGET", self._keys.counts(shard), "c", "b", "x"))
+        counts = await self._each_shard(lambda shard: ("GET", self._keys.counts(shard)))
+        asides = await self._each_shard(lambda shard: ("LLEN", self._keys.aside(shard)))
         firsts = await self._each_shard(lambda shard: ("XRANGE", self._keys.streams[shard], "-", "+", "COUNT", 1))
         times = await self._each_shard(lambda _: ("TIME",))
-        entries, bytes_, aside = (
-            sum(int(reply[place] or 0) for reply in map(_checked, counts)) for place in range(3)
-        )  # fmt: skip
+        # Each count is both in one number.
+        held = [divmod(int(_checked(count) or 0), _UNIT) for count in counts]
+        entries, bytes_ = sum(count for count, _ in held), sum(size for _, size in held)
+        aside = sum(int(_checked(reply)) for reply in asides)
         oldest = 0
         for first, time in zip(map(_checked, firsts), map(_checked, times), strict=True):
             if first and entries:
@@ -275,6 +279,17 @@ class ValkeyJournal:
         always = isinstance(config, list) and config[1:] == [b"always"] and bool(info.get("aof_enabled"))
         direct = self.durability == "memory" or (self.durability == "fsync" and always)
         return _Life(client, client.connects, str(info["run_id"]), unsafe(info, self.durability), direct)
+
+    def _place(self, key: JournalKey) -> _Place:
+        name = name_of(key)
+        shard = self._keys.shard(name)
+        keys = [
+            self._keys.known(name), self._keys.pending(name), self._keys.streams[shard], self._keys.counts(shard),
+        ]  # fmt: skip
+        if len(self._places) >= _MAX_PLACES:
+            self._places.clear()
+        self._places[key] = place = _Place(name, shard, keys)
+        return place
 
     async def _sealed(self, key: JournalKey, epoch: str, what: str) -> int:
         shard = self._keys.shard(name_of(key))
@@ -377,6 +392,14 @@ class ValkeyJournal:
                 client, self.durability, replicas=self._replicas, timeout_ms=self._timeout_ms
             )
         return await commit.run(command)
+
+
+class _Place(NamedTuple):
+    """Where a list is: its name, its shard, and the keys of an append."""
+
+    name: str
+    shard: int
+    keys: list[str]
 
 
 class _Life(NamedTuple):

@@ -171,17 +171,19 @@ class ValkeyLink:
     def _hearing(self, listener: Listener) -> Callable[[Push], None]:
         """Return what takes everything that the server says unasked."""
         own, shared = {self._lines.own.encode(), self._beats.encode()}, self._lines.shared.encode()
-        process = self._lines.process
+        process, mine = self._lines.process, notices.begins(self._lines.process)
 
         def hear(push: Push) -> None:
             if push[0] != b"message":
                 return
             _, channel, payload = push
             if channel == shared:
+                # What this process changed itself it has dropped when the change was acknowledged.
+                if payload.startswith(mine):
+                    return
                 notice = notices.read(payload)
                 if notice is None:
                     listener.heard_unknown()
-                # What this process changed itself it has dropped when the change was acknowledged.
                 elif notice.sender != process:
                     _tell(listener, notice)
             elif channel in own:

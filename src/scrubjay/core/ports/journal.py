@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from scrubjay.core.errors import JournalUnavailable
 from scrubjay.core.keys import Kind
@@ -37,8 +37,7 @@ class JournalKey:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewEntry:
+class NewEntry(NamedTuple):
     """What is to be appended: JSON text with a gap for its number, which the journal fills.
 
     Attributes:
@@ -90,8 +89,7 @@ class Tail:
     more: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
+class Acknowledged(NamedTuple):
     """What was appended.
 
     Attributes:
@@ -290,23 +288,29 @@ class Journal(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
+class Behind(NamedTuple):
     """Messages that the journal has.
 
     Attributes:
-        items: They, encoded as the store does.
+        entries: They, as they were appended.
         numbers: Their sequence numbers.
         at_ms: When they were appended, in milliseconds since the Unix epoch.
         version: The chat's version.
         told: Whether the cache was told in the same step.
     """
 
-    items: Sequence[bytes]
+    entries: Sequence[NewEntry]
     numbers: Sequence[int]
     at_ms: int
     version: int
     told: bool
+
+    def items(self) -> list[bytes]:
+        """Return the messages, encoded as the store does."""
+        return [
+            b"%b%d%b" % (entry.before, number, entry.after)
+            for entry, number in zip(self.entries, self.numbers, strict=True)
+        ]
 
 
 class ChatJournal(Protocol):
@@ -316,14 +320,11 @@ class ChatJournal(Protocol):
         """Return whether messages may be written behind."""
         ...
 
-    async def append(
-        self, scope: Scope, session: str, messages: Sequence[NewMessage], mutation: Mutation
-    ) -> Behind | None:
+    async def append(self, key: JournalKey, messages: Sequence[NewMessage], mutation: Mutation) -> Behind | None:
         """Append messages to a chat; None if the store has to do it.
 
         Args:
-            scope: The user.
-            session: The session.
+            key: The chat.
             messages: What to append.
             mutation: How the cached list changes by it, but for versions and items.
 

@@ -46,13 +46,16 @@ local incarnation, generation, shown, key_id, count, whole = string.match(header
 if not incarnation or incarnation ~= ARGV[1] then return drop() end
 if tonumber(shown) >= tonumber(version) then return unchanged(2) end
 if tonumber(shown) ~= tonumber(ARGV[4]) then return drop() end
-if redis.call(is_list and 'LLEN' or 'HLEN', key) - 1 ~= tonumber(count) then return drop() end
+count = tonumber(count)
+if op ~= APPEND and redis.call(is_list and 'LLEN' or 'HLEN', key) - 1 ~= count then return drop() end
 
--- In pieces: Lua's stack is bounded.
+-- In pieces: Lua's stack is bounded. Returns what the last one did.
 local function each(command)
+  local reply
   for first = 10, #ARGV, 1000 do
-    redis.call(command, key, unpack(ARGV, first, math.min(first + 999, #ARGV)))
+    reply = redis.call(command, key, unpack(ARGV, first, math.min(first + 999, #ARGV)))
   end
+  return reply
 end
 
 local function encode(items)
@@ -62,16 +65,18 @@ local function encode(items)
 end
 
 local function change_list()
-  if op == APPEND then each('RPUSH') end
-  local items = redis.call('LLEN', key) - 1
-  if items <= keep then
-    redis.call('LSET', key, 0, encode(items))
-    return
+  local items = count
+  if op == APPEND then
+    items = (each('RPUSH') or redis.call('LLEN', key)) - 1
+    if items - #ARGV + 9 ~= count then error('another number of items than the header says') end
   end
-  -- What APPEND cuts, the store still has; what TRIM cuts was cut there as well.
-  if op == APPEND then whole = 'p' end
-  redis.call('LTRIM', key, items - keep + 1, -1)
-  redis.call('LPUSH', key, encode(keep))
+  if items > keep then
+    -- What APPEND cuts, the store still has; what TRIM cuts was cut there as well. The header takes the last one's place.
+    if op == APPEND then whole = 'p' end
+    redis.call('LPOP', key, items - keep)
+    items = keep
+  end
+  redis.call('LSET', key, 0, encode(items))
 end
 
 local function change_hash()

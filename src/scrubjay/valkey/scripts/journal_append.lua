@@ -14,9 +14,6 @@ local known = redis.call('HMGET', KEYS[1], 'o', 'e', 'q', 'v', 'n', 'r')
 if known[1] ~= '1' or (ARGV[2] ~= '' and ARGV[2] ~= known[2]) then return 'closed' end
 -- A server that was started anew may have lost what the store has got of it already: it would give the same versions again.
 if known[6] ~= ARGV[1] then return 'restarted' end
-local held = redis.call('HMGET', KEYS[4], 'c', 'b')
-if tonumber(held[1] or 0) >= tonumber(ARGV[3]) or tonumber(held[2] or 0) >= tonumber(ARGV[4]) then return 'full' end
-
 local number, place = tonumber(known[3]), tonumber(known[5])
 local version = string.format('%.0f', tonumber(known[4]) + 1)
 local reply, entries, bytes = { known[2], version }, {}, 0
@@ -48,19 +45,20 @@ while ARGV[at] do
   at = at + 2
 end
 
--- A server without memory refuses a script's first write, so that is the one that takes it.
+-- Entries and bytes in one number. A server without memory refuses a script's first write, so nothing is half done.
+local more = #entries * 4294967296 + bytes
+local held = redis.call('INCRBY', KEYS[4], string.format('%.0f', more))
+if held - more > 0 and (held / 4294967296 > tonumber(ARGV[3]) or held % 4294967296 > tonumber(ARGV[4])) then
+  redis.call('DECRBY', KEYS[4], string.format('%.0f', more))
+  return 'full'
+end
 local length = 0
 for first = 1, #entries, 1000 do
   length = redis.call('RPUSH', KEYS[2], unpack(entries, first, math.min(first + 999, #entries)))
 end
-local fields = { 'q', string.format('%.0f', number), 'v', version, 'n', string.format('%.0f', place) }
-for field, value in pairs(gained) do
-  fields[#fields + 1], fields[#fields + 2] = field, value
-end
-redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('HSET', KEYS[1], 'q', string.format('%.0f', number), 'v', version, 'n', string.format('%.0f', place))
+for field in pairs(gained) do redis.call('HSET', KEYS[1], field, '1') end
 for field in pairs(lost) do redis.call('HDEL', KEYS[1], field) end
-redis.call('HINCRBY', KEYS[4], 'c', #entries)
-redis.call('HINCRBY', KEYS[4], 'b', bytes)
 -- One word in the stream for all that is pending of a list.
 if length == #entries then redis.call('XADD', KEYS[3], '*', 'l', ARGV[5]) end
 if KEYS[5] then

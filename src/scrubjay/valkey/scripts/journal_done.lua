@@ -16,16 +16,12 @@ if redis.call('HGET', KEYS[1], 'e') == epoch then
     if place > through or (why ~= '' and place < through) then break end
     if why ~= '' then
       redis.call('RPUSH', KEYS[6], cjson.encode({ list = name, why = why }) .. '\n' .. entry)
-      redis.call('HINCRBY', KEYS[4], 'x', 1)
     end
     redis.call('LPOP', KEYS[2])
     done, bytes = done + 1, bytes + #entry
   end
 end
-if done > 0 then
-  redis.call('HINCRBY', KEYS[4], 'c', -done)
-  redis.call('HINCRBY', KEYS[4], 'b', -bytes)
-end
+if done > 0 then redis.call('DECRBY', KEYS[4], string.format('%.0f', done * 4294967296 + bytes)) end
 left = redis.call('EXISTS', KEYS[2]) == 1
 if #ARGV > 5 then
   -- What came meanwhile has no word of its own in the stream.

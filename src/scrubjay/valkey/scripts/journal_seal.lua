@@ -22,8 +22,7 @@ if what == 'discard' then
   end
   if dropped > 0 then
     redis.call('UNLINK', KEYS[2])
-    redis.call('HINCRBY', KEYS[3], 'c', -dropped)
-    redis.call('HINCRBY', KEYS[3], 'b', -bytes)
+    redis.call('DECRBY', KEYS[3], string.format('%.0f', dropped * 4294967296 + bytes))
   end
 end
 if what == 'release' or what == 'discard' then
