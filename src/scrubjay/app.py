@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, replace
+from datetime import timedelta
 from typing import Any, Literal, Self
 
 from scrubjay.core.clock import Clock, SystemClock
@@ -21,6 +22,7 @@ from scrubjay.models.adapters import as_tokenizer
 from scrubjay.models.extractive import ExtractiveSummarizer
 from scrubjay.models.summarizers import CallableSummarizer
 from scrubjay.observe.recorder import ProcessRecorder
+from scrubjay.sessions.warming import Users, Warmed, WarmUp, what, who
 from scrubjay.settings import Settings, load_settings
 from scrubjay.store.examine import is_current
 from scrubjay.store.open import migrate, parse_store_url
@@ -313,6 +315,74 @@ class AsyncScrubjay:
         sessions = await journalling.flusher.everything(release=release, progress=progress)
         flushed = journalling.lists.counts.flushed - before
         return {"sessions": sessions, "flushed": flushed, **asdict(await journalling.journal.backlog())}
+
+    async def warm(
+        self,
+        users: Users | None = None,
+        types: Iterable[str] | None = None,
+        *,
+        recent: float | timedelta | None = None,
+        active_at: str | None = None,
+        tz: str = "UTC",
+        tenant: str | None = None,
+        sessions: bool = False,
+        rate: float | None = None,
+        concurrency: int = 2,
+        max_memory: float | None = None,
+        after: str | None = None,
+        dry_run: bool = False,
+        progress: Callable[[Warmed], None] | None = None,
+    ) -> Warmed:
+        """Put into the cache what is read first of many users, before they come.
+
+        That is their memory, their newest summaries and their contexts of some types; and of each tenant, once, its
+        agents and the reference data that its users share. It is read from the store for many users at once. What is in
+        the cache already is left as it is, and whatever is written meanwhile is never overwritten.
+
+        Args:
+            users: The users, in any iterable: ids, or pairs of a tenant's and a user's id.
+            types: The context types; None for those of every window (`profile` and `preference`).
+            recent: Instead of `users`: who has used a session in the last so many seconds.
+            active_at: Instead of `users`: who was seen in an hour of the week, such as `mon 09:00`, in one of the last
+                eight weeks.
+            tz: The time zone of `active_at`, such as `Europe/Berlin`.
+            tenant: The tenant; None for the default tenant.
+            sessions: Whether to warm, too, what a window reads of the session that each user used last, if that was
+                within a week: chat, state, tool outputs and layout.
+            rate: The most users a second; None for no limit.
+            concurrency: How many batches are under way at once.
+            max_memory: The part of the cache server's `maxmemory` at which it stops; None for the setting
+                `warming.max_memory` (0.9), 1 for never.
+            after: With `recent` and `active_at`: only users whose ids come after this one, as an earlier result's
+                `last` says.
+            dry_run: Whether only to find out how many users it would be (`total`).
+            progress: Called with how far it is, after each batch.
+
+        Returns:
+            How far it came, and why it stopped if it did: `stopped` is `memory`, `cache` or `store`. That is no error:
+            what was warmed until then is warm.
+
+        Raises:
+            InvalidInput: Not exactly one of `users`, `recent` and `active_at` is given, or one cannot be understood.
+            InvalidId: An id cannot be one; those before it may be warmed.
+            InvalidLimit: A number is out of range.
+            ConfigurationError: There is no cache (`none:`).
+        """
+        engine, services = self._open, self._services
+        settings = self._parts.settings
+        wanted = what(
+            types,
+            sessions=sessions,
+            rate=rate,
+            concurrency=concurrency,
+            max_memory=settings.warming.max_memory if max_memory is None else max_memory,
+        )
+        owner = settings.default_tenant if tenant is None else tenant
+        chosen = who(services, owner, users, recent=recent, active_at=active_at, tz=tz, after=after)
+        if engine.client is None:
+            raise ConfigurationError("there is no cache to warm: it is none:")
+        run = WarmUp(services, engine.warmer, wanted, chosen, progress)
+        return await (run.count() if dry_run else run.run())
 
     async def health(self) -> dict[str, Any]:
         """Return whether the store and the cache answer.

@@ -28,10 +28,12 @@ from scrubjay.cache.recovery import Recovery
 from scrubjay.cache.relay import BATCH, FORGOTTEN_MS, LOOKS_PER_DEADLINE, SETTLE_EVERY_S, Relay
 from scrubjay.cache.repeat import repeat
 from scrubjay.cache.tiers import Wiring, assembled
+from scrubjay.cache.warming import Warmer
 from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.counters import CacheCounters, Tallies
 from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import CacheMisconfigured, CacheUnavailable, StoreUnavailable
+from scrubjay.core.hours import parse_zone
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import SECOND
@@ -47,7 +49,9 @@ from scrubjay.models.tokenizers import BytePairTokenizer
 from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.sessions import closing, rolling
 from scrubjay.sessions.assembling import Assembler
+from scrubjay.sessions.peaks import LATE_MS, WARM, Peaks, Plan
 from scrubjay.sessions.sweeping import Sweeper
+from scrubjay.sessions.warming import what
 from scrubjay.settings import Settings
 from scrubjay.status import PUBLISH_EVERY_S, Status
 from scrubjay.store.open import open_store
@@ -119,6 +123,8 @@ class Engine:
     status: Status
     sweeper: Sweeper
     journalling: Journalling | None
+    warmer: Warmer
+    peaks: Peaks | None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     tenants: dict[str, Tenant] = field(default_factory=dict)
     watchers: set[asyncio.Task[None]] = field(default_factory=set)
@@ -146,6 +152,8 @@ class Engine:
             self._spawn("flush", self.settings.journal.age, self.journalling.flusher.run)
         if self.settings.jobs:
             self._spawn("sweep", _SWEEP_EVERY_S, self.sweeper.sweep)
+            if self.peaks is not None:
+                self._spawn("warming", _SWEEP_EVERY_S, self.peaks.plan)
             self.tasks.append(asyncio.create_task(self.services.jobs.run(_JOBS_EVERY_S), name="scrubjay-jobs"))
 
     async def stop(self) -> None:
@@ -373,10 +381,24 @@ def _assembled(
     lists = None if journalling is None else journalling.lists
     status = Status(services, tiers.aside, relay, tiers.coherence, recorder, process, lists)
     sweeper = Sweeper(services, settings.retention.milliseconds())
+    warmer = Warmer(tiers.aside)
+    peaks = _peaks(services, warmer, settings) if server.client is not None and settings.warming.tenants else None
     return Engine(
         settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence,
-        status, sweeper, journalling,
+        status, sweeper, journalling, warmer, peaks,
     )  # fmt: skip
+
+
+def _peaks(services: Services, warmer: Warmer, settings: Settings) -> Peaks:
+    given = settings.warming
+    wanted = what(
+        given.types or None, sessions=given.sessions, rate=given.rate, concurrency=1, max_memory=given.max_memory
+    )
+    lead_ms = round(given.lead * SECOND)
+    peaks = Peaks(services, warmer, Plan(given.tenants, lead_ms, given.peaks, parse_zone(given.tz), wanted))
+    # As long as there is time before the peak, and into it.
+    services.jobs.register({WARM: Work(peaks.run, deadline_s=given.lead + LATE_MS / SECOND, given_up=peaks.again)})
+    return peaks
 
 
 def _check_agent(policy: AssemblyPolicy, config: Mapping[str, Any]) -> None:

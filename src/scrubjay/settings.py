@@ -20,8 +20,10 @@ from pydantic_settings import (
 
 from scrubjay.assembly import DEFAULT_POLICY, AssemblyPolicy
 from scrubjay.assembly.providers import rules_for
-from scrubjay.core.errors import ConfigurationError, InvalidLimit
+from scrubjay.core.errors import ConfigurationError, InvalidInput, InvalidLimit
+from scrubjay.core.hours import parse_zone
 from scrubjay.core.policy import CONTEXT_POLICIES, MAX_TTL_MS, SECOND, ContextPolicy, Limits, Policies
+from scrubjay.sessions.warming import MAX_RATE
 
 CONFIG_VARIABLE = "SCRUBJAY_CONFIG"
 DEFAULT_FILE = "scrubjay.toml"
@@ -79,6 +81,7 @@ class RetentionSettings(_Part):
         summaries: Summaries of closed sessions.
         jobs: Jobs that were given up.
         layouts: What is pinned for the windows of sessions that are no longer used; their next window begins anew.
+        activity: In which hours of the week users are here; by it caches are warmed.
     """
 
     receipts: _Seconds | None = 30 * 86_400
@@ -88,6 +91,7 @@ class RetentionSettings(_Part):
     summaries: _Seconds | None = None
     jobs: _Seconds | None = 30 * 86_400
     layouts: _Seconds | None = 3_600
+    activity: _Seconds | None = 8 * 7 * 86_400
 
     def milliseconds(self) -> dict[str, int]:
         """Return what is kept for a time, in milliseconds by kind."""
@@ -119,6 +123,41 @@ class JournalSettings(_Part):
     most: int = Field(default=100_000, ge=1)
     most_bytes: int = Field(default=64 * MIB, ge=1_024)
     shards: int = Field(default=8, ge=1, le=1_024)
+
+
+class WarmingSettings(_Part):
+    """Warming before the hours in which a tenant's activity peaks.
+
+    Attributes:
+        tenants: For which tenants, or `all`; none: it is switched off.
+        lead: How long before a peak, in seconds.
+        peaks: How many hours of each day are peaks, at most: the busiest, of those that are half as busy at least as
+            the busiest of the week.
+        tz: The time zone in which days are counted.
+        types: The context types that are warmed of each user; none: those of every window (`profile`, `preference`).
+        sessions: Whether what a window reads of the session that each user used last is warmed, too.
+        rate: How many users a second, at most.
+        max_memory: The part of the cache server's `maxmemory` at which warming stops, also where it is called for; 1
+            for never.
+    """
+
+    tenants: Literal["all"] | list[str] = Field(default_factory=list)
+    lead: _Seconds = 600
+    peaks: int = Field(default=3, ge=1, le=24)
+    tz: str = "UTC"
+    types: list[str] = Field(default_factory=list)
+    sessions: bool = False
+    rate: float = Field(default=500.0, gt=0, le=MAX_RATE)
+    max_memory: float = Field(default=0.9, gt=0, le=1)
+
+    @field_validator("tz")
+    @classmethod
+    def _known(cls, tz: str) -> str:
+        try:
+            parse_zone(tz)
+        except InvalidInput as error:
+            raise ValueError(error.message) from None
+        return tz
 
 
 class LimitSettings(_Part):
@@ -187,6 +226,7 @@ class Settings(BaseSettings):
         jobs: How many background jobs (summaries) run at once in this process; 0 leaves them to other processes.
         writes: How a kind is written: `through` (the store first) or `behind` (the journal first; of `chat`).
         journal: The journal of what is written behind; by its URL alone, or by several settings.
+        warming: Warming before the hours in which tenants are busiest; off unless tenants are named.
         retention: How long what only time deletes is kept.
         ttl: Times to live.
         limits: Limits.
@@ -224,6 +264,7 @@ class Settings(BaseSettings):
     jobs: int = Field(default=4, ge=0, le=1_000)
     writes: Mapping[Literal["chat"], Literal["through", "behind"]] = Field(default_factory=dict)
     journal: JournalSettings = JournalSettings()
+    warming: WarmingSettings = WarmingSettings()
     retention: RetentionSettings = RetentionSettings()
     ttl: TtlSettings = TtlSettings()
     limits: LimitSettings = LimitSettings()

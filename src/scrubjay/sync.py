@@ -36,6 +36,7 @@ from scrubjay.memory.state import SessionState as AsyncSessionState
 from scrubjay.memory.summaries import Summaries as AsyncSummaries
 from scrubjay.memory.tools import Tools as AsyncTools
 from scrubjay.observe.recorder import ProcessRecorder
+from scrubjay.sessions.warming import Users, Warmed
 
 __all__ = [
     "Agents",
@@ -203,6 +204,76 @@ class Scrubjay:
             JournalUnavailable: The journal does not answer.
         """
         return self._portal.call(self._target.flush(release=release, progress=progress))
+
+    def warm(
+        self,
+        users: Users | None = None,
+        types: Iterable[str] | None = None,
+        *,
+        recent: float | timedelta | None = None,
+        active_at: str | None = None,
+        tz: str = "UTC",
+        tenant: str | None = None,
+        sessions: bool = False,
+        rate: float | None = None,
+        concurrency: int = 2,
+        max_memory: float | None = None,
+        after: str | None = None,
+        dry_run: bool = False,
+        progress: Callable[[Warmed], None] | None = None,
+    ) -> Warmed:
+        """Put into the cache what is read first of many users, before they come.
+
+        That is their memory, their newest summaries and their contexts of some types; and of each tenant, once, its
+        agents and the reference data that its users share. It is read from the store for many users at once. What is in
+        the cache already is left as it is, and whatever is written meanwhile is never overwritten.
+
+        Args:
+            users: The users, in any iterable: ids, or pairs of a tenant's and a user's id.
+            types: The context types; None for those of every window (`profile` and `preference`).
+            recent: Instead of `users`: who has used a session in the last so many seconds.
+            active_at: Instead of `users`: who was seen in an hour of the week, such as `mon 09:00`, in one of the last
+                eight weeks.
+            tz: The time zone of `active_at`, such as `Europe/Berlin`.
+            tenant: The tenant; None for the default tenant.
+            sessions: Whether to warm, too, what a window reads of the session that each user used last, if that was
+                within a week: chat, state, tool outputs and layout.
+            rate: The most users a second; None for no limit.
+            concurrency: How many batches are under way at once.
+            max_memory: The part of the cache server's `maxmemory` at which it stops; None for the setting
+                `warming.max_memory` (0.9), 1 for never.
+            after: With `recent` and `active_at`: only users whose ids come after this one, as an earlier result's
+                `last` says.
+            dry_run: Whether only to find out how many users it would be (`total`).
+            progress: Called with how far it is, after each batch.
+
+        Returns:
+            How far it came, and why it stopped if it did: `stopped` is `memory`, `cache` or `store`. That is no error:
+            what was warmed until then is warm.
+
+        Raises:
+            InvalidInput: Not exactly one of `users`, `recent` and `active_at` is given, or one cannot be understood.
+            InvalidId: An id cannot be one; those before it may be warmed.
+            InvalidLimit: A number is out of range.
+            ConfigurationError: There is no cache (`none:`).
+        """
+        return self._portal.call(
+            self._target.warm(
+                users,
+                types,
+                recent=recent,
+                active_at=active_at,
+                tz=tz,
+                tenant=tenant,
+                sessions=sessions,
+                rate=rate,
+                concurrency=concurrency,
+                max_memory=max_memory,
+                after=after,
+                dry_run=dry_run,
+                progress=progress,
+            )
+        )
 
     def health(self) -> dict[str, Any]:
         """Return whether the store and the cache answer.

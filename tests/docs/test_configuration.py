@@ -19,6 +19,7 @@ from scrubjay.settings import (
     RetentionSettings,
     Settings,
     TtlSettings,
+    WarmingSettings,
     load_settings,
 )
 from scrubjay.store.open import parse_store_url
@@ -29,6 +30,7 @@ PAGE = ROOT / "docs" / "configuration.md"
 PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "Settings": (Settings, ""),
     "Journal": (JournalSettings, "journal."),
+    "Warming": (WarmingSettings, "warming."),
     "Retention": (RetentionSettings, "retention."),
     "Times to live": (TtlSettings, "ttl."),
     "Context types": (ContextSettings, "contexts.T."),
@@ -43,7 +45,7 @@ def rows() -> dict[str, list[str]]:
 def in_code() -> Iterator[tuple[str, Any]]:
     for model, prefix in PARTS.values():
         for name, field in model.model_fields.items():
-            if f"{prefix}{name}" not in {"ttl", "limits", "contexts", "journal", "retention"}:
+            if f"{prefix}{name}" not in {"ttl", "limits", "contexts", "journal", "retention", "warming"}:
                 yield prefix + name, field.get_default(call_default_factory=True)
 
 

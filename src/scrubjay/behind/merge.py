@@ -20,10 +20,10 @@ def merged(loaded: Loaded, tail: Tail, limit: int) -> Loaded:
     """
     fresh = [each for each in tail.pending if each.version > loaded.version]
     if not fresh:
-        return loaded
+        return replace(loaded, lasting=True)
     assert isinstance(loaded.payload, list)
     items = [*loaded.payload, *(each.item for each in fresh)]
     whole = loaded.whole and not 0 < limit < len(items)
     if limit:
         items = items[-limit:]
-    return replace(loaded, version=fresh[-1].version, payload=items, count=len(items), whole=whole)
+    return replace(loaded, version=fresh[-1].version, payload=items, count=len(items), whole=whole, lasting=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from scrubjay.cache.decoded import MAX_BYTES, PART, Decoded
 from scrubjay.cache.distrust import Distrust, Hold
@@ -11,6 +12,7 @@ from scrubjay.cache.l1 import L1
 from scrubjay.cache.local import Local
 from scrubjay.cache.parts import Parts
 from scrubjay.cache.reads import SOFT_DEADLINE_S, Reads
+from scrubjay.cache.source import Source
 from scrubjay.cache.watch import Watch
 from scrubjay.cache.writes import Writes
 
@@ -78,6 +80,10 @@ class CacheAside:
         Then nothing is read from it, and `retell` does not succeed, until `forgive`.
         """
         return self._distrust.untold.overflowed
+
+    def asks(self, source: Source[Any]) -> bool:
+        """Return whether the shared cache may be asked for something, and may be filled with it, now."""
+        return self.reads.usable(source)
 
     def forgive(self, overflowed: int) -> bool:
         """Take it that the shared cache has been told everything by other means, or has been emptied.

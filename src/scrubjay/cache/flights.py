@@ -318,7 +318,7 @@ class Flights:
         for (flight, miss), loaded in zip(flights, found, strict=True):
             key = flight.source.read.key
             parts.floors.loaded(key.key, loaded.version, since)
-            fill = None if miss.lease is None else self._fill(flight.source, loaded, cost_ms, miss)
+            fill = None if miss.lease is None else filling(self._parts, flight.source, loaded, cost_ms, miss)
             if fill is not None:
                 loaded.fresh_until_ms = fill.loaded.fresh_until_ms
                 fills.append(fill)
@@ -336,20 +336,6 @@ class Flights:
         for flight, miss in flights:
             if miss.lease is not None:
                 await self._parts.hot.release(flight.source.read.key, miss.lease)
-
-    def _fill(self, source: Source[Any], loaded: Loaded, cost_ms: int, miss: Miss) -> Fill | None:
-        """Return the fill of what was loaded, with its times; None if it is not to be cached."""
-        keep = kept(source, loaded)
-        if keep is None or miss.lease is None:
-            return None
-        if not keep.ttl_ms and not keep.count:
-            # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not.
-            keep.ttl_ms = NOTHING_MS
-        if keep.ttl_ms and source.read.shape is Shape.VALUE and not source.read.slide and not keep.left_ms:
-            keep.ttl_ms = max(1, round(keep.ttl_ms * (1 - JITTER * self._parts.chance())))
-            keep.fresh_until_ms, keep.cost_ms = self._parts.clock.now_ms() + keep.ttl_ms, cost_ms
-            keep.left_ms = keep.ttl_ms + source.stale_ms
-        return Fill.under(miss, source.read.key, source.read.shape, keep)
 
     async def _refresh(self, flight: Flight) -> None:
         """Load anew what is there, if nobody else does, in any process."""
@@ -376,6 +362,29 @@ class Flights:
                 raise
         finally:
             self._gone(flight)
+
+
+def filling(parts: Parts, source: Source[Any], loaded: Loaded, cost_ms: int, miss: Miss) -> Fill | None:
+    """Return the fill of what was loaded under a lease, with its times; None if it is not to be cached.
+
+    Args:
+        parts: The clock and the jitter.
+        source: What was loaded.
+        loaded: What the store gave.
+        cost_ms: How long that took, in milliseconds.
+        miss: The lease, granted before the load began.
+    """
+    keep = kept(source, loaded)
+    if keep is None or miss.lease is None:
+        return None
+    if not keep.ttl_ms and not keep.count:
+        # That there is nothing is worth remembering for a while, not for ever: anybody can ask for what is not.
+        keep.ttl_ms = NOTHING_MS
+    if keep.ttl_ms and source.read.shape is Shape.VALUE and not source.read.slide and not keep.left_ms:
+        keep.ttl_ms = max(1, round(keep.ttl_ms * (1 - JITTER * parts.chance())))
+        keep.fresh_until_ms, keep.cost_ms = parts.clock.now_ms() + keep.ttl_ms, cost_ms
+        keep.left_ms = keep.ttl_ms + source.stale_ms
+    return Fill.under(miss, source.read.key, source.read.shape, keep)
 
 
 _ALONE = frozenset({MissReason.UNAVAILABLE, MissReason.NOT_CACHED})

@@ -43,7 +43,7 @@ class Reads:
     """
 
     def __init__(self, parts: Parts, l1: L1, decoded: Decoded, distrust: Distrust, watch: Watch) -> None:
-        self.flights = Flights(parts, self._hearing, self._usable)
+        self.flights = Flights(parts, self._hearing, self.usable)
         self.decoded = decoded
         self.refreshes = 0
         """Values that were loaded anew before they expired."""
@@ -74,7 +74,7 @@ class Reads:
 
     async def beyond(self, source: Source[T]) -> T:
         """Return one thing that process memory does not hold."""
-        if source.plain and self._usable(source):
+        if source.plain and self.usable(source):
             return await self._value(source)
         (value,) = await self._beyond([source])
         return value  # type: ignore[no-any-return]
@@ -192,7 +192,7 @@ class Reads:
         What the server still holds is served, also where its header says that its time is over: the server counts its
         time by itself, and it is the writer's clock or this process's that is wrong.
         """
-        if not self._usable(source):
+        if not self.usable(source):
             return None
         ticket = self._ticket(source)
         try:
@@ -299,7 +299,7 @@ class Reads:
         return [value for _, value in taken]
 
     async def _read(self, sources: Sequence[Source[Any]]) -> list[Hit | Miss]:
-        usable = [self._usable(source) for source in sources]
+        usable = [self.usable(source) for source in sources]
         asked = [source.read for source, use in zip(sources, usable, strict=True) if use]
         found = await self._hot.read(asked) if asked else []
         if any(isinstance(answer, Miss) and answer.reason is MissReason.UNAVAILABLE for answer in found):
@@ -307,7 +307,8 @@ class Reads:
         answers = iter(found)
         return [next(answers) if use else _NOT_CACHED for use in usable]
 
-    def _usable(self, source: Source[Any]) -> bool:
+    def usable(self, source: Source[Any]) -> bool:
+        """Return whether the shared cache may be asked for something, and is believed."""
         # What the cache could not be told of is not believed: a process never reads older than what it wrote.
         if self._distrust.any and self._distrust.covers(source.read.key):
             # Where the change is behind us, loads are shared: without the cache they are all that spares the store.

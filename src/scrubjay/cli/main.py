@@ -16,6 +16,7 @@ from scrubjay.cli.replay import replay
 from scrubjay.cli.shell import EXIT_CODES, Cli
 from scrubjay.cli.size import size
 from scrubjay.cli.top import top
+from scrubjay.cli.warm import warm
 
 
 @click.group(
@@ -44,7 +45,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, replay, receipt, stats, top, doctor, flush, forget, export, migrate, conf, size, chaos):
+for command in (demo, replay, receipt, stats, top, doctor, warm, flush, forget, export, migrate, conf, size, chaos):
     cli.add_command(command)
 
 

@@ -13,7 +13,7 @@ from scrubjay.cache.aside import CacheAside
 from scrubjay.cache.gate import GatedTier
 from scrubjay.core.clock import Clock
 from scrubjay.core.keys import KeySpace
-from scrubjay.core.policy import SECOND, Policies
+from scrubjay.core.policy import HOUR, SECOND, Policies
 from scrubjay.core.ports import Activity, Store
 from scrubjay.core.scope import Scope
 
@@ -81,6 +81,8 @@ class ActivityLog:
         self._noted: dict[tuple[Scope, str], _Noted] = {}
         self._writing: dict[tuple[Scope, str], _Noted] = {}
         self._written_at: dict[tuple[Scope, str], int] = {}
+        self._seen: dict[Scope, int] = {}
+        """The last hour of which the store knows that a user was seen in it."""
         # One at a time: else an older note of a session could be written after a newer one.
         self._turn = asyncio.Lock()
 
@@ -130,6 +132,8 @@ class ActivityLog:
         for key in list(self._written_at):
             if scope.covers(key[0]):
                 del self._written_at[key]
+        for user in [user for user in self._seen if scope.covers(user)]:
+            del self._seen[user]
 
     async def flush(self, *, everything: bool = False) -> None:
         """Write what is due, or everything.
@@ -166,7 +170,10 @@ class ActivityLog:
 
     async def _write(self, keys: Sequence[tuple[Scope, str]]) -> None:
         taken = {key: self._noted.pop(key) for key in keys if key in self._noted}
-        batch = [Activity(scope, session, noted.at_ms, noted.metrics) for (scope, session), noted in taken.items()]
+        batch = [
+            Activity(scope, session, noted.at_ms, noted.metrics, seen=self._seen.get(scope) != noted.at_ms // HOUR)
+            for (scope, session), noted in taken.items()
+        ]
         measured = [activity for activity in batch if activity.metrics is not None]
         # Until the caches have been told, readers here find what was noted, and not what is older.
         self._writing = taken
@@ -174,6 +181,7 @@ class ActivityLog:
             rows = await self.store.record_activity(batch)
             for key in taken:
                 self._written_at[key] = self._clock.now_ms()
+            self._note_seen(batch)
             if measured:
                 # Also without a row, where somebody has erased it meanwhile: a drop too many does no harm.
                 await self._aside.tell([self._keys.metrics(each.scope, each.session) for each in measured], (), rows)
@@ -184,6 +192,14 @@ class ActivityLog:
         finally:
             self._writing = {}
         await self.publish(measured)
+
+    def _note_seen(self, activities: Sequence[Activity]) -> None:
+        """Remember in which hours users were seen: the store is told of each once."""
+        for each in activities:
+            if each.seen:
+                if len(self._seen) >= MAX_SESSIONS:
+                    self._seen.clear()
+                self._seen[each.scope] = each.at_ms // HOUR
 
     async def publish(self, activities: Sequence[Activity]) -> None:
         """Give metrics to the tenants' averages; they are nice to know, and lost where that cannot be done."""

@@ -45,6 +45,7 @@ from scrubjay.store.queries import (
 )
 from scrubjay.store.sql import Batch, Query, Rows
 from scrubjay.store.sqlbehind import SqlBehind
+from scrubjay.store.sqlwarm import SqlWarm
 
 T = TypeVar("T")
 TransactionState = Literal["open", "committed", "gone"]
@@ -58,7 +59,7 @@ _KEEP_DONE_MS = DAY
 """How long confirmed outbox rows are kept: a cache may come back without what it was told, and is told it again."""
 
 
-class SqlStore(SqlBehind):
+class SqlStore(SqlBehind, SqlWarm):
     """The system of record on PostgreSQL or SQLite.
 
     Args:

@@ -124,6 +124,8 @@ sessions = Table(
     # How many messages are on record, pruned ones too: what a sweep looks for must be found without counting.
     _number("on_record", default="0"),
     Index(None, "tenant_id", "user_id", "last_active_at"),
+    # Who was here lately, of a whole tenant.
+    Index("ix_sessions_recent", "tenant_id", "last_active_at", "user_id"),
     _some("ix_sessions_unclosed", _LAST_USED, "closed_at IS NULL AND on_record > 0"),
     _some("ix_sessions_on_record", _LAST_USED, "on_record > 0"),
 )
@@ -230,6 +232,19 @@ assembly_metrics = Table(
     _json("body"),
     _at("recorded_at"),
     Index(None, "recorded_at"),
+)
+
+# In which hours of the week a user is here: one row for each, with the beginning of the last such hour.
+user_hours = Table(
+    "user_hours",
+    metadata,
+    _id("tenant_id"),
+    _id("user_id"),
+    # 0 to 167, from Monday 00:00 UTC.
+    Column("hour", Integer, primary_key=True, autoincrement=False),
+    _at("seen_at"),
+    # For the users of an hour, and for a sweep.
+    Index("ix_user_hours_seen", "seen_at", "tenant_id", "user_id"),
 )
 
 layouts = Table(
@@ -344,7 +359,7 @@ WALLS = tuple(
 )
 USER_TABLES = (
     sessions, heads, contexts, session_state, messages, tool_outputs, memories, summaries, assembly_metrics, layouts,
-    receipts, jobs,
+    receipts, jobs, user_hours,
 )  # fmt: skip
 """What an erasure of a user deletes, besides outbox rows, in the order in which every write takes its locks."""
 

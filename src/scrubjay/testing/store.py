@@ -51,6 +51,7 @@ from scrubjay.testing._store_kinds import (
 from scrubjay.testing._store_layouts import LayoutSuite
 from scrubjay.testing._store_outbox import OutboxSuite
 from scrubjay.testing._store_sweeps import SweepSuite
+from scrubjay.testing._store_warm import WarmSuite
 
 __all__ = [
     "ALICE", "BOB", "NASTY_IDS", "STRANGER", "TENANT", "Dump", "StoreRig", "StoreSuite", "chat_of", "everything_of",
@@ -58,7 +59,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class StoreSuite(KindSuite, LayoutSuite, JobSuite, SweepSuite, OutboxSuite):
+class StoreSuite(KindSuite, LayoutSuite, JobSuite, SweepSuite, WarmSuite, OutboxSuite):
     """The conformance suite. Each test takes the fixture `rig`; the store has the default policies."""
 
     # --- heads and the outbox

@@ -40,11 +40,21 @@ def facts(info: bytes) -> dict[str, Any]:
 
 
 def together(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the account of several nodes: sums, who they all are, and of the rest what the first one says."""
+    """Return the account of several nodes: sums, who they all are, and of the rest what the first one says.
+
+    `memory_share` is that of the fullest.
+    """
     together = dict(infos[0])
     together |= {name: sum(_amount(info.get(name)) for info in infos) for name in _SUMMED & together.keys()}
+    together["memory_share"] = max(map(_memory_share, infos))
     together |= {name: "+".join(sorted(str(info.get(name)) for info in infos)) for name in _IDENTITIES}
     return together
+
+
+def _memory_share(info: dict[str, Any]) -> float:
+    """Return which part of its memory a node has used; 0 if it has no limit."""
+    most = _amount(info.get("maxmemory"))
+    return _amount(info.get("used_memory")) / most if most else 0.0
 
 
 def _amount(value: object) -> int | float:

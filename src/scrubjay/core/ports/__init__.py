@@ -41,6 +41,7 @@ from scrubjay.core.ports.link import Link, Listener
 from scrubjay.core.ports.models import Summarizer, TokenCounter, Tokenizer
 from scrubjay.core.ports.shapes import Load, Loaded, Payload, Raw, Shape
 from scrubjay.core.ports.store import Store
+from scrubjay.core.ports.warming import NewestSession, WarmStore
 from scrubjay.core.ports.writes import (
     Activity,
     Appended,
@@ -90,6 +91,7 @@ __all__ = [
     "NewEntry",
     "NewJob",
     "NewMessage",
+    "NewestSession",
     "Op",
     "Opened",
     "Opening",
@@ -109,6 +111,7 @@ __all__ = [
     "TokenCounter",
     "Tokenizer",
     "ToolWritten",
+    "WarmStore",
     "Written",
     "WrittenBehind",
 ]

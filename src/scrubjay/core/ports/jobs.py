@@ -124,7 +124,7 @@ class JobStore(Protocol):
         Args:
             kind: `receipts`, `metrics`, `tool_outputs`, `summaries`: by the time they were made; `jobs`: those that
                 failed before; `messages`: of sessions that were not used since, and with the last ones their layouts;
-                `layouts`: what is pinned for such sessions.
+                `layouts`: what is pinned for such sessions; `activity`: the hours in which users were seen last.
             before_ms: The time, in milliseconds since the Unix epoch.
             limit: The most rows.
 

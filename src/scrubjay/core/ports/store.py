@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from scrubjay.core.ports.jobs import JobStore, NewJob
 from scrubjay.core.ports.journal import BehindStore
 from scrubjay.core.ports.shapes import Load, Loaded
+from scrubjay.core.ports.warming import WarmStore
 from scrubjay.core.ports.writes import (
     Activity,
     Appended,
@@ -25,7 +26,7 @@ from scrubjay.core.ports.writes import (
 from scrubjay.core.scope import Scope
 
 
-class Store(JobStore, BehindStore, Protocol):
+class Store(JobStore, BehindStore, WarmStore, Protocol):
     """The system of record.
 
     Every call takes a scope and can touch no other. Calls raise `StoreUnavailable` when the store cannot be reached.
@@ -285,7 +286,7 @@ class Store(JobStore, BehindStore, Protocol):
         ...
 
     async def record_activity(self, activities: Sequence[Activity]) -> list[tuple[str, str]]:
-        """Note when sessions were last used, and the metrics of their last assemblies.
+        """Note when sessions were last used, the hours in which their users were seen, and their last metrics.
 
         Returns:
             The outbox rows `(tenant, id)`: one for each session whose metrics are others now.

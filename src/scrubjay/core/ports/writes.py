@@ -119,6 +119,7 @@ class Activity:
     """A session was used; `metrics` are those of its last assembly, as JSON fields.
 
     What is noted of a session that is not there (it was erased meanwhile) is dropped, unless `create` says to make it.
+    With `seen` the hour of the week is noted in which its user was seen: once an hour is enough.
     """
 
     scope: Scope
@@ -126,6 +127,7 @@ class Activity:
     at_ms: int
     metrics: dict[bytes, bytes] | None = None
     create: bool = False
+    seen: bool = True
 
 
 @dataclass(frozen=True, slots=True)

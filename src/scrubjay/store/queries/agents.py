@@ -10,7 +10,7 @@ from scrubjay.core.ports import Load, Loaded, Written
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, version_of
 from scrubjay.store.queries.sessions import metrics_json, split_json
-from scrubjay.store.sql import Batch, Query, Statement
+from scrubjay.store.sql import Batch, Query, Rows, Statement
 
 _LOAD = Statement("""
     SELECT h.version, a.config
@@ -32,6 +32,11 @@ _LIST = Statement("SELECT agent_id FROM agents WHERE tenant_id = :tenant ORDER B
 def load(item: Load) -> Query[Loaded]:
     """Load an agent's configuration; no fields and version 0 or above if there is none."""
     (rows,) = yield Batch([(_LOAD, {"tenant": item.scope.tenant, "agent": item.name})], last=True)
+    return loaded(rows)
+
+
+def loaded(rows: Rows) -> Loaded:
+    """Return what the rows of a load show."""
     fields = split_json(rows[0][1]) if rows[0][1] is not None else {}
     return Loaded(version_of(rows), fields, len(fields))
 

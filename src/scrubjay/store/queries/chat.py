@@ -23,13 +23,13 @@ MAX_PINNED = 64
 MAX_OPEN_CALLS = 400
 """How many of the newest tool-call and tool-result messages are searched for the call that a result answers."""
 
-_COLUMNS = "seq, message_id, created_at, tokens, encoding, body, pinned"
+COLUMNS = "seq, message_id, created_at, tokens, encoding, body, pinned"
 _LOAD = Statement(f"""
-    SELECT h.version, h.journal, {_COLUMNS}
+    SELECT h.version, h.journal, {COLUMNS}
     FROM (SELECT 1 AS one) AS d
     LEFT JOIN heads AS h ON h.tenant_id = :tenant AND h.user_id = :user AND h.kind = 'chat' AND h.name = :session
     LEFT JOIN (
-        SELECT {_COLUMNS} FROM messages
+        SELECT {COLUMNS} FROM messages
         WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND seq >= (
             SELECT first_seq FROM sessions WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session)
         ORDER BY seq DESC LIMIT :limit
@@ -38,12 +38,12 @@ _LOAD = Statement(f"""
 """)  # noqa: S608 - the columns are constants
 # The system messages before anything else was said, and all that is pinned; pruned or not.
 _LEAD = Statement(f"""
-    SELECT h.version, {_COLUMNS}
+    SELECT h.version, {COLUMNS}
     FROM (SELECT 1 AS one) AS d
     LEFT JOIN heads AS h ON h.tenant_id = :tenant AND h.user_id = :user AND h.kind = 'chat' AND h.name = :session
     LEFT JOIN (
         SELECT * FROM (
-            SELECT {_COLUMNS} FROM messages
+            SELECT {COLUMNS} FROM messages
             WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND seq < coalesce((
                 SELECT seq FROM messages
                 WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
@@ -53,7 +53,7 @@ _LEAD = Statement(f"""
         ) AS first_said
         UNION ALL
         SELECT * FROM (
-            SELECT {_COLUMNS} FROM messages
+            SELECT {COLUMNS} FROM messages
             WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND pinned
             ORDER BY seq LIMIT :pinned
         ) AS pins
@@ -61,12 +61,12 @@ _LEAD = Statement(f"""
     ORDER BY m.seq
 """)  # noqa: S608
 _RANGE = Statement(f"""
-    SELECT {_COLUMNS} FROM messages
+    SELECT {COLUMNS} FROM messages
     WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND seq > :after AND seq <= :through
     ORDER BY seq LIMIT :limit
 """)  # noqa: S608
 _FIND = Statement(f"""
-    SELECT {_COLUMNS} FROM messages
+    SELECT {COLUMNS} FROM messages
     WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND message_id = :id
 """)  # noqa: S608
 _PINS = Statement("""
@@ -105,16 +105,28 @@ def encode(row: Row) -> bytes:
 def load(item: Load) -> Query[Loaded]:
     """Load the newest messages of a chat, oldest first."""
     (rows,) = yield Batch([(_LOAD, scoped(item.scope, session=item.name, limit=item.limit + 1))], last=True)
+    return loaded(item, rows)
+
+
+def loaded(item: Load, rows: Rows) -> Loaded:
+    """Return what the rows of a load show: the newest first, one more than its limit if there are more."""
     items = [encode(row[2:]) for row in rows if row[2] is not None]
     whole = len(items) <= item.limit
     items = items[: item.limit][::-1]
-    return Loaded(version_of(rows), items, len(items), whole, journal=rows[0][1] or "")
+    # What a journal may know more of must not be cached as it stands here.
+    journal = rows[0][1] or ""
+    return Loaded(version_of(rows), items, len(items), whole, lasting=not journal, journal=journal)
 
 
 def load_lead(item: Load) -> Query[Loaded]:
     """Load the system messages that a chat begins with, and its pinned messages."""
     params = scoped(item.scope, session=item.name, limit=MAX_LEAD, pinned=MAX_PINNED)
     (rows,) = yield Batch([(_LEAD, params)], last=True)
+    return lead_loaded(rows)
+
+
+def lead_loaded(rows: Rows) -> Loaded:
+    """Return what the rows of a load of a lead show."""
     # One that leads may be pinned, too.
     items = list({row[1]: encode(row[1:]) for row in rows if row[1] is not None}.values())
     return Loaded(version_of(rows), b"[" + b",".join(items) + b"]", len(items))

@@ -10,21 +10,21 @@ from scrubjay.core.ports import Load, Loaded, PutMode, Written
 from scrubjay.core.records import iso
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
-from scrubjay.store.sql import Batch, Query, Row, Statement
+from scrubjay.store.sql import Batch, Query, Row, Rows, Statement
 
-_COLUMNS = "id, type, content, metadata, version, created_at, updated_at"
+COLUMNS = "id, type, content, metadata, version, created_at, updated_at"
 _LOAD = Statement(f"""
     SELECT h.version, c.id, c.type, c.content, c.metadata, c.version, c.created_at, c.updated_at
     FROM (SELECT 1 AS one) AS d
     LEFT JOIN heads AS h ON h.tenant_id = :tenant AND h.user_id = :user AND h.kind = 'context' AND h.name = :type
     LEFT JOIN (
-        SELECT {_COLUMNS}, position FROM contexts
+        SELECT {COLUMNS}, position FROM contexts
         WHERE tenant_id = :tenant AND user_id = :user AND type = :type ORDER BY position DESC LIMIT :limit
     ) AS c ON 1 = 1
     ORDER BY c.position DESC
 """)  # noqa: S608 - the columns are a constant
 _GET = Statement(f"""
-    SELECT {_COLUMNS} FROM contexts WHERE tenant_id = :tenant AND user_id = :user AND type = :type AND id = :id
+    SELECT {COLUMNS} FROM contexts WHERE tenant_id = :tenant AND user_id = :user AND type = :type AND id = :id
 """)  # noqa: S608
 _PUT = Statement(f"""
     INSERT INTO contexts (tenant_id, user_id, type, id, content, metadata, version, position, created_at, updated_at)
@@ -35,7 +35,7 @@ _PUT = Statement(f"""
         version = excluded.version,
         position = CASE WHEN :moves = 1 THEN excluded.position ELSE contexts.position END,
         updated_at = excluded.updated_at
-    RETURNING {_COLUMNS}
+    RETURNING {COLUMNS}
 """)  # noqa: S608
 _DELETE = Statement("""
     DELETE FROM contexts WHERE tenant_id = :tenant AND user_id = :user AND type = :type AND id = :id RETURNING id
@@ -61,6 +61,11 @@ def encode(row: Row) -> bytes:
 def load(item: Load) -> Query[Loaded]:
     """Load the newest records of one type."""
     (rows,) = yield Batch([(_LOAD, scoped(item.scope, type=item.name, limit=item.limit + 1))], last=True)
+    return loaded(item, rows)
+
+
+def loaded(item: Load, rows: Rows) -> Loaded:
+    """Return what the rows of a load show: the newest first, one more than its limit if there are more."""
     records = [encode(row[1:]) for row in rows if row[1] is not None]
     whole = len(records) <= item.limit
     records = records[: item.limit]

@@ -14,7 +14,7 @@ from scrubjay.core.scope import Scope
 from scrubjay.store.queries import jobs as jobs_
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
 from scrubjay.store.queries.sessions import hold, is_there
-from scrubjay.store.sql import Batch, Call, Query, Statement
+from scrubjay.store.sql import Batch, Call, Query, Rows, Statement
 
 _LOAD = Statement("""
     SELECT h.version, l.number, l.body, l.summary, l.summary_tokens, l.through
@@ -53,6 +53,11 @@ _EMPTY = Statement("""
 def load(item: Load) -> Query[Loaded]:
     """Load a layout: a JSON array of its number, body, summary, the summary's tokens and `through`; empty if none."""
     (rows,) = yield Batch([(_LOAD, scoped(item.scope, session=item.name))], last=True)
+    return loaded(rows)
+
+
+def loaded(rows: Rows) -> Loaded:
+    """Return what the rows of a load show."""
     _, number, *texts, tokens, through = rows[0]
     if number is None:
         return Loaded(version_of(rows), b"[]", 0)

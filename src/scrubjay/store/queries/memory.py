@@ -9,7 +9,7 @@ from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Load, Loaded, Written
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
-from scrubjay.store.sql import Batch, Query, Statement
+from scrubjay.store.sql import Batch, Query, Rows, Statement
 
 _LOAD = Statement("""
     SELECT h.version, m.id, m.value
@@ -34,6 +34,11 @@ _DELETE = Statement("""
 def load(item: Load) -> Query[Loaded]:
     """Load all facts of a user."""
     (rows,) = yield Batch([(_LOAD, scoped(item.scope))], last=True)
+    return loaded(rows)
+
+
+def loaded(rows: Rows) -> Loaded:
+    """Return what the rows of a load show."""
     fields = {row[1].encode(): as_bytes(row[2]) for row in rows if row[1] is not None}
     return Loaded(version_of(rows), fields, len(fields))
 

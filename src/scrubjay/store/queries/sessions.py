@@ -12,9 +12,10 @@ from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Activity, Closed, Covered, Load, Loaded, Written
 from scrubjay.core.records import date_of, iso
 from scrubjay.core.scope import Scope
+from scrubjay.store.queries import hours
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
 from scrubjay.store.queries.outbox import new_id
-from scrubjay.store.sql import Batch, Call, Params, Query, Row, Statement
+from scrubjay.store.sql import Batch, Call, Params, Query, Row, Rows, Statement
 
 # Every write of a session starts here: the row lock puts the writers of one session in line.
 ENTER = Statement("""
@@ -190,6 +191,11 @@ def _expired(expires_at: int | None, now_ms: int) -> bool:
 def state_load(item: Load, now_ms: int) -> Query[Loaded]:
     """Load a session's state; what has expired is as if it had never been."""
     (rows,) = yield Batch([(_STATE_LOAD, scoped(item.scope, session=item.name))], last=True)
+    return state_loaded(rows, now_ms)
+
+
+def state_loaded(rows: Rows, now_ms: int) -> Loaded:
+    """Return what the rows of a load of a state show."""
     ttl_ms, expires_at = rows[0][1:3]
     if _expired(expires_at, now_ms):
         # Its last use may still be on its way here, and bring it back: that there is nothing must not be cached.
@@ -244,7 +250,7 @@ def state_delete(
 
 
 def record_activity(activities: Sequence[Activity], now_ms: int) -> Query[list[tuple[str, str]]]:
-    """Note the last use of several sessions, and the metrics of their last assemblies; return the outbox rows."""
+    """Note the last use of several sessions, their users' hours, and their last metrics; return the outbox rows."""
     calls: list[Call] = []
     enqueued: list[int] = []
     for activity in activities:
@@ -257,7 +263,8 @@ def record_activity(activities: Sequence[Activity], now_ms: int) -> Query[list[t
             enqueued.append(len(calls))
             row = {"outbox_id": new_id(now_ms), "kind": str(Kind.METRICS), "now": now_ms}
             calls.append((_METRICS_ENQUEUE, {**owner, **row}))
-    answers = yield Batch(calls, last=True)
+    # Of a user with several sessions one row: after all sessions, so that no two of these wait for each other.
+    answers = yield Batch([*calls, *hours.notes(activities)], last=True)
     return [(tenant, id_) for index in enqueued for tenant, id_ in answers[index]]
 
 
@@ -294,13 +301,18 @@ def summary_load(item: Load) -> Query[Loaded]:
     if item.name == "recent":
         params = scoped(item.scope, limit=item.limit + 1)
         (rows,) = yield Batch([(_SUMMARIES_RECENT, params)], last=True)
-        found = [_summary(row[1:]) for row in rows if row[1] is not None]
-        whole = len(found) <= item.limit
-        found = found[: item.limit]
-        return Loaded(version_of(rows), b"[" + b",".join(found) + b"]", len(found), whole)
+        return recent_loaded(item, rows)
     (rows,) = yield Batch([(_SUMMARIES_ON, scoped(item.scope, date=item.name))], last=True)
     fields = {row[1].encode(): _summary(row[1:]) for row in rows if row[1] is not None}
     return Loaded(version_of(rows), fields, len(fields))
+
+
+def recent_loaded(item: Load, rows: Rows) -> Loaded:
+    """Return what the rows of a load of the newest summaries show: one more than its limit if there are more."""
+    found = [_summary(row[1:]) for row in rows if row[1] is not None]
+    whole = len(found) <= item.limit
+    found = found[: item.limit]
+    return Loaded(version_of(rows), b"[" + b",".join(found) + b"]", len(found), whole)
 
 
 def is_there(owner: Params, covers: Covered) -> Call:

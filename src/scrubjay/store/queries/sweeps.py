@@ -53,7 +53,8 @@ _SESSION = "tenant_id, user_id, session_id"
 _RECEIPTS = _worker("receipts", f"{_SESSION}, id", "created_at < :before", "created_at")
 _JOBS = _worker("jobs", "tenant_id, user_id, id", "state = 'failed' AND run_at < :before", "run_at")
 _METRICS = _worker("assembly_metrics", _SESSION, "recorded_at < :before", "recorded_at", f"{_SESSION}, recorded_at")
-WORKERS: Final = {"receipts": _RECEIPTS, "jobs": _JOBS, "metrics": _METRICS}
+_HOURS = _worker("user_hours", "tenant_id, user_id, hour", "seen_at < :before", "seen_at")
+WORKERS: Final = {"receipts": _RECEIPTS, "jobs": _JOBS, "metrics": _METRICS, "activity": _HOURS}
 """What is deleted for all owners at once, by kind."""
 
 

@@ -12,7 +12,7 @@ from scrubjay.core.records import iso
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, scoped, version_of
 from scrubjay.store.queries.sessions import enter, metrics_json, split_json
-from scrubjay.store.sql import Batch, Query, Statement
+from scrubjay.store.sql import Batch, Query, Rows, Statement
 
 _LOAD = Statement("""
     SELECT h.version, t.step, t.body
@@ -59,6 +59,11 @@ def preview(fields: Mapping[bytes, bytes], most: int) -> bytes:
 def load_index(item: Load, most: int) -> Query[Loaded]:
     """Load the newest tool outputs of a session, oldest first, previewed."""
     (rows,) = yield Batch([(_LOAD, scoped(item.scope, session=item.name, limit=item.limit + 1))], last=True)
+    return index_loaded(item, rows, most)
+
+
+def index_loaded(item: Load, rows: Rows, most: int) -> Loaded:
+    """Return what the rows of a load show: the newest first, one more than its limit if there are more."""
     items = [preview(split_json(row[2]), most) for row in rows if row[1] is not None]
     whole = len(items) <= item.limit
     items = items[: item.limit][::-1]
