@@ -53,8 +53,8 @@ WORDS = (
     (r"\bawait ", ""),
 )
 """What docstrings say of the asynchronous API, and what they say of this one instead."""
-ASYNC_ONLY = {"AsyncScrubjay.within"}
-"""What has no twin. `within` takes the application's connection, which must be used on the application's own loop."""
+ASYNC_ONLY = {"AsyncScrubjay.within", "Invalidations.feed"}
+"""What has no twin: it takes what must be used on the application's own loop (its connection, its source of events)."""
 FORBIDDEN = re.compile(r"\b(async|await|coroutine)", re.IGNORECASE)
 
 

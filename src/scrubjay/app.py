@@ -17,6 +17,7 @@ from scrubjay.core.scope import tenant_scope
 from scrubjay.doctor import DEFAULT_SAMPLE, DEFAULT_WATCH_S, Examination, diagnose, operator_url
 from scrubjay.engine import Engine, Parts, start
 from scrubjay.handles import Tenant, User
+from scrubjay.invalidations import Invalidations
 from scrubjay.memory.services import Services
 from scrubjay.models.adapters import as_tokenizer
 from scrubjay.models.extractive import ExtractiveSummarizer
@@ -25,7 +26,7 @@ from scrubjay.observe.recorder import ProcessRecorder
 from scrubjay.sessions.warming import Users, Warmed, WarmUp, what, who
 from scrubjay.settings import Settings, load_settings
 from scrubjay.store.examine import is_current
-from scrubjay.store.open import migrate, parse_store_url
+from scrubjay.store.open import capture_state, migrate, parse_store_url
 from scrubjay.valkey.url import CacheUrl, parse_cache_url
 from scrubjay.within import Within
 
@@ -34,20 +35,35 @@ MAX_TENANTS = 1_024
 
 
 def migrate_store(
-    *, store: str | None = None, new_incarnation: bool = False, **settings: Any
+    *, store: str | None = None, new_incarnation: bool = False, capture: bool | None = None, **settings: Any
 ) -> tuple[str | None, str]:
     """Bring the schema of the store up to date; return the revision before (None: there was none) and after.
 
     Args:
         store: The URL of the store; None for the one that the settings name.
         new_incarnation: Say that the database was restored from a backup: nothing cached before counts any more.
+        capture: Whether changes by other software are to be captured; None to leave it as it is, kept up to date.
         **settings: Any of `scrubjay.settings.Settings`.
 
     Raises:
         ConfigurationError: A setting or the URL cannot work.
         StoreUnavailable: The database cannot be reached, or refuses.
     """
-    return migrate(_settings_of(store, settings).store_url, new_incarnation=new_incarnation)
+    return migrate(_settings_of(store, settings).store_url, new_incarnation=new_incarnation, capture=capture)
+
+
+def capture_of_store(*, store: str | None = None, **settings: Any) -> Literal["off", "on", "outdated"]:
+    """Return whether the store captures changes by other software; `outdated`: `migrate_store` renews it.
+
+    Args:
+        store: The URL of the store; None for the one that the settings name.
+        **settings: Any of `scrubjay.settings.Settings`.
+
+    Raises:
+        ConfigurationError: A setting or the URL cannot work.
+        StoreUnavailable: The database cannot be reached, or refuses.
+    """
+    return capture_state(_settings_of(store, settings).store_url)
 
 
 def require_store(*, store: str | None = None, **settings: Any) -> None:
@@ -274,8 +290,10 @@ class AsyncScrubjay:
             `failures`; `local` (process memory: `hits`, `evictions`, `drops`, `spoiled`: values that changed on their
             way into it, `bytes`, `entries`); `loads` (`joined` by other readers, `detached` from them by a change,
             `refreshed`); `coherence` (`beats`, `lost` lines, `changes` that were heard, `foreign` ones, `relayed` for
-            others, `gate_closings`, `rejected`: what the shared cache had and was older than what was seen, `untold`
-            now; and `beat_us`: in how many microseconds a change is heard, the slowest process's newest heartbeat).
+            others, `captured` (changes by other software in the store), `events` (of other software that were applied)
+            and `bad_events`, `gate_closings`, `rejected`: what the shared cache had and was older than what was seen,
+            `untold` now; and `beat_us`: in how many microseconds a change is heard, the slowest process's newest
+            heartbeat).
 
             Of `types`, added up over the processes, by type: contexts by theirs (`context.profile`), everything else by
             its kind (`chat`, `memory`, …). Each has `l1`, `l2` and `store` (reads, by whether process memory, the
@@ -457,6 +475,11 @@ class AsyncScrubjay:
                 to another database.
         """
         return Within(self._open, connection, self._parts.settings.default_tenant)
+
+    @property
+    def invalidations(self) -> Invalidations:
+        """Takes what other software says that it has changed, from whatever source."""
+        return Invalidations(self._services)
 
     @property
     def recorder(self) -> ProcessRecorder:

@@ -22,6 +22,7 @@ from scrubjay.cache.coherence import Coherence
 from scrubjay.cache.confirm import OutboxConfirmer
 from scrubjay.cache.floors import Floors
 from scrubjay.cache.gate import Gate, GatedTier
+from scrubjay.cache.hearing import Hearing
 from scrubjay.cache.mark import Mark
 from scrubjay.cache.parts import Parts as Loading
 from scrubjay.cache.recovery import Recovery
@@ -125,6 +126,7 @@ class Engine:
     journalling: Journalling | None
     warmer: Warmer
     peaks: Peaks | None
+    hearing: Hearing | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     tenants: dict[str, Tenant] = field(default_factory=dict)
     watchers: set[asyncio.Task[None]] = field(default_factory=set)
@@ -144,6 +146,10 @@ class Engine:
             self._spawn("relay", self.settings.cache_deadline / LOOKS_PER_DEADLINE, self.relay.look)
             self.tasks.append(asyncio.create_task(self.coherence.run(), name="scrubjay-line"))
             self.tasks.append(asyncio.create_task(self.coherence.beat(), name="scrubjay-beat"))
+            if self.settings.capture_listen:
+                hearing = self.hearing = Hearing(self.services.store, self.relay)
+                self.tasks.append(asyncio.create_task(hearing.run(), name="scrubjay-hearing"))
+                self.tasks.append(asyncio.create_task(hearing.work(), name="scrubjay-captured"))
             if self.gate.open:
                 await self.coherence.stands(self.settings.cache_timeout)
         else:
@@ -222,6 +228,9 @@ class Engine:
             forgotten = sorted(each for each, since in seen.items() if (now - since) * SECOND >= FORGOTTEN_MS)
             if forgotten:
                 await store.confirm(forgotten)
+                if rows[0].captured:
+                    # They are as any other from then on, and settled in their turn.
+                    await store.outbox_adopt(BATCH)
             if len(found) < _MAX_UNSETTLED:
                 found |= seen
         self.unsettled = found

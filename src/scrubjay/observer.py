@@ -159,5 +159,6 @@ class Observer:
             pending, oldest = await store.outbox_pending(), await store.outbox_open(1)
         except StoreUnavailable as error:
             return None, error.message
-        age_s = max(0.0, (self._clock.now_ms() - oldest[0].created_at_ms) / 1000) if oldest else None
+        # What was captured comes first, of any age, and its time is negated.
+        age_s = max(0.0, (self._clock.now_ms() - abs(oldest[0].created_at_ms)) / 1000) if oldest else None
         return StoreSide(pending, age_s, jobs), ""

@@ -213,6 +213,9 @@ class Settings(BaseSettings):
             `configured` (it answers, and can be no cache: a wrong password, an untrusted certificate, a replica, slots
             that nobody holds), or `yes` (also that it cannot be reached).
         cache_deadline: Within how many seconds a write of another process is seen, at the latest.
+        capture_listen: Whether this process hears from PostgreSQL what other software has changed, on a connection of
+            its own; without, it is found by looking, four times per `cache_deadline`. No pooler may share the
+            connection out by transactions.
         coherence: How processes hear what others change: `pubsub` (each says it) or `tracking` (the cache server says
             it, by RESP3). The same for all processes under one prefix.
         local_memory: The memory that cached values may take in this process, in bytes; 0 for none.
@@ -252,6 +255,7 @@ class Settings(BaseSettings):
     cache_timeout: _Seconds = 0.25
     cache_required: Literal["no", "configured", "yes"] = "configured"
     cache_deadline: float = Field(default=1.0, ge=0.05, le=86_400)
+    capture_listen: bool = True
     coherence: Literal["pubsub", "tracking"] = "pubsub"
     local_memory: int = Field(default=64 * MIB, ge=0)
     cache_memory: int = Field(default=256 * MIB, ge=4 * MIB)

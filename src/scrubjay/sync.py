@@ -26,6 +26,7 @@ from scrubjay.handles import Session as AsyncSession
 from scrubjay.handles import Tenant as AsyncTenant
 from scrubjay.handles import TenantStats
 from scrubjay.handles import User as AsyncUser
+from scrubjay.invalidations import Invalidations as AsyncInvalidations
 from scrubjay.memory.agents import Agents as AsyncAgents
 from scrubjay.memory.chat import Chat as AsyncChat
 from scrubjay.memory.computed import Loader
@@ -42,6 +43,7 @@ __all__ = [
     "Agents",
     "Chat",
     "Contexts",
+    "Invalidations",
     "Scrubjay",
     "Session",
     "SessionMetrics",
@@ -169,8 +171,10 @@ class Scrubjay:
             `failures`; `local` (process memory: `hits`, `evictions`, `drops`, `spoiled`: values that changed on their
             way into it, `bytes`, `entries`); `loads` (`joined` by other readers, `detached` from them by a change,
             `refreshed`); `coherence` (`beats`, `lost` lines, `changes` that were heard, `foreign` ones, `relayed` for
-            others, `gate_closings`, `rejected`: what the shared cache had and was older than what was seen, `untold`
-            now; and `beat_us`: in how many microseconds a change is heard, the slowest process's newest heartbeat).
+            others, `captured` (changes by other software in the store), `events` (of other software that were applied)
+            and `bad_events`, `gate_closings`, `rejected`: what the shared cache had and was older than what was seen,
+            `untold` now; and `beat_us`: in how many microseconds a change is heard, the slowest process's newest
+            heartbeat).
 
             Of `types`, added up over the processes, by type: contexts by theirs (`context.profile`), everything else by
             its kind (`chat`, `memory`, …). Each has `l1`, `l2` and `store` (reads, by whether process memory, the
@@ -316,6 +320,11 @@ class Scrubjay:
         return self._portal.call(self._target.doctor(operator=operator, role=role, sample=sample, watch_s=watch_s))
 
     @property
+    def invalidations(self) -> Invalidations:
+        """Takes what other software says that it has changed, from whatever source."""
+        return Invalidations(self._target.invalidations, self._portal)
+
+    @property
     def recorder(self) -> ProcessRecorder:
         """What this process counted and timed."""
         return self._target.recorder
@@ -431,6 +440,37 @@ class User:
     def export(self) -> FrozenDict[str, Any]:
         """Return everything that the store holds of this user, by table, as JSON."""
         return self._portal.call(self._target.export())
+
+
+class Invalidations:
+    """Takes events of other software, and has what they name read anew.
+
+    An event is `{"tenant": …, "user": …, "kind": …, "name": …}`, as JSON text or as a mapping. It is noted in the store
+    before the caches are told, so that no crash and no outage loses it.
+    """
+
+    def __init__(self, target: AsyncInvalidations, portal: Portal) -> None:
+        self._target = target
+        self._portal = portal
+
+    def apply(self, event: bytes | str | Mapping[str, Any], *, tenant: str | None = None) -> bool:
+        """Make every next read of what an event names come from the store, in every process.
+
+        Args:
+            event: The event: `user` may be left out (what the tenant shares), `kind` and `name`, too (everything of
+                the user, or of the tenant). Kinds with a name: `context` (its type), `agent`, and by their session
+                `chat`, `state`, `tools`, `metrics`, `layout`; without: `memory`, `summary`.
+            tenant: The tenant of whoever has sent the event: it may name no other one, and need name none. None: it
+                names one, any.
+
+        Returns:
+            False if the cache could not be told now: it is told when it is back, and not asked before.
+
+        Raises:
+            InvalidInput: It is no event, or about another tenant; nothing was done.
+            StoreUnavailable: The store cannot be reached; nothing was done.
+        """
+        return self._portal.call(self._target.apply(event, tenant=tenant))
 
 
 class Contexts:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import scrubjay.sync
-from scrubjay import AsyncScrubjay, handles
+from scrubjay import AsyncScrubjay, handles, invalidations
 from scrubjay.memory import agents, chat, contexts, facts, metrics, state, summaries, tools
 
 TWINS: dict[type, type] = {
@@ -26,10 +26,11 @@ TWINS: dict[type, type] = {
     contexts.Contexts: scrubjay.sync.Contexts,
     summaries.Summaries: scrubjay.sync.Summaries,
     agents.Agents: scrubjay.sync.Agents,
+    invalidations.Invalidations: scrubjay.sync.Invalidations,
 }
 """Asynchronous class to synchronous one. A new handle belongs here; `test_exported_members` says so."""
-ASYNC_ONLY = {"AsyncScrubjay.within"}
-"""What has no twin: it takes the application's connection, which must be used on the application's own loop."""
+ASYNC_ONLY = {"AsyncScrubjay.within", "Invalidations.feed"}
+"""What has no twin: it takes what must be used on the application's own loop (its connection, its source of events)."""
 _ASYNC_OF = {twin: original for original, twin in TWINS.items()}
 
 

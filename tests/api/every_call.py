@@ -14,6 +14,7 @@ EVERY_CALL: dict[str, Callable[[dict[str, Any]], Any]] = {
     "AsyncScrubjay.tenants": lambda h: h["jay"].tenants(),
     "AsyncScrubjay.stats": lambda h: h["jay"].stats(),
     "AsyncScrubjay.health": lambda h: h["jay"].health(),
+    "Invalidations.apply": lambda h: h["jay"].invalidations.apply({"tenant": "acme", "user": "alice"}),
     "AsyncScrubjay.doctor": lambda h: h["jay"].doctor(watch_s=0, sample=10),
     "Tenant.users": lambda h: h["tenant"].users(),
     "Tenant.stats": lambda h: h["tenant"].stats(),

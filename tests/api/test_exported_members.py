@@ -116,9 +116,8 @@ def test_twins_have_the_same_members_and_signatures(cls: type) -> None:
 
 def test_every_handle_has_a_twin() -> None:
     found = {AsyncScrubjay}
-    for module in [
-        module for name, module in sys.modules.items() if name.startswith(("scrubjay.handles", "scrubjay.memory"))
-    ]:
+    places = ("scrubjay.handles", "scrubjay.memory", "scrubjay.invalidations")
+    for module in [module for name, module in sys.modules.items() if name.startswith(places)]:
         for member in vars(module).values():
             if inspect.isclass(member) and member.__module__ == module.__name__ and is_handle(member):
                 found.add(member)
@@ -128,7 +127,9 @@ def test_every_handle_has_a_twin() -> None:
 def is_handle(cls: type) -> bool:
     """Return whether a class is one of those that the API hands out."""
     parameters = list(inspect.signature(cls).parameters)
-    return parameters[:2] == ["services", "scope"] and any(map(inspect.iscoroutinefunction, members(cls).values()))
+    return parameters[:2] in (["services", "scope"], ["services"]) and any(
+        map(inspect.iscoroutinefunction, members(cls).values())
+    )
 
 
 async def test_twins_have_the_same_attributes(tmp_path: Path) -> None:
@@ -137,6 +138,7 @@ async def test_twins_have_the_same_attributes(tmp_path: Path) -> None:
         with scrubjay.Scrubjay.open(**settings) as theirs:
             pending = [(ours.tenant("a"), theirs.tenant("a"))]
             pending += [(ours.user("b"), theirs.user("b"))]
+            pending += [(ours.invalidations, theirs.invalidations)]
             pending += [(ours.user("b").session("c"), theirs.user("b").session("c"))]
             seen = set()
             while pending:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scrubjay import AsyncScrubjay, Closed, ConfigurationError, InvalidUrl, Scrubjay, ScrubjayError, StoreUnavailable
-from tests.api.adapter import TWINS
+from tests.api.adapter import ASYNC_ONLY, TWINS
 from tests.api.conftest import World
 from tests.api.every_call import EVERY_CALL, handles
 
@@ -21,7 +21,8 @@ async def test_every_call_is_known_to_these_tests() -> None:
         for name, member in vars(cls).items()
         if inspect.iscoroutinefunction(member) and not name.startswith("_")
     }
-    assert calls - {"AsyncScrubjay.close"} == set(EVERY_CALL) - {"AsyncScrubjay.tenant", "AsyncScrubjay.user"}
+    plain = {"AsyncScrubjay.tenant", "AsyncScrubjay.user"}
+    assert calls - {"AsyncScrubjay.close", *ASYNC_ONLY} == set(EVERY_CALL) - plain
 
 
 async def test_after_close_every_call_raises_closed(world: World) -> None:

@@ -166,6 +166,26 @@ def test_migrate(run: Run, tmp_path: Path) -> None:
     assert run("stats", "--data-dir", place, "--json").json["store"]["messages"] == 0
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_migrate_installs_and_removes_capture(
+    run: Run, tmp_path: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+    if engine == "postgresql":
+        url = request.getfixturevalue("postgres").create_database()
+    for option, said, state in (
+        ((), "", "off"),
+        (("--capture",), "are captured from now on", "on"),
+        (("--capture",), "are captured\n", "on"),
+        ((), "are captured\n", "on"),
+        (("--no-capture",), "not captured any more", "off"),
+        (("--no-capture",), "", "off"),
+    ):
+        assert said in (out := run("migrate", "--store", url, *option).out)
+        assert ("captured" in out) == bool(said)
+        assert run("migrate", "--store", url, "--json").json["capture"] == state
+
+
 def test_a_new_incarnation_makes_what_is_cached_unread(run: Run, store: str) -> None:
     async def assemble() -> float | None:
         async with AsyncScrubjay.open(store=store) as jay:

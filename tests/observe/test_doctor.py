@@ -233,6 +233,7 @@ WRONG: list[tuple[str, Severity, Facts]] = [
     ("store.primary", C, store(recovering=True)),
     ("store.outbox", A, store(outbox=3, oldest_s=30.0)),
     ("store.outbox", W, store(outbox=3, oldest_s=900.0)),
+    ("store.capture", W, store(capture="outdated")),
     ("store.jobs", A, store(jobs={"failed": 1})),
     ("store.jobs", W, store(overdue_s=500.0)),
     ("store.clock", A, store(ahead_s=-2.0)),

@@ -13,7 +13,7 @@ import pytest
 
 from scrubjay.core.policy import DAY, HOUR, Policies
 from scrubjay.store.open import migrate, open_store
-from scrubjay.store.queries import outbox
+from scrubjay.store.queries import captures, outbox
 from scrubjay.store.sqlstore import SqlStore
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.servers import PostgresServer
@@ -75,6 +75,7 @@ async def test_finding_what_is_open_costs_what_is_open(store_url: str, store: Sq
     for statement, params, indexes in (
         (outbox._OPEN, open_, {"ix_outbox_open": 2}),
         (outbox._PENDING, {"limit": 10_000}, {"ix_outbox_open": 1}),
+        (captures._FIND, {"limit": 10}, {"ix_outbox_open": 1}),
         (outbox._SINCE, since, {"ix_outbox_open": 1, "ix_outbox_done": 1}),
         (outbox._POSITION, {}, {"ix_outbox_done": 1}),
         (outbox._PURGE, {"before": 50, "limit": 10, "ahead": 60, "latest": _MANY}, {"ix_outbox_done": 2}),

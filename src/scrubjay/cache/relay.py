@@ -11,7 +11,7 @@ from scrubjay.cache.gate import Gate
 from scrubjay.cache.mark import Mark
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import CacheUnavailable, StoreUnavailable
-from scrubjay.core.keys import HotKey, KeySpace, Kind
+from scrubjay.core.keys import HotKey, KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import MINUTE, SECOND
 from scrubjay.core.ports import HotTier, OutboxRow, Store
@@ -73,6 +73,10 @@ class Relay:
     ) -> None:
         self.relayed = 0
         """Rows that were told for others."""
+        self.captured = 0
+        """Changes by other software that this process took over."""
+        self.found = asyncio.Event()
+        """Set when there were any."""
         self._store = store
         self._hot = hot
         self._aside = aside
@@ -90,6 +94,7 @@ class Relay:
         self._learning = asyncio.Lock()
         self._asked = self._answered = 0
         self._refusal: StoreUnavailable | None = None
+        self._capturing = asyncio.Lock()
 
     # --- what writers have forgotten
 
@@ -145,8 +150,11 @@ class Relay:
         for _ in range(most):
             self._awake()
             rows = await self._store.outbox_open(BATCH, young_ms=self._young_ms, after=after)
+            if rows and rows[0].captured:
+                # They come first, and nobody else is about to tell of them.
+                await self.capture()
             known = [row for row in rows if (row.tenant, row.id) in self._seen]
-            seen.update((row.tenant, row.id) for row in rows)
+            seen.update((row.tenant, row.id) for row in rows if not row.captured)
             if known:
                 forgotten += known
                 await self._drop(known)
@@ -159,6 +167,28 @@ class Relay:
             self._aside.flights.detach_where(lambda _: True)
         self._seen = seen
         return forgotten
+
+    async def capture(self) -> None:
+        """Take over what other software has changed, as far as no other process does, and tell of it.
+
+        While the shared cache cannot be told it is left to who can: then nothing is served from process memory.
+
+        Raises:
+            StoreUnavailable: The rows cannot be read, or not be confirmed.
+        """
+        async with self._capturing:
+            for _ in range(MAX_PAGES):
+                adopted = await self._store.outbox_adopt(BATCH) if self._gate.open else []
+                if not adopted:
+                    break
+                self.captured += len(adopted)
+                self.found.set()
+                try:
+                    await self._tell(adopted)
+                except CacheUnavailable as error:
+                    self._gate.close(error)
+                    break
+                await self._store.confirm([(row.tenant, row.id) for row in adopted])
 
     async def _settle(self, rows: Sequence[OutboxRow]) -> None:
         """Tell rows and confirm them."""
@@ -185,17 +215,25 @@ class Relay:
         # From here on this process knows again: until all is told the gate is closed.
         self._knew_at = self._clock.monotonic()
         self._awake_at = self._knew_at, self._clock.now_ms() / SECOND
+        # A tenant that was captured as a whole is told by its new epoch, which it has from when it is adopted.
+        for _ in range(MAX_PAGES):
+            if not await self._store.outbox_adopt(BATCH):
+                break
         again = 0
         after: OutboxRow | None = None
         while again <= most:
             rows = await self._store.outbox_since(position, BATCH, after)
+            if any(row.captured and row.kind == "tenant" for row in rows):
+                # Another process adopts it just now: until that is committed, nobody can be told the new epoch.
+                raise CacheUnavailable("what is to be told of a tenant is being taken over")
             if rows:
                 await self._tell(rows)
-                unconfirmed = [(row.tenant, row.id) for row in rows if not row.position]
+                # What was captured meanwhile is told now, and adopted by the next look.
+                unconfirmed = [(row.tenant, row.id) for row in rows if not row.position and not row.captured]
                 if unconfirmed:
                     await self._store.confirm(unconfirmed)
                     self.relayed += len(unconfirmed)
-                again += len(rows) - len(unconfirmed)
+                again += sum(1 for row in rows if row.position)
                 after = rows[-1]
             if len(rows) < BATCH:
                 return True
@@ -254,33 +292,8 @@ class Relay:
         keys: dict[HotKey, None] = {}
         generations: dict[str, None] = {}
         for row in rows:
-            found = self._keys_of(row)
-            if isinstance(found, str):
-                generations[found] = None
-            else:
-                keys.update(dict.fromkeys(found))
+            if row.kind != "epoch":
+                entries, owners = self._keys.changed(row.kind, Scope(row.tenant, row.user), row.name)
+                keys.update(dict.fromkeys(entries))
+                generations.update(dict.fromkeys(owners))
         return list(keys), list(generations)
-
-    def _keys_of(self, row: OutboxRow) -> list[HotKey] | str:  # noqa: PLR0911 - one line a kind
-        """Return the entries that a row is about, or the key of the owner's generation where that is all of them."""
-        scope, keys = Scope(row.tenant, row.user), self._keys
-        match row.kind:
-            case "epoch":
-                return []
-            case Kind.CONTEXT:
-                return keys.contexts(scope, row.name)
-            case Kind.MEMORY:
-                return [keys.memory(scope)]
-            case Kind.AGENT:
-                return [keys.agent(scope, row.name)]
-            case Kind.CHAT:
-                return [keys.chat(scope, row.name), keys.chat_lead(scope, row.name)]
-            case Kind.STATE:
-                return [keys.state(scope, row.name)]
-            case Kind.METRICS:
-                return [keys.metrics(scope, row.name)]
-            case Kind.LAYOUT:
-                return [keys.layout(scope, row.name)]
-            case _:
-                # The row does not say which steps or dates; or all of the owner is gone; or a later version wrote it.
-                return keys.generation(scope)

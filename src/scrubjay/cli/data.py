@@ -1,4 +1,4 @@
-"""`scrubjay stats`, `forget`, `export` and `migrate`."""
+"""`scrubjay stats`, `forget` and `export`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import click
 from rich.table import Table
 
-from scrubjay.app import AsyncScrubjay, migrate_store, require_store
+from scrubjay.app import AsyncScrubjay, require_store
 from scrubjay.cli.directory import write_private
-from scrubjay.cli.options import connection_options, given, json_option, store_options
+from scrubjay.cli.options import connection_options, given, json_option
 from scrubjay.cli.report import FOUND, found_text, hit_rate_text, latency_table, ms, number, percent, plain_table, size
 from scrubjay.cli.shell import Failure, dump_json, open_console, print_json, run
 from scrubjay.core.errors import NotFound
@@ -136,36 +136,6 @@ def export(
         return
     write_private(output, raw)
     click.echo(f"wrote {sum(map(len, found.values())):,} rows to {output}", err=True)
-
-
-@click.command(short_help="Create or update the store's schema.")
-@click.option(
-    "--new-incarnation",
-    is_flag=True,
-    help="Say that the database was restored from a backup: nothing that was cached before counts any more.",
-)
-@store_options
-@json_option
-def migrate(new_incarnation: bool, store: str | None, data_dir: Path | None, as_json: bool) -> None:
-    """Create the store's schema, or bring it up to date. Safe to run again, and by several at once.
-
-    \b
-    Examples:
-      scrubjay migrate --store postgresql://owner@db/app
-      scrubjay migrate --new-incarnation            after restoring a backup
-    """
-    before, after = migrate_store(new_incarnation=new_incarnation, **given(store=store, data_dir=data_dir))
-    if as_json:
-        print_json({"before": before, "after": after, "new_incarnation": new_incarnation})
-        return
-    if before is None:
-        click.echo(f"created the schema: revision {after}")
-    elif before == after:
-        click.echo(f"the schema is up to date: revision {after}")
-    else:
-        click.echo(f"the schema went from revision {before} to {after}")
-    if new_incarnation:
-        click.echo("the store has a new incarnation: what is cached of the old one is not read any more")
 
 
 def _can_ask() -> bool:

@@ -7,10 +7,11 @@ import click
 from scrubjay import __version__
 from scrubjay.cli.chaos import chaos
 from scrubjay.cli.conf import conf
-from scrubjay.cli.data import export, forget, migrate, stats
+from scrubjay.cli.data import export, forget, stats
 from scrubjay.cli.demo import demo
 from scrubjay.cli.doctor import doctor
 from scrubjay.cli.flush import flush
+from scrubjay.cli.migrate import migrate
 from scrubjay.cli.receipt import receipt
 from scrubjay.cli.replay import replay
 from scrubjay.cli.shell import EXIT_CODES, Cli

@@ -241,6 +241,7 @@ class StoreFacts:
         oldest_s: How old the oldest of them is, in seconds.
         jobs: Background jobs by state.
         overdue_s: For how long the oldest due job waits, in seconds.
+        capture: Whether changes by other software are captured: `on`, `off`, or `outdated`.
         settings: Settings of the server.
         recovering: Whether it is a replica.
         connections: How many connections it has.
@@ -258,6 +259,7 @@ class StoreFacts:
     oldest_s: float = 0.0
     jobs: Mapping[str, int] = field(default_factory=dict)
     overdue_s: float = 0.0
+    capture: str = "off"
     settings: Mapping[str, str] = field(default_factory=dict)
     recovering: bool = False
     connections: int = 0

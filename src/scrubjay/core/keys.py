@@ -186,6 +186,27 @@ class KeySpace:
             case Kind.LAYOUT:
                 return self.layout(scope, name)
 
+    def changed(self, kind: str, scope: Scope, name: str) -> tuple[list[HotKey], list[str]]:  # noqa: PLR0911
+        """Return the entries, and the generations, that a change of a kind is about, given by its head's name."""
+        match kind:
+            case Kind.CONTEXT:
+                return self.contexts(scope, name), []
+            case Kind.MEMORY:
+                return [self.memory(scope)], []
+            case Kind.AGENT:
+                return [self.agent(scope, name)], []
+            case Kind.CHAT:
+                return [self.chat(scope, name), self.chat_lead(scope, name)], []
+            case Kind.STATE:
+                return [self.state(scope, name)], []
+            case Kind.METRICS:
+                return [self.metrics(scope, name)], []
+            case Kind.LAYOUT:
+                return [self.layout(scope, name)], []
+            case _:
+                # The name does not say which steps or dates; or all of the owner is gone; or a later version said it.
+                return [], [self.generation(scope)]
+
     def generation(self, scope: Scope) -> str:
         """Return the key of the generation whose change makes everything cached for `scope` a miss."""
         return f"{self.prefix}:{self._tag(scope)}:gen"

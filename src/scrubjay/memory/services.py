@@ -36,6 +36,19 @@ class WriteBehind:
 
 
 @dataclass(slots=True)
+class Fed:
+    """How many events of other software this process was given.
+
+    Attributes:
+        applied: Those that were carried out.
+        refused: Those that were none.
+    """
+
+    applied: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
 class Services:
     """The ports and settings that the memory kinds share; one per opened Scrubjay.
 
@@ -60,6 +73,7 @@ class Services:
         lives: The epochs of tenants.
         behind: Takes the messages of chats before the store does; None where they are written through.
         users: The handles of users that were used lately: they remember how things are read.
+        fed: Counts the events of other software.
         encrypted: Whether cached values are encrypted (sensitive contexts are cached only then).
     """
 
@@ -83,6 +97,7 @@ class Services:
     sensitive: frozenset[str] = frozenset()
     behind: WriteBehind | None = None
     users: dict[tuple[str, str], Any] = field(default_factory=dict)
+    fed: Fed = field(default_factory=Fed)
     encrypted: bool = False
     closed: bool = False
 

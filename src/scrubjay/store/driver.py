@@ -16,6 +16,10 @@ WRITTEN_BEHIND = (
     "this session is written behind, and its journal is not open here: open this process with the same `journal` and"
     " `writes`, or run `scrubjay flush` where these are set"
 )
+# Rows that a write has not committed yet are invisible to an erasure, and would stay: so an erasure waits for the
+# writes of its tenant that are under way, and they for it (PostgreSQL; on SQLite one writes at a time).
+LOCK = "pg_advisory_xact_lock_shared(hashtextextended(:tenant, 7260831122))"
+LOCK_ALONE = "pg_advisory_xact_lock(hashtextextended(:tenant, 7260831122))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,14 @@ class Driver(ABC):
             StoreUnavailable: The engine does not answer.
         """
         raise ConfigurationError("whether a joined transaction has ended is asked outside of it")
+
+    async def listen(self, heard: Callable[[], None]) -> bool:  # noqa: ARG002
+        """Call `heard` at once, and whenever something was captured, until that is removed; False if nobody says so.
+
+        Raises:
+            StoreUnavailable: The connection could not be made, or was lost.
+        """
+        return False
 
     @abstractmethod
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from scrubjay.core.errors import ConfigurationError, MissingDependency, StoreUnavailable
 from scrubjay.core.facts import StoreFacts, Unreached
 from scrubjay.core.policy import SECOND
+from scrubjay.store.capture.install import state_of
 from scrubjay.store.migrate import head_revision
 from scrubjay.store.open import StoreUrl, parse_store_url
 from scrubjay.store.queries.outbox import MOST_PENDING
@@ -21,7 +22,7 @@ from scrubjay.store.sqlite import map_error
 
 _SETTINGS: Final = ("fsync", "full_page_writes", "synchronous_commit", "max_connections")
 _OUTBOX: Final = f"""
-    SELECT count(*), min(created_at) FROM
+    SELECT count(*), min(abs(created_at)) FROM
         (SELECT created_at FROM outbox WHERE done_at IS NULL ORDER BY created_at LIMIT {MOST_PENDING}) AS open
 """  # noqa: S608 - a number
 _NO_TABLE: Final = "42P01"
@@ -144,6 +145,7 @@ def _counted(found: StoreFacts, ask: Ask, error_type: type[Exception]) -> StoreF
     try:
         ((pending, oldest),) = ask(_OUTBOX)
         jobs = ask(_JOBS)
+        capture = state_of(found.engine, ask)
     except error_type as error:
         return replace(found, refused=_refused(_line(error)))
     now_ms = time.time() * SECOND
@@ -153,6 +155,7 @@ def _counted(found: StoreFacts, ask: Ask, error_type: type[Exception]) -> StoreF
         outbox=pending,
         oldest_s=0.0 if oldest is None else max(now_ms - oldest, 0) / SECOND,
         jobs={state: count for state, count, _ in jobs},
+        capture=capture,
         overdue_s=max(now_ms - due, 0) / SECOND,
     )
 
@@ -166,7 +169,7 @@ def _without_role(found: StoreFacts, error: Any) -> StoreFacts:
 
 
 def _refused(why: str) -> dict[str, str]:
-    return {"outbox": why, "jobs": why}
+    return {"outbox": why, "jobs": why, "capture": why}
 
 
 def _unreached(error: Exception) -> Unreached:

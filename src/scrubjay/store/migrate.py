@@ -14,6 +14,8 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from scrubjay.core.errors import ConfigurationError, SchemaMismatch, StoreUnavailable
+from scrubjay.store.capture import install
+from scrubjay.store.capture.install import CaptureState
 from scrubjay.store.queries.life import LIFE, incarnation_of
 from scrubjay.store.sqlite import connect, map_error
 
@@ -45,12 +47,13 @@ END $$
 """
 
 
-def migrate_postgres(url: str, *, new_incarnation: bool = False) -> tuple[str | None, str]:
+def migrate_postgres(url: str, *, new_incarnation: bool = False, capture: bool | None = None) -> tuple[str | None, str]:
     """Bring a PostgreSQL database up to date, creating roles and schema where they are missing.
 
     Args:
         url: A `postgresql://` URL of a user that may create roles and schemas.
         new_incarnation: Say that the database was restored: nothing cached before counts any more.
+        capture: Whether changes by other software are to be captured; None to leave it as it is, kept up to date.
 
     Returns:
         The revision before and after.
@@ -69,14 +72,17 @@ def migrate_postgres(url: str, *, new_incarnation: bool = False) -> tuple[str | 
             connection.execute(text("SET search_path = scrubjay"))
             before, after = _upgrade(connection)
             _ensure_incarnation(connection, new_incarnation)
+            install.change(connection, capture)
             connection.commit()
             return before, after
     except DBAPIError as error:
         raise StoreUnavailable(f"PostgreSQL: {str(error.orig).strip().splitlines()[0]}") from error
 
 
-def migrate_sqlite(path: Path, *, timeout_s: float = 5.0, new_incarnation: bool = False) -> tuple[str | None, str]:
-    """Bring a SQLite file up to date, creating it where it is missing.
+def migrate_sqlite(
+    path: Path, *, timeout_s: float = 5.0, new_incarnation: bool = False, capture: bool | None = None
+) -> tuple[str | None, str]:
+    """Bring a SQLite file up to date, creating it where it is missing; see `migrate_postgres`.
 
     Returns:
         The revision before and after.
@@ -92,6 +98,7 @@ def migrate_sqlite(path: Path, *, timeout_s: float = 5.0, new_incarnation: bool 
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             before, after = _upgrade(connection)
             _ensure_incarnation(connection, new_incarnation)
+            install.change(connection, capture)
             connection.exec_driver_sql("COMMIT")
             return before, after
     except DBAPIError as error:
@@ -125,6 +132,41 @@ def check_postgres(url: str, timeout_s: float = _CONNECT_S) -> str:
         if getattr(error.orig, "sqlstate", None) in {"42P01", "3F000", "42704", "22023", "42501"}:
             raise SchemaMismatch(f"{_mismatch(None)} ({line})") from error
         raise StoreUnavailable(f"PostgreSQL: {line}") from error
+
+
+def postgres_capture(url: str) -> CaptureState:
+    """Return whether a PostgreSQL database captures changes by other software; `off` too, if it was never migrated.
+
+    Raises:
+        StoreUnavailable: The server cannot be reached, or refuses.
+    """
+    engine = _postgres_engine(url, _CONNECT_S)
+    try:
+        with engine.connect() as connection:
+            if connection.execute(text("SELECT to_regclass('scrubjay.meta') IS NULL")).scalar():
+                return "off"
+            connection.execute(text("SET search_path = scrubjay"))
+            connection.execute(text("SET ROLE scrubjay_worker"))
+            return install.state(connection)
+    except DBAPIError as error:
+        raise StoreUnavailable(f"PostgreSQL: {str(error.orig).strip().splitlines()[0]}") from error
+
+
+def sqlite_capture(path: Path, timeout_s: float = 5.0) -> CaptureState:
+    """Return whether a SQLite file captures changes by other software; `off` too, if it is not there.
+
+    Raises:
+        StoreCorrupt: The file is damaged or no database.
+        ConfigurationError: The path cannot hold a file.
+    """
+    if not path.exists():
+        return "off"
+    try:
+        with _sqlite_engine(path, timeout_s).connect() as connection:
+            there = text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'")
+            return "off" if connection.execute(there).first() is None else install.state(connection)
+    except DBAPIError as error:
+        raise map_error(error.orig, path) from error  # type: ignore[arg-type]
 
 
 def sqlite_incarnation(path: Path, timeout_s: float) -> str:

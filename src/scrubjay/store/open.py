@@ -12,7 +12,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import InvalidUrl, MissingDependency
 from scrubjay.core.policy import Policies
-from scrubjay.store.migrate import check_postgres, migrate_postgres, migrate_sqlite, sqlite_incarnation
+from scrubjay.store.capture.install import CaptureState
+from scrubjay.store.migrate import (
+    check_postgres,
+    migrate_postgres,
+    migrate_sqlite,
+    postgres_capture,
+    sqlite_capture,
+    sqlite_incarnation,
+)
 from scrubjay.store.sqlite import SqliteDriver
 from scrubjay.store.sqlstore import SqlStore
 
@@ -102,12 +110,13 @@ async def open_store(url: str, *, clock: Clock, policies: Policies, timeout_s: f
     return SqlStore(postgres, incarnation, clock, policies)
 
 
-def migrate(url: str, *, new_incarnation: bool = False) -> tuple[str | None, str]:
+def migrate(url: str, *, new_incarnation: bool = False, capture: bool | None = None) -> tuple[str | None, str]:
     """Bring the schema of a store up to date; return the revision before and after.
 
     Args:
         url: See `parse_store_url`.
         new_incarnation: Say that the database was restored from a backup: nothing cached before counts any more.
+        capture: Whether changes by other software are to be captured; None to leave it as it is, kept up to date.
 
     Raises:
         InvalidUrl: The URL is wrong.
@@ -115,9 +124,26 @@ def migrate(url: str, *, new_incarnation: bool = False) -> tuple[str | None, str
     """
     parsed = parse_store_url(url)
     if parsed.engine == "sqlite":
-        return migrate_sqlite(parsed.path, new_incarnation=new_incarnation)
+        return migrate_sqlite(parsed.path, new_incarnation=new_incarnation, capture=capture)
     _need_psycopg()
-    return migrate_postgres(parsed.url, new_incarnation=new_incarnation)
+    return migrate_postgres(parsed.url, new_incarnation=new_incarnation, capture=capture)
+
+
+def capture_state(url: str) -> CaptureState:
+    """Return whether a store captures changes by other software: `on`, `off`, or `outdated`: `migrate` renews it.
+
+    Args:
+        url: See `parse_store_url`.
+
+    Raises:
+        InvalidUrl: The URL is wrong.
+        StoreUnavailable: The database cannot be reached, or refuses.
+    """
+    parsed = parse_store_url(url)
+    if parsed.engine == "sqlite":
+        return sqlite_capture(parsed.path)
+    _need_psycopg()
+    return postgres_capture(parsed.url)
 
 
 def _need_psycopg() -> None:

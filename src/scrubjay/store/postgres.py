@@ -16,7 +16,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from scrubjay.core.errors import Closed, StoreRefused, StoreUnavailable, Unavailable
 from scrubjay.core.ports import WrittenBehind
-from scrubjay.store.driver import WRITTEN_BEHIND, Access, Driver
+from scrubjay.store.capture.things import OWN
+from scrubjay.store.driver import LOCK, LOCK_ALONE, WRITTEN_BEHIND, Access, Driver
+from scrubjay.store.listening import listen
 from scrubjay.store.sql import Params, Query, Statement, one
 from scrubjay.store.wire import Wire
 
@@ -48,12 +50,11 @@ _SETTINGS = """
            set_config('statement_timeout', :timeout_ms, true)
 """
 _ENTER = Statement(_SETTINGS)
-# Rows that a write has not committed yet are invisible to an erasure, and would stay: so an erasure waits for the
-# writes of its tenant that are under way, and they for it.
-LOCK = "pg_advisory_xact_lock_shared(hashtextextended(:tenant, 7260831122))"
-LOCK_ALONE = "pg_advisory_xact_lock(hashtextextended(:tenant, 7260831122))"
-_ENTER_WRITE = Statement(f"{_SETTINGS}, {LOCK}")
-_ENTER_ALONE = Statement(f"{_SETTINGS}, {LOCK_ALONE}")
+# What a write of ours changes is not captured: it does its own telling.
+_OWN = f"set_config('scrubjay.writer', '{OWN}', true)"
+_ENTER_WORK = Statement(f"{_SETTINGS}, {_OWN}")
+_ENTER_WRITE = Statement(f"{_SETTINGS}, {_OWN}, {LOCK}")
+_ENTER_ALONE = Statement(f"{_SETTINGS}, {_OWN}, {LOCK_ALONE}")
 
 
 class PostgresDriver(Driver):
@@ -70,6 +71,7 @@ class PostgresDriver(Driver):
 
     def __init__(self, url: str, *, min_size: int = 1, max_size: int = 8, timeout_s: float = 5.0) -> None:
         self.timeout_s = timeout_s
+        self._url = url
         self._pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
             url,
             min_size=min_size,
@@ -117,6 +119,15 @@ class PostgresDriver(Driver):
             raise
         # None: so old that the server has forgotten how it ended.
         return bool(status == "in progress")
+
+    async def listen(self, heard: Callable[[], None]) -> bool:
+        if self._closed:
+            raise Closed("the store is closed")
+        try:
+            await listen(self._url, heard, timeout_s=self.timeout_s)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            raise mapped(error, self.timeout_s) from error
+        return True
 
     async def run(self, query: Callable[[], Query[T]], access: Access) -> T:
         if self._closed:
@@ -172,8 +183,10 @@ class PostgresDriver(Driver):
 
 
 def _enter(access: Access) -> Statement:
-    if access.read_only or access.role == "worker":
+    if access.read_only:
         return _ENTER
+    if access.role == "worker":
+        return _ENTER_WORK
     return _ENTER_ALONE if access.alone else _ENTER_WRITE
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from scrubjay.core.errors import Closed, ConfigurationError, StoreCorrupt, StoreRefused, StoreUnavailable, Unavailable
 from scrubjay.core.ports import WrittenBehind
+from scrubjay.store.capture.sqlite import MARK, UNMARK
 from scrubjay.store.driver import WRITTEN_BEHIND, Access, Driver
 from scrubjay.store.sql import Query, Row
 
@@ -101,17 +102,18 @@ class SqliteDriver(Driver):
     def _transaction(self, connection: sqlite3.Connection, query: Query[T], access: Access) -> T:
         connection.execute("BEGIN" if access.read_only else "BEGIN IMMEDIATE")
         try:
+            marked = not access.read_only and connection.execute(MARK).fetchall()
             batch = next(query)
             while True:
                 answers: list[Sequence[Row]] = [
                     connection.execute(statement.sqlite, params).fetchall() for statement, params in batch.calls
                 ]
                 if batch.last:
-                    connection.execute("COMMIT")
+                    _commit(connection, marked=bool(marked))
                 batch = query.send(answers)
         except StopIteration as stop:
             if connection.in_transaction:
-                connection.execute("COMMIT")
+                _commit(connection, marked=bool(marked))
             return stop.value  # type: ignore[no-any-return]
         except BaseException:
             if connection.in_transaction:
@@ -136,6 +138,12 @@ class SqliteDriver(Driver):
 
     def _mapped(self, error: sqlite3.Error) -> Unavailable:
         return map_error(error, self.path)
+
+
+def _commit(connection: sqlite3.Connection, *, marked: bool) -> None:
+    if marked:
+        connection.execute(UNMARK)
+    connection.execute("COMMIT")
 
 
 def connect(path: Path, timeout_s: float, synchronous: str = "full") -> sqlite3.Connection:

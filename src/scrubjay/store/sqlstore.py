@@ -45,6 +45,7 @@ from scrubjay.store.queries import (
 )
 from scrubjay.store.sql import Batch, Query, Rows
 from scrubjay.store.sqlbehind import SqlBehind
+from scrubjay.store.sqlcaptures import SqlCaptures
 from scrubjay.store.sqlwarm import SqlWarm
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ _KEEP_DONE_MS = DAY
 """How long confirmed outbox rows are kept: a cache may come back without what it was told, and is told it again."""
 
 
-class SqlStore(SqlBehind, SqlWarm):
+class SqlStore(SqlBehind, SqlWarm, SqlCaptures):
     """The system of record on PostgreSQL or SQLite.
 
     Args:
@@ -442,11 +443,6 @@ class SqlStore(SqlBehind, SqlWarm):
         """Leave word that everything of a user is to be read anew."""
         now = self._clock.now_ms()
         return await self._write(scope, lambda: outbox.invalidate_user(scope, now))
-
-    async def context_invalidate(self, scope: Scope, type_: str) -> Written:
-        """Leave word that one type of context of a user or tenant is to be read anew."""
-        now = self._clock.now_ms()
-        return await self._write(scope, lambda: outbox.invalidate_context(scope, type_, now))
 
     async def tenants(self, limit: int) -> list[str]:
         """Return the ids of all tenants in order."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from scrubjay.core.errors import VersionConflict
+from scrubjay.core.keys import Kind
 from scrubjay.core.policy import HOUR, MINUTE
 from scrubjay.core.ports import OutboxRow, PutMode, Store
 from scrubjay.core.scope import Scope
@@ -257,6 +258,7 @@ class OutboxSuite:
             await store.context_invalidate(ALICE, "note"),
             await store.context_invalidate(TENANT, "it's %"),
             await store.user_invalidate(STRANGER),
+            await store.thing_invalidate(ALICE, Kind.CHAT, "s"),
         ]
         assert {(each.version, each.previous) for each in written} == {(0, 0)}
         found = {row.id: row for row in await unconfirmed(store)}
@@ -264,9 +266,17 @@ class OutboxSuite:
             OutboxRow("acme", written[0].outbox_id, "alice", "context", "note", 0, now),
             OutboxRow("acme", written[1].outbox_id, "", "context", "it's %", 0, now),
             OutboxRow("globex", written[2].outbox_id, STRANGER.user, "user", "", 0, now),
+            OutboxRow("acme", written[3].outbox_id, "alice", "chat", "s", 0, now),
         ]
         assert not found
         assert {**await rig.dump(), "outbox": []} == before, "it writes nothing else"
+
+    async def test_writes_of_the_store_are_not_captured(self, rig: StoreRig) -> None:
+        await fill_user(rig.store, ALICE)
+        rows = await unconfirmed(rig.store)
+        assert not any(row.captured for row in rows)
+        assert await rig.store.outbox_adopt(99) == []
+        assert await unconfirmed(rig.store) == rows
 
     # --- epochs
 

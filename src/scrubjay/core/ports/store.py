@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from scrubjay.core.keys import Kind
 from scrubjay.core.ports.jobs import JobStore, NewJob
 from scrubjay.core.ports.journal import BehindStore
 from scrubjay.core.ports.shapes import Load, Loaded
@@ -316,7 +317,39 @@ class Store(JobStore, BehindStore, WarmStore, Protocol):
             after: The last row of the page before; None for the first page.
 
         Returns:
-            The rows, oldest first by their writers' clocks.
+            The rows: those that were captured and nobody has adopted, of any age; then the others, oldest first by
+            their writers' clocks.
+        """
+        ...
+
+    async def outbox_adopt(self, limit: int) -> list[OutboxRow]:
+        """Take over captured rows: bump the heads of what other software has changed, give its tenants new epochs.
+
+        Each row is taken over by one caller, who is to tell the caches of it and confirm it, as of a write of its own;
+        if it does not, the row is open as any other. `confirm` passes over rows that nobody has adopted.
+
+        Args:
+            limit: The most captured rows; rows about one thing become one.
+
+        Returns:
+            The rows as they are now. Empty if there were none, or others have taken all of them.
+        """
+        ...
+
+    async def captures(self) -> bool:
+        """Return whether changes by other software are captured."""
+        ...
+
+    async def listen(self, heard: Callable[[], None]) -> bool:
+        """Call `heard` at once, and whenever other software has committed a change that was captured.
+
+        It is a hint, and may be lost: only looking is certain.
+
+        Returns:
+            True when capture was removed; False, at once, if this store cannot say when something was captured.
+
+        Raises:
+            StoreUnavailable: The connection could not be made, or was lost.
         """
         ...
 
@@ -358,6 +391,14 @@ class Store(JobStore, BehindStore, WarmStore, Protocol):
 
     async def user_invalidate(self, scope: Scope) -> Written:
         """Leave an outbox row of kind `user`: everything that is cached of a user is to be read anew."""
+        ...
+
+    async def thing_invalidate(self, scope: Scope, kind: Kind, name: str) -> Written:
+        """Leave an outbox row of a kind: what is cached of one thing of a user or tenant is to be read anew.
+
+        Returns:
+            The write, of no version: both are 0.
+        """
         ...
 
     async def context_invalidate(self, scope: Scope, type_: str) -> Written:

@@ -160,10 +160,13 @@ class OutboxRow:
         tenant: Whose it is; with `id` it names the row.
         id: The row's id.
         user: The user that was written; empty for what a tenant shares.
-        kind: The head's kind (a `Kind`), or `erasure` (all of an owner is gone), or `epoch` (the tenant has a new one).
+        kind: The head's kind (a `Kind`), or `erasure` (all of an owner is gone), or `epoch` (the tenant has a new one);
+            of a captured row also `tenant` (everything of the tenant may have changed).
         name: The head's name within its kind; empty for an erasure and an epoch.
-        version: The head's version after the write; 0 for an erasure and an epoch.
+        version: The head's version after the write; 0 for an erasure, an epoch and a captured row.
         created_at_ms: When it was written (not: committed) by the writer's clock: milliseconds since the Unix epoch.
+            Below 0, the time negated, if it was captured: other software made the change, and nobody tells of it
+            before somebody adopts the row.
         position: The number of the confirmation that marked it as done; 0 while it is unconfirmed.
     """
 
@@ -175,6 +178,11 @@ class OutboxRow:
     version: int
     created_at_ms: int
     position: int = 0
+
+    @property
+    def captured(self) -> bool:
+        """Whether nobody has adopted what a trigger has left here."""
+        return self.created_at_ms < 0
 
 
 @dataclass(frozen=True, slots=True)

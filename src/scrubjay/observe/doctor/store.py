@@ -107,6 +107,20 @@ def jobs(store: StoreFacts, _: Facts) -> Iterable[Found]:
     )
 
 
+@rule("store.capture", "store", "change capture is as this version installs it, or off")
+def capture(store: StoreFacts, _: Facts) -> Iterable[Found]:
+    """Find triggers of another version, or of which some are missing."""
+    _asked(store, "capture")
+    if store.capture == "outdated":
+        yield Found(
+            Severity.WARNING,
+            "the triggers that capture changes by other software are of another version, or some are missing or "
+            "disabled: such changes may not be seen",
+            ("scrubjay migrate --store URL (as the owner); with --no-capture to remove them",),
+            {"capture": store.capture},
+        )
+
+
 @rule("store.clock", "store", "the store's clock and the one here agree")
 def clock(store: StoreFacts, _: Facts) -> Iterable[Found]:
     """Find clocks that differ."""

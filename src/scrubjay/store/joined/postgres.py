@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from scrubjay.core.errors import Closed
-from scrubjay.store.driver import Access, Driver
+from scrubjay.store.capture.things import OWN
+from scrubjay.store.driver import LOCK, LOCK_ALONE, Access, Driver
 from scrubjay.store.joined.line import Line, lock_of, to_the_end
-from scrubjay.store.postgres import LOCK, LOCK_ALONE, identity, mapped
+from scrubjay.store.postgres import identity, mapped
 from scrubjay.store.sql import Query, Rows, Statement
 
 T = TypeVar("T")
@@ -29,6 +30,8 @@ _SETTINGS = {
     "tenant": "scrubjay.tenant_id",
     "user": "scrubjay.user_id",
     "whole_tenant": "scrubjay.whole_tenant",
+    # Taken back with the others: what the application changes itself, between our queries, is captured.
+    "writer": "scrubjay.writer",
 }
 _NAMES = tuple(_SETTINGS)
 _SET = ", ".join(f"set_config('{setting}', :{name}, true)" for name, setting in _SETTINGS.items())
@@ -121,6 +124,7 @@ class JoinedPostgres(Driver):
             **identity(access),
             "search_path": "scrubjay",
             "row_security": "on",
+            "writer": OWN,
             "statement_timeout": str(max(1, int(self._timeout_s * 900))),
         }
         statement = _ENTER_READ if access.read_only else _ENTER

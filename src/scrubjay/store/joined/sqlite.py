@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scrubjay.core.errors import Closed, ConfigurationError, StoreUnavailable
+from scrubjay.store.capture.sqlite import MARK, UNMARK
 from scrubjay.store.driver import Access, Driver
 from scrubjay.store.joined.line import lock_of, not_in_transaction, to_the_end
 from scrubjay.store.sql import Query, Row, Rows
@@ -62,7 +63,7 @@ class JoinedSqlite(Driver):
             self._check()
             self._wrote = self._wrote or not access.read_only
             async with self._ours():
-                return await self._guarded(query())
+                return await self._guarded(query(), writes=not access.read_only)
 
     @asynccontextmanager
     async def _ours(self) -> AsyncIterator[None]:
@@ -84,10 +85,14 @@ class JoinedSqlite(Driver):
         if not open_:
             raise not_in_transaction()
 
-    async def _guarded(self, query: Query[T]) -> T:
+    async def _guarded(self, query: Query[T], *, writes: bool) -> T:
         try:
             await self._execute(f"SAVEPOINT {_SAVEPOINT}")
+            marked = await self._execute(MARK) if writes else ()
             result = await self._answers(query)
+            if marked:
+                # What the application changes itself, between our queries, is captured.
+                await self._execute(UNMARK)
             await self._execute(f"RELEASE {_SAVEPOINT}")
         except BaseException as error:
             await to_the_end(self._undo())

@@ -19,13 +19,15 @@ START = """
     SELECT CASE WHEN max(floor) >= :initial THEN max(floor) + 1 ELSE :initial END AS version
     FROM erasures WHERE tenant_id = :tenant
 """
-_BUMP = Statement(f"""
+_BUMPING = f"""
     INSERT INTO heads (tenant_id, user_id, kind, name, initial, version)
     SELECT :tenant, :user, :kind, :name, start.version, start.version FROM ({START}) AS start WHERE 1 = 1
     ON CONFLICT (tenant_id, user_id, kind, name) DO UPDATE SET
-        version = CASE WHEN heads.journal = '' THEN heads.version + 1 END
+        version = CASE WHEN heads.journal = '' THEN heads.version + 1 %s END
     RETURNING version, initial
-""")  # noqa: S608 - constants
+"""  # noqa: S608 - constants
+_BUMP = Statement(_BUMPING % "")
+_BUMP_UNLESS = Statement(_BUMPING % "ELSE heads.version")
 _ENQUEUE = Statement("""
     INSERT INTO outbox (tenant_id, id, user_id, kind, name, version, created_at)
     SELECT tenant_id, :outbox_id, user_id, kind, name, version, :now FROM heads
@@ -62,6 +64,10 @@ class Bump:
     def calls(self) -> list[Call]:
         """Return the two statements; the first one's rows go to `written`."""
         return [(_BUMP, self.params), (_ENQUEUE, self.params)]
+
+    def unless_behind(self) -> Call:
+        """Return the statement for what others have written, which leaves the head of what is written behind alone."""
+        return _BUMP_UNLESS, self.params
 
     def lock(self) -> Call:
         """Return the statement that only takes the lock, for a write that may turn out to change nothing."""

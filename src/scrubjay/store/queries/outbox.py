@@ -30,8 +30,10 @@ _DRAW = Statement(
     """,
     postgresql="SELECT nextval('outbox_position')",
 )
+# What was captured is adopted first: its head has not been bumped, and on SQLite later changes count on it.
 _CONFIRMING = """
-    UPDATE outbox SET done_at = :now, done_position = %s WHERE tenant_id = :tenant AND id = :id AND done_at IS NULL
+    UPDATE outbox SET done_at = :now, done_position = %s
+    WHERE tenant_id = :tenant AND id = :id AND done_at IS NULL AND created_at >= 0
 """
 _CONFIRM = Statement(
     _CONFIRMING % "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'outbox_position')",
@@ -104,9 +106,9 @@ def invalidate_user(scope: Scope, now_ms: int) -> Query[Written]:
     return _invalidate(scope, "user", "", now_ms)
 
 
-def invalidate_context(scope: Scope, type_: str, now_ms: int) -> Query[Written]:
-    """Leave a row that says that one type of context of a user or tenant is to be read anew."""
-    return _invalidate(scope, Kind.CONTEXT.value, type_, now_ms)
+def invalidate_thing(scope: Scope, kind: Kind, name: str, now_ms: int) -> Query[Written]:
+    """Leave a row that says that one thing of a user or tenant is to be read anew."""
+    return _invalidate(scope, kind.value, name, now_ms)
 
 
 def _invalidate(scope: Scope, kind: str, name: str, now_ms: int) -> Query[Written]:
@@ -152,7 +154,7 @@ def purge(limit: int, *, keep_ms: int, now_ms: int) -> Query[int]:
 
 
 def unconfirmed(limit: int, *, young_ms: int, after: OutboxRow | None, now_ms: int) -> Query[list[OutboxRow]]:
-    """Return a page of the open rows that were not created just now, oldest first."""
+    """Return a page of the open rows that were not created just now: captured ones, then the others, oldest first."""
     params = {"before": now_ms - young_ms, "now": now_ms, "limit": limit, **_after(after)}
     (rows,) = yield Batch([(_OPEN, params)], last=True)
     return [_row(row) for row in rows]

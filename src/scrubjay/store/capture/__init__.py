@@ -1,0 +1,1 @@
+"""Change capture: triggers that leave outbox rows for what other software changes."""
