@@ -168,7 +168,7 @@ PLAIN = {
     "contexts.latest", "contexts.list", "contexts.get", "tenant.contexts.latest", "summaries.recent",
 }  # fmt: skip
 # What process memory holds. One fact is answered from all facts, once those were read.
-LOCAL = (PLAIN - {"summaries.recent"}) | {"memory.all", "agents.get"}
+LOCAL = (PLAIN - {"summaries.recent"}) | {"memory.all", "agents.get", "chat.recent"}
 
 
 # What is read together again and again: a hit takes plain commands, and no script. (No window has been without an agent
