@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.harness import metrics_table, parse_options
 
-AREAS: Final = ("memory", "assembly", "cache")
+AREAS: Final = ("memory", "assembly", "cache", "writes")
 """What `benchmarks.context` measures is a part of the cache."""
 
 

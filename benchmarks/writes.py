@@ -9,7 +9,10 @@ connection of the benchmark's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import statistics
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -27,6 +30,8 @@ async def measure(bench: Bench) -> None:
     async with AsyncExitStack() as stack:
         await _turns(bench, stack)
         await _throughput(bench, stack)
+        if bench.first:
+            await _flushing(bench, stack)
 
 
 async def _turns(bench: Bench, stack: AsyncExitStack) -> None:
@@ -69,6 +74,69 @@ async def _throughput(bench: Bench, stack: AsyncExitStack) -> None:
     for how in contenders:
         bench.metric(f"append_{how}_per_second", found.per_second(how))
         bench.metric(f"append_{how}_cpu_us", found.cpu_us(how))
+
+
+async def _flushing(bench: Bench, stack: AsyncExitStack) -> None:
+    """Measure what the store has to do for what is written behind, and how long that waits."""
+    url = bench.servers.store_url("postgresql", "flushing")
+    settings = _settings(_journal_server(bench, "fsync"), "fsync")
+    jay = await stack.enter_async_context(AsyncScrubjay.open(store=url, **settings))
+    append = _appends(jay, bench)
+    # What opens the sessions is no part of it: that is once for each, however long it is.
+    await _many(append, READERS)
+    await jay.flush()
+    count = 2_000 if bench.options.quick else 20_000
+    bench.say(f"writes: {bench.loop}: {count:,} appends, and their way to the store")
+    confirmations = _counted(jay)
+    assert jay._open.journalling is not None
+    counts = jay._open.journalling.lists.counts
+    before = counts.flushes
+    lags: list[int] = []
+    watching = asyncio.create_task(_lags(jay, lags))
+    await _many(append, count)
+    while (await jay.flush())["entries"]:
+        pass
+    watching.cancel()
+    await jay._open.tidy_outbox()
+    transactions = counts.flushes - before + len(confirmations)
+    bench.metric("store_transactions_per_1000_appends", transactions * 1_000 / count)
+    bench.metric("flush_lag_p99_ms", statistics.quantiles(lags, n=100)[98])
+    idle = dict(settings, journal={**settings["journal"], "age": 3_600.0})
+    kept = await stack.enter_async_context(
+        AsyncScrubjay.open(store=bench.servers.store_url("postgresql", "kept"), **idle)
+    )
+    await _many(_appends(kept, bench), count)
+    start = time.perf_counter()
+    flushed = (await kept.flush())["flushed"]
+    bench.metric("flush_throughput", flushed / (time.perf_counter() - start))
+
+
+async def _many(append: Operation, count: int) -> None:
+    async def some(each: int) -> None:
+        for _ in range(each):
+            await append()
+
+    await asyncio.gather(*(some(count // READERS) for _ in range(READERS)))
+
+
+async def _lags(jay: AsyncScrubjay, lags: list[int]) -> None:
+    """Note now and then for how long the oldest pending message has been waiting, in milliseconds."""
+    while True:
+        lags.append((await jay._open.journalling.journal.backlog()).oldest_ms)  # type: ignore[union-attr]
+        await asyncio.sleep(0.02)
+
+
+def _counted(jay: AsyncScrubjay) -> list[int]:
+    """Return what every transaction is added to that confirms that the caches know of a flush."""
+    confirmer, made = jay._open.confirmer, []
+    mark = confirmer._mark
+
+    async def counted(rows: Sequence[tuple[str, str]]) -> None:
+        made.append(len(rows))
+        await mark(rows)
+
+    confirmer._mark = counted
+    return made
 
 
 def _settings(server: ValkeyServer, durability: str | None = None) -> Mapping[str, Any]:

@@ -99,11 +99,19 @@ OF_WINDOWS = [
     ),
     *(f"evidence_recall_at_4k{kind}" for kind in ("", "_sliding", "_without_summary")),
 ]
-AREAS = {"context": CONTEXT, "memory": MEMORY, "assembly": ASSEMBLY, "cache": CACHE}
+TURN = "append_recent"
+WRITING = [
+    *(f"{TURN}_{figure}" for figure in OF_EACH),
+    *(f"{TURN}_{figure}_{how}" for figure in ("vs_floor", "us") for how in ("fsync", "through")),
+    "append_behind_vs_through",
+    *(f"append_{how}_{figure}" for how in ("behind", "through") for figure in ("per_second", "cpu_us")),
+]
+AREAS = {"writes": WRITING, "context": CONTEXT, "memory": MEMORY, "assembly": ASSEMBLY, "cache": CACHE}
 # Measured under the first event loop only, and only where the conversations are.
 WITH_DATA = {"cache": HIT_RATES, "assembly": OF_WINDOWS}
 # Measured under the first event loop only.
 ONCE = {
+    "writes": ["store_transactions_per_1000_appends", "flush_lag_p99_ms", "flush_throughput"],
     "cache": [
         *(
             f"stampede_{figure}{kind}"
@@ -116,7 +124,7 @@ ONCE = {
         "hung_p99_vs_none",
         "hung_p99_us",
         "hung_probes_per_second",
-    ]
+    ],
 }
 
 

@@ -223,9 +223,9 @@ class KeySpace:
         """Return the key of the sorted set of processes that publish counters."""
         return f"{self.prefix}:stats"
 
-    def journal(self, shard: int) -> str:
-        """Return the key of the stream of one of the journal's shards; its other keys begin with it and a colon."""
-        return f"{self.prefix}:j:{{{shard}}}"
+    def journal(self, store: str, shard: int) -> str:
+        """Return the key of the stream of a shard of a store's journal; its other keys begin with it and a colon."""
+        return f"{self.prefix}:j:{{{encode_id(store)}:{shard}}}"
 
     def parse(self, key: str) -> ParsedKey | None:
         """Read a key of a cached thing back, or return None if it is none of ours."""

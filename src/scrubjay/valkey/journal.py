@@ -62,6 +62,7 @@ class ValkeyJournal:
     Args:
         client: The way to it; it should know `JOURNAL_SCRIPTS`. It is closed with the journal.
         keys: The key space.
+        store: The id of the store's life.
         consumer: What this process is called as a taker; another one for each process.
         durability: What an acknowledgement means.
         replicas: How many replicas must have what is acknowledged, where that is what it means.
@@ -75,6 +76,7 @@ class ValkeyJournal:
         self,
         client: ValkeyClient | ClusterClient,
         keys: KeySpace,
+        store: str,
         consumer: str,
         *,
         durability: Durability = "memory",
@@ -85,7 +87,7 @@ class ValkeyJournal:
         most_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         self.client = client
-        self._keys = JournalKeys(keys, shards)
+        self._keys = JournalKeys(keys, store, shards)
         self._consumer = consumer
         self.durability = durability
         self.on_restart: Callable[[], None] | None = None

@@ -15,11 +15,12 @@ class JournalKeys:
 
     Args:
         keys: The key space.
+        store: The id of the store's life: what another one has to get must never be taken for this one's.
         shards: How many shards there are: the same for all processes, and for as long as anything is pending.
     """
 
-    def __init__(self, keys: KeySpace, shards: int) -> None:
-        self.streams = [keys.journal(shard) for shard in range(shards)]
+    def __init__(self, keys: KeySpace, store: str, shards: int) -> None:
+        self.streams = [keys.journal(store, shard) for shard in range(shards)]
         """The key of each shard's stream."""
 
     def shard(self, name: str) -> int:
