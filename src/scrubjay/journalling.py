@@ -99,8 +99,9 @@ async def open_journal(
         url, deadline=journal_.timeout + settings.cache_timeout, scripts=JOURNAL_SCRIPTS, provider=provider
     )
     journal = ValkeyJournal(
-        client, KeySpace(settings.prefix), store.incarnation, process, durability=durability, timeout_s=journal_.timeout,
-        shards=journal_.shards, most_entries=journal_.most, most_bytes=journal_.most_bytes,
+        client, KeySpace(settings.prefix), store.incarnation, process,
+        durability=durability, timeout_s=journal_.timeout, shards=journal_.shards,
+        most_entries=journal_.most, most_bytes=journal_.most_bytes,
     )  # fmt: skip
     try:
         await journal.check()
