@@ -357,7 +357,7 @@ def _assembled(
     asked = GatedTier(server.hot, gate)
     process = _process(server)
     if journalling is not None:
-        journalling.lists.teller = Telling(server.hot, gate, confirmer, keys, policies)
+        journalling.lists.teller = Telling(server.hot, gate, confirmer, keys, policies, loading.floors)
     policy = settings.assembly_policy()
     services = Services(
         store=store,

@@ -13,6 +13,7 @@ from scrubjay.behind.flusher import Flusher
 from scrubjay.behind.lists import Lists
 from scrubjay.behind.store import JournalledStore
 from scrubjay.cache.confirm import OutboxConfirmer
+from scrubjay.cache.floors import Floors
 from scrubjay.cache.gate import Gate
 from scrubjay.core.clock import Clock
 from scrubjay.core.credentials import CredentialProvider
@@ -135,19 +136,23 @@ class Telling:
         confirmer: Notes outbox rows as done.
         keys: Builds cache keys.
         policies: Times to live and limits.
+        floors: What this process has seen: it does not hear what it tells others, and may hold what is older.
     """
 
     def __init__(
-        self, hot: HotTier, gate: Gate, confirmer: OutboxConfirmer, keys: KeySpace, policies: Policies
+        self, hot: HotTier, gate: Gate, confirmer: OutboxConfirmer, keys: KeySpace, policies: Policies, floors: Floors
     ) -> None:
         self._hot = hot
         self._gate = gate
+        self._floors = floors
         self._confirmer = confirmer
         self._keys = keys
         self._policies = policies
 
     async def told(self, lists: Mapping[JournalKey, Pending]) -> bool:
         """Let no cache show what is older than the last entry of each list."""
+        for key, last in lists.items():
+            self._floors.written(self._keys.of(key.kind, key.scope, key.name).key, last.version)
         return self._gate.open and await self._hot.apply([self._mutation(key, last) for key, last in lists.items()])
 
     def confirm(self, key: JournalKey, written: Written) -> None:
@@ -155,8 +160,11 @@ class Telling:
         self._confirmer.confirm(key.scope.tenant, written.outbox_id)
 
     def _mutation(self, key: JournalKey, last: Pending) -> Mutation:
+        cached = self._keys.of(key.kind, key.scope, key.name)
+        if not last.item:
+            return Mutation(cached, Op.DROP)
         # An entry that shows it is left alone, one that lacks only this gets it, and any other is dropped.
         return Mutation(
-            self._keys.of(key.kind, key.scope, key.name), Op.APPEND, last.version, last.version - 1,
+            cached, Op.APPEND, last.version, last.version - 1,
             items=[last.item], keep=self._policies.limits.hot_messages, ttl_ms=self._policies.ttl_ms(key.kind),
         )  # fmt: skip

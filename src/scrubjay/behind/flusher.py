@@ -106,7 +106,7 @@ class Flusher:
             ]
             for mark in lost:
                 self._lists.lost(mark.key)
-            await self._store.behind_release(lost)
+            await self._store.behind_release(lost, leap=True)
             for mark in lost:
                 await journal.release(mark.key, mark.epoch)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from secrets import token_hex
 from typing import Final, Protocol, TypeVar
 
@@ -45,7 +44,10 @@ class Teller(Protocol):
     """What tells the caches of what the journal holds, or the store has got."""
 
     async def told(self, lists: Mapping[JournalKey, Pending]) -> bool:
-        """Let no cache show what is older than the last entry of each list; False if it could not be told now."""
+        """Let no cache show what is older than the last entry of each list; False if it could not be told now.
+
+        Where the entry has no item, the store has not written just what the journal held: whatever is cached goes.
+        """
         ...
 
     def confirm(self, key: JournalKey, written: Written) -> None:
@@ -69,6 +71,8 @@ class Lists:
         self.teller: Teller | None = None
         self._store = store
         self._clock = clock
+        self._aside: dict[JournalKey, int] = {}
+        """How many entries of each list this process has put aside since it brought any of it over."""
         self._last: dict[JournalKey, tuple[str, int]] = {}
         """The last number of each list that this process was given, and under which epoch."""
 
@@ -88,7 +92,11 @@ class Lists:
             if keyed:
                 # What has been appended since the opening the journal knows, also if it is in the store by now.
                 (tail,) = await self.journal.tails([key], 0)
-                if tail.open and await self._store.message_known(key.scope, key.name, keyed):
+                if not tail.open:
+                    # What was appended before it is opened, the store has: it can be asked only after that.
+                    await self._open(key)
+                    continue
+                if await self._store.message_known(key.scope, key.name, keyed):
                     return None
                 epoch = tail.epoch
             answer = await self.journal.append(key, entries, epoch=epoch, mutation=mutation)
@@ -100,7 +108,7 @@ class Lists:
             if answer is Refusal.CLOSED:
                 await self._open(key)
             elif answer is Refusal.RESTARTED:
-                await self.shut(key)
+                await self.shut(key, leap=True)
             else:
                 return None
         return None
@@ -118,15 +126,26 @@ class Lists:
                 await self.shut(key)
         raise JournalUnavailable("others append to this session without a pause: try again")
 
-    async def shut(self, key: JournalKey) -> None:
-        """Bring all of a list to the store, which from then on is written directly."""
+    async def shut(self, key: JournalKey, *, leap: bool = False) -> None:
+        """Bring all of a list to the store, which from then on is written directly.
+
+        Args:
+            key: The list.
+            leap: Whether the journal may have lost what it had given versions to.
+        """
         epoch, _ = await self._store.behind_mark(key)
         if not epoch:
             return
         (tail,) = await self.journal.tails([key], 0)
         if not await self.journal.seal(key, epoch):
+            marked, _ = await self._store.behind_mark(key)
+            if tail.epoch and marked == epoch:
+                # Between two looks at the same mark it had another epoch: its server went back, and what it has of that
+                # epoch came to the store before this one began.
+                self.counts.discarded += await self.journal.discard(key, tail.epoch)
             return
-        if not tail.epoch and self.old(epoch):
+        if self._unknown(key, tail, epoch):
+            leap = True
             self.lost(key)
         await self.drain(key)
         if (await self.journal.tails([key], 0))[0].more:
@@ -137,7 +156,7 @@ class Lists:
             _, there = await self._store.behind_mark(key)
             if there < number:
                 self._missing(number - there)
-        await self._store.behind_release([Mark(key, epoch)])
+        await self._store.behind_release([Mark(key, epoch)], leap=leap)
         await self.journal.release(key, epoch)
 
     async def drain(self, key: JournalKey) -> None:
@@ -175,7 +194,9 @@ class Lists:
             flushed = next(answers) if flush.pending else Flushed()
             await self._brought(flush, flushed, (tickets or {}).get(flush.key, ()))
             if flushed.written is not None:
-                written[flush.key] = flushed.written, replace(flush.pending[-1], version=flushed.written.version)
+                last, version = flush.pending[-1], flushed.written.version
+                as_told = last.version == version and flushed.fresh == len(flush.pending)
+                written[flush.key] = flushed.written, last if as_told else Pending(0, version, b"")
         # What cannot be told now, a relay tells.
         if written and self.teller and await self.teller.told({key: last for key, (_, last) in written.items()}):
             for key, (each, _) in written.items():
@@ -191,8 +212,10 @@ class Lists:
         await self.journal.done(key, flush.epoch, through, tickets)
         counts.flushed += flushed.fresh
         counts.known += len(flush.pending) - flushed.fresh
-        if flushed.missing:
-            self._missing(flushed.missing)
+        # What this process put aside before them was seen.
+        missing = flushed.missing - (self._aside.pop(key, 0) if flushed.fresh else 0)
+        if missing > 0:
+            self._missing(missing)
 
     async def _one_by_one(
         self, flushes: Sequence[Flush], tickets: Mapping[JournalKey, Sequence[str]], error: Exception
@@ -213,6 +236,12 @@ class Lists:
         await self.journal.put_aside(key, epoch, pending[0].place, type(error).__name__)
         await self.journal.done(key, epoch, 0, tickets.get(key, ()))
         self.counts.aside += 1
+        if len(self._aside) >= _REMEMBERED:
+            self._aside.clear()
+        self._aside[key] = self._aside.get(key, 0) + 1
+        if self.teller is not None:
+            # It may have been shown already.
+            await self.teller.told({key: Pending(0, 0, b"")})
 
     async def _open(self, key: JournalKey) -> None:
         """Have the journal take a list's appends; or do a part of what that needs."""
@@ -222,13 +251,21 @@ class Lists:
         if self._clock.monotonic() - began > OPENS_WITHIN_S:
             # What was true then may be long past.
             return
+        if opened.epoch != proposed:
+            (tail,) = await self.journal.tails([key], 0)
+            if self._unknown(key, tail, opened.epoch):
+                await self.shut(key)
+                return
         became = await self.journal.open(key, opened)
         if became is Opening.SEALED:
             await self.shut(key)
         elif became is Opening.PENDING:
             await self.drain(key)
-        elif became is Opening.NEW and opened.epoch != proposed and self.old(opened.epoch):
-            self.lost(key)
+
+    def _unknown(self, key: JournalKey, tail: Tail, epoch: str) -> bool:
+        """Return whether the journal knows nothing of a list that was open there, as far as can be told."""
+        was_open = self._last.get(key, ("", 0))[0] == epoch or self.old(epoch)
+        return was_open and tail.epoch != epoch and not tail.open
 
     def lost(self, key: JournalKey) -> None:
         """Note that the journal does not know a list any more that was open there."""

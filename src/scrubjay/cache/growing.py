@@ -90,7 +90,7 @@ class Growing:
             self._let_go(ticket)
             return None
         version = grown.version
-        if entry is not None and ticket is not None and ticket.good and entry.version == version - 1:
+        if entry is not None and ticket is not None and ticket.good and entry.version == version - len(grown.items):
             self._grow(source, entry, grown)
             self._local.grown(key, version)
         else:

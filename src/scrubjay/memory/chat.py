@@ -274,7 +274,8 @@ class Chat:
         ]
         mutation = None
         if not done.told:
-            mutation = replace(self._growth, version=done.version, previous=done.version - 1, items=done.items())
+            previous = done.version - len(new)
+            mutation = replace(self._growth, version=done.version, previous=previous, items=done.items())
         return Grown(messages, done.version, mutation)
 
     @cached_property

@@ -42,11 +42,11 @@ class SqlBehind(SqlJobs):
         found = dict(zip(places, done, strict=True))
         return [found[place] for place in range(len(flushes))]
 
-    async def behind_release(self, marks: Sequence[Mark]) -> None:
+    async def behind_release(self, marks: Sequence[Mark], *, leap: bool = False) -> None:
         """Take marks away where they still are."""
-        ordered = sorted(marks, key=lambda mark: _order(mark.key))
+        ordered, now = sorted(marks, key=lambda mark: _order(mark.key)), self._clock.now_ms()
         if ordered:
-            await self._driver.run(lambda: behind.release(ordered), _WORKER)
+            await self._driver.run(lambda: behind.release(ordered, now, leap=leap), _WORKER)
 
     async def behind_marks(
         self, scope: Scope | None = None, *, limit: int = 1_000, after: JournalKey | None = None

@@ -26,6 +26,7 @@ from scrubjay.core.policy import DAY, MINUTE
 from scrubjay.core.ports import Activity, Appended, Cut, Load, PutMode, Store, Written
 from scrubjay.core.records import date_of
 from scrubjay.core.scope import Scope
+from scrubjay.testing._store_behind import BehindSuite
 from scrubjay.testing._store_jobs import JobSuite
 from scrubjay.testing._store_kinds import (
     ALICE,
@@ -59,7 +60,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class StoreSuite(KindSuite, LayoutSuite, JobSuite, SweepSuite, WarmSuite, OutboxSuite):
+class StoreSuite(KindSuite, LayoutSuite, JobSuite, SweepSuite, WarmSuite, OutboxSuite, BehindSuite):
     """The conformance suite. Each test takes the fixture `rig`; the store has the default policies."""
 
     # --- heads and the outbox

@@ -456,8 +456,10 @@ def _slot(command: Command) -> int:
         key = command[3]
     elif len(command) == 1 or name in {"CLUSTER", "SCRIPT", "CLIENT"}:
         return -1
+    elif name == "XREADGROUP":
+        key = command[command.index("STREAMS") + 1]
     else:
-        key = command[1]
+        key = command[2 if name == "XGROUP" else 1]
     return slot_of(key if isinstance(key, bytes) else str(key))
 
 

@@ -46,8 +46,8 @@ JOURNAL_SCRIPTS: Final = (APPEND, OPEN, SEAL, TAIL, DONE)
 GROUP: Final = "flush"
 REMEMBERED_MS: Final = 2 * MINUTE
 """How long it is remembered that a list was sealed: much longer than anybody takes to open one (`OPENS_WITHIN_S`)."""
-DEAD_MS: Final = 10 * SECOND
-"""How long a taker may keep a list before others take it for dead, in milliseconds."""
+DEAD_S: Final = 10.0
+"""How long a taker may keep a list before others take it for dead, in seconds."""
 
 _UNIT: Final = 2**32
 """In one count of a shard: what is below it are bytes, what is above it are entries."""
@@ -70,6 +70,7 @@ class ValkeyJournal:
         shards: How many streams there are.
         most_entries: How many entries may be pending in all.
         most_bytes: How many bytes they may take.
+        dead_s: How long a taker may keep a list before this one takes it for dead, in seconds.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ValkeyJournal:
         shards: int = 8,
         most_entries: int = 100_000,
         most_bytes: int = 64 * 1024 * 1024,
+        dead_s: float = DEAD_S,
     ) -> None:
         self.client = client
         self._keys = JournalKeys(keys, store, shards)
@@ -101,6 +103,7 @@ class ValkeyJournal:
         """The cache, where it is on the same server: it is told of appends in the same step."""
         self._most = (max(1, most_entries // shards), max(1, most_bytes // shards))
         self._shards = range(shards)
+        self._dead_ms = round(dead_s * SECOND)
         self._grouped = False
 
     async def append(
@@ -143,8 +146,8 @@ class ValkeyJournal:
         answer = _checked(reply)
         if isinstance(answer, bytes):
             return Refusal(answer.decode())
-        if life.client.connects != life.connects and (await self._life(shard)).run != life.run:
-            # It went to a server that was started anew, with what the other one had left, under a name of before.
+        if self._now(shard) is not life and (await self._life(shard)).run != life.run:
+            # It went to a server that was started anew, or to another one, with what was left, under a name of before.
             raise JournalUnavailable("the journal was started anew meanwhile: it is not known whether it has this")
         if told:
             assert self.cache is not None
@@ -158,8 +161,12 @@ class ValkeyJournal:
         name = name_of(key)
         shard = self._keys.shard(name)
         life = await self._life(shard)
-        arguments: list[str | int] = [opened.epoch, opened.number, opened.version, life.run, *opened.calls]
-        reply = await self._durably(shard, OPEN.command([self._keys.known(name), self._keys.pending(name)], arguments))
+        arguments: list[str | int] = [opened.epoch, opened.number, opened.version, life.run, name, *opened.calls]
+        keys = [
+            self._keys.known(name), self._keys.pending(name), self._keys.sealed(name, opened.epoch),
+            self._keys.idle(shard),
+        ]  # fmt: skip
+        reply = await self._durably(shard, OPEN.command(keys, arguments))
         return Opening(_checked(reply).decode())
 
     async def seal(self, key: JournalKey, epoch: str, *, idle: bool = False) -> bool:
@@ -215,7 +222,7 @@ class ValkeyJournal:
 
     async def backlog(self) -> Backlog:
         """Return what is pending in all."""
-        counts = await self._each_shard(lambda shard: ("GET", self._keys.counts(shard)))
+        counts = await self._each_shard(lambda shard: ("HGET", self._keys.counts(shard), "h"))
         asides = await self._each_shard(lambda shard: ("LLEN", self._keys.aside(shard)))
         firsts = await self._each_shard(lambda shard: ("XRANGE", self._keys.streams[shard], "-", "+", "COUNT", 1))
         times = await self._each_shard(lambda _: ("TIME",))
@@ -252,7 +259,9 @@ class ValkeyJournal:
     def _now(self, shard: int) -> _Life | None:
         """Return which run of the only server a shard is on, if that is known."""
         life = None if self._several else self._lives.get(shard)
-        return life if life is not None and life.connects == life.client.connects else None
+        # What was unsafe may have been mended, and a replica be back: that is asked again.
+        good = life is not None and life.unsafe is None and life.connects == life.client.connects
+        return life if good else None
 
     async def _life(self, shard: int) -> _Life:
         """Return which run of which server a shard is on.
@@ -262,25 +271,38 @@ class ValkeyJournal:
         """
         try:
             client = await self.client.holder(self._keys.streams[shard])
-            life = self._lives.get(shard)
+            life = before = self._lives.get(shard)
+            if life is not None and life.unsafe is not None:
+                life = None
             while life is None or life.client is not client or life.connects != client.connects:
-                before = life
                 connects = client.connects
-                info, config = await client.call([("INFO",), ("CONFIG", "GET", "appendfsync")])
+                number = (self._keys.counts(shard), "s")
+                info, config, _, shards = await client.call(
+                    [
+                        ("INFO",),
+                        ("CONFIG", "GET", "appendfsync"),
+                        ("HSETNX", *number, len(self._shards)),
+                        ("HGET", *number),
+                    ]
+                )
                 if client.connects > connects + (connects == 0):
                     continue
-                life = self._lives[shard] = self._life_of(client, facts(_checked(info)), config)
+                life = self._lives[shard] = self._life_of(client, facts(_checked(info)), config, shards)
                 if before is not None and before.run != life.run and self.on_restart is not None:
                     self.on_restart()
         except (CacheUnavailable, Closed) as error:
             raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
         return life
 
-    def _life_of(self, client: ValkeyClient, info: dict[str, Any], config: Reply) -> _Life:
+    def _life_of(self, client: ValkeyClient, info: dict[str, Any], config: Reply, shards: Reply) -> _Life:
         # Such a server answers nothing before it is on disk, whoever waits for it.
         always = isinstance(config, list) and config[1:] == [b"always"] and bool(info.get("aof_enabled"))
         direct = self.durability == "memory" or (self.durability == "fsync" and always)
-        return _Life(client, client.connects, str(info["run_id"]), unsafe(info, self.durability), direct)
+        why = unsafe(info, self.durability)
+        if isinstance(shards, bytes) and int(shards) != len(self._shards):
+            # Two processes that disagree would look for one list in two places.
+            why = f"its lists are in {int(shards)} shards: set `journal.shards` to that, and not to {len(self._shards)}"
+        return _Life(client, client.connects, str(info["run_id"]), why, direct)
 
     def _place(self, key: JournalKey) -> _Place:
         name = name_of(key)
@@ -300,7 +322,10 @@ class ValkeyJournal:
     def _seal(self, key: JournalKey, epoch: str, what: str) -> Command:
         name = name_of(key)
         shard = self._keys.shard(name)
-        keys = [self._keys.known(name), self._keys.pending(name), self._keys.counts(shard), self._keys.idle(shard)]
+        keys = [
+            self._keys.known(name), self._keys.pending(name), self._keys.counts(shard), self._keys.idle(shard),
+            self._keys.sealed(name, epoch),
+        ]  # fmt: skip
         return SEAL.command(keys, (epoch, what, REMEMBERED_MS, name))
 
     async def _done(self, key: JournalKey, epoch: str, through: int, why: str, tickets: Sequence[str]) -> None:
@@ -333,7 +358,7 @@ class ValkeyJournal:
                 self._keys.streams[shard],
                 GROUP,
                 self._consumer,
-                DEAD_MS,
+                self._dead_ms,
                 "0-0",
                 "COUNT",
                 most,

@@ -35,6 +35,10 @@ class JournalKeys:
         """Return the key of what is pending of a list."""
         return f"{self.streams[self.shard(name)]}:p:{name}"
 
+    def sealed(self, name: str, epoch: str) -> str:
+        """Return the key of what says that an epoch of a list was sealed."""
+        return f"{self.streams[self.shard(name)]}:x:{epoch}"
+
     def counts(self, shard: int) -> str:
         """Return the key of a shard's counts."""
         return f"{self.streams[shard]}:n"

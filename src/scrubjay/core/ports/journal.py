@@ -63,7 +63,7 @@ class Pending:
 
     Attributes:
         place: Its place in the journal's list, counted from the opening.
-        version: The version of the list that it made.
+        version: The version of the list that it made: each entry makes one.
         item: It, numbered.
     """
 
@@ -347,8 +347,14 @@ class BehindStore(Protocol):
         """Write what is pending of several lists, of any tenants, in one transaction: each entry once, in order."""
         ...
 
-    async def behind_release(self, marks: Sequence[Mark]) -> None:
-        """Take marks away where they still are: the lists are sealed, and nothing is pending."""
+    async def behind_release(self, marks: Sequence[Mark], *, leap: bool = False) -> None:
+        """Take marks away where they still are: the lists are sealed, and nothing is pending.
+
+        Args:
+            marks: The marks.
+            leap: Whether the journal may have given later versions than are here, and lost them: then the next ones
+                must be above those.
+        """
         ...
 
     async def behind_marks(

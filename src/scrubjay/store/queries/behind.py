@@ -31,6 +31,11 @@ _RELEASE = Statement("""
     UPDATE heads SET journal = ''
     WHERE tenant_id = :tenant AND user_id = :user AND kind = :kind AND name = :name AND journal = :epoch
 """)
+# Versions are times in microseconds at first, and grow by one: none that was given is above this.
+_LEAP = Statement("""
+    UPDATE heads SET journal = '', version = CASE WHEN version < :initial THEN :initial ELSE version + 1 END
+    WHERE tenant_id = :tenant AND user_id = :user AND kind = :kind AND name = :name AND journal = :epoch
+""")
 _ONE = Statement("""
     SELECT h.journal, s.last_seq FROM heads AS h
     JOIN sessions AS s ON s.tenant_id = :tenant AND s.user_id = :user AND s.session_id = :name
@@ -111,8 +116,13 @@ def marks(scope: Scope | None, limit: int, after: JournalKey | None) -> Query[li
     return [Mark(JournalKey(Scope(tenant, user), Kind(kind), name), epoch) for tenant, user, kind, name, epoch in rows]
 
 
-def release(gone: Sequence[Mark]) -> Query[None]:
-    """Take marks away, where they still are."""
+def release(gone: Sequence[Mark], now_ms: int, *, leap: bool) -> Query[None]:
+    """Take marks away, where they still are; with a leap above all versions that were ever given."""
+    if leap:
+        bumps = [(mark.epoch, Bump.of(mark.key.scope, mark.key.kind, mark.key.name, now_ms)) for mark in gone]
+        leaps = [[(_LEAP, {**bump.params, "epoch": epoch}), bump.calls()[1]] for epoch, bump in bumps]
+        yield Batch([call for calls in leaps for call in calls], last=True)
+        return
     yield Batch([(_RELEASE, {**_named(mark.key), "epoch": mark.epoch}) for mark in gone], last=True)
 
 
@@ -140,7 +150,8 @@ class _Message:
         number, id_, created_at, tokens, encoding, body = orjson.loads(item)
         before = orjson.dumps([number, id_, created_at, tokens, encoding])[:-1] + b","
         # The body as it was written: not what it looks like after it was read.
-        assert item.startswith(before)
+        if not isinstance(body, dict) or not item.startswith(before):
+            raise ValueError("this is no message of a chat")
         return cls(number, version, id_, created_at, tokens, encoding, body, item[len(before) : -1])
 
     def row(self, key: JournalKey, seq: int) -> list[Any]:
@@ -172,7 +183,7 @@ def flush(flushes: Sequence[Flush], now_ms: int) -> Query[list[Flushed]]:
     ]
     rows = [row for plan in plans for row in plan.rows]
     calls = [call for plan in plans for call in plan.calls]
-    yield Batch([(_INSERT, {"rows": _json(rows)}), *calls] if rows else [], last=True)
+    yield Batch([(_INSERT, {"rows": _json(rows)}), *calls] if calls else [], last=True)
     return [plan.result for plan in plans]
 
 
@@ -191,22 +202,27 @@ class _Plan:
         if not held or not head or head[0][0] != flush_.epoch:
             return cls([], [], Flushed(gone=True))
         known_ids = {id_ for (id_,) in there}
-        new = [message for message in messages if message.id not in known_ids]
-        if not new:
+        newest = messages[-1].version if messages else 0
+        if newest <= head[0][1] and known_ids.issuperset(message.id for message in messages):
             return cls([], [], Flushed())
         key, last, missing, rows = flush_.key, int(held[0][0]), 0, []
-        for message in new:
+        for message in messages:
+            if message.id in known_ids:
+                # What was appended a second time has a number, too.
+                last = max(last, message.number)
+                continue
             # A journal that came back without its newest entries gives their numbers again.
             seq = max(last + 1, message.number)
             missing, last = missing + seq - last - 1, seq
+            known_ids.add(message.id)
             rows.append(message.row(key, seq))
         bump = Bump.of(key.scope, key.kind, key.name, now_ms)
-        taken = scoped(key.scope, session=key.name, last=last, fresh=len(new), at=new[-1].created_at)
+        taken = scoped(key.scope, session=key.name, last=last, fresh=len(rows), at=messages[-1].created_at)
         # Mostly the journal's own. One that went back gave versions that the list has had already.
-        version = max(new[-1].version, head[0][1] + 1)
+        version = max(newest, head[0][1] + 1)
         calls: list[Call] = [(_TAKE, taken), (_ADVANCE, {**bump.params, "version": version}), bump.calls()[1]]
-        written = Written(version, version - 1, bump.outbox_id)
-        return cls(rows, calls, Flushed(len(new), written, missing))
+        written = Written(version, head[0][1], bump.outbox_id)
+        return cls(rows, calls, Flushed(len(rows), written, missing))
 
 
 def _named(key: JournalKey) -> dict[str, object]:

@@ -6,19 +6,19 @@
 --       this server, the list's key there, and its lease.
 -- ARGV: the server's life, the epoch under which it must be open ('': any), the most entries and the most bytes that may
 --       be pending in the shard, the list's name in the stream; for the cache the store's life, the most items kept, ttl ms,
---       the channel that changes are published on, and who publishes; then, for each entry, its number (-1: the next), its id ('': none), the call
---       that it answers ('': none), how many calls it makes, those, the text before its number and the text after it.
+--       the channel that changes are published on, and who publishes; then, for each entry, its number (-1: the next), its
+--       id ('': none), the call that it answers ('': none), how many calls it makes, those, the text before its number and
+--       the text after it.
 -- Returns why not, as text; or the list's epoch, its version, and the numbers.
 
 local known = redis.call('HMGET', KEYS[1], 'o', 'e', 'q', 'v', 'n', 'r')
 if known[1] ~= '1' or (ARGV[2] ~= '' and ARGV[2] ~= known[2]) then return 'closed' end
 -- A server that was started anew may have lost what the store has got of it already: it would give the same versions again.
 if known[6] ~= ARGV[1] then return 'restarted' end
-local number, place = tonumber(known[3]), tonumber(known[5])
-local version = string.format('%.0f', tonumber(known[4]) + 1)
-local reply, entries, bytes = { known[2], version }, {}, 0
+local number, version, place = tonumber(known[3]), tonumber(known[4]), tonumber(known[5])
+local reply, entries, bytes = { known[2], '' }, {}, 0
 local gained, lost = {}, {} -- fields of what is known: ids and calls
-local told = { ARGV[6], '4', version, known[4], ARGV[7], ARGV[8], ARGV[9], '', '0' } -- what `apply` is told
+local told = { ARGV[6], '4', '', known[4], ARGV[7], ARGV[8], ARGV[9], '', '0' } -- what `apply` is told
 local at = 11
 while ARGV[at] do
   local id, answers, calls = ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
@@ -35,21 +35,24 @@ while ARGV[at] do
     gained[field], lost[field] = nil, '1'
   end
   at = at + 4 + calls
-  place = place + 1
+  -- Each has a version of its own: wherever what is pending is parted, a version says how far it goes.
+  place, version = place + 1, version + 1
   if mine > number then number = mine end
   local text = string.format('%.0f', mine)
   local item = ARGV[at] .. text .. ARGV[at + 1]
-  local entry = string.format('%.0f', place) .. ' ' .. version .. ' ' .. item
+  local entry = string.format('%.0f %.0f ', place, version) .. item
   told[#told + 1] = item
   entries[#entries + 1], reply[#reply + 1], bytes = entry, text, bytes + #entry
   at = at + 2
 end
 
+version = string.format('%.0f', version)
+reply[2], told[3] = version, version
 -- Entries and bytes in one number. A server without memory refuses a script's first write, so nothing is half done.
 local more = #entries * 4294967296 + bytes
-local held = redis.call('INCRBY', KEYS[4], string.format('%.0f', more))
+local held = redis.call('HINCRBY', KEYS[4], 'h', string.format('%.0f', more))
 if held - more > 0 and (held / 4294967296 > tonumber(ARGV[3]) or held % 4294967296 > tonumber(ARGV[4])) then
-  redis.call('DECRBY', KEYS[4], string.format('%.0f', more))
+  redis.call('HINCRBY', KEYS[4], 'h', string.format('%.0f', -more))
   return 'full'
 end
 local length = 0

@@ -21,7 +21,7 @@ if redis.call('HGET', KEYS[1], 'e') == epoch then
     done, bytes = done + 1, bytes + #entry
   end
 end
-if done > 0 then redis.call('DECRBY', KEYS[4], string.format('%.0f', done * 4294967296 + bytes)) end
+if done > 0 then redis.call('HINCRBY', KEYS[4], 'h', string.format('%.0f', -(done * 4294967296 + bytes))) end
 left = redis.call('EXISTS', KEYS[2]) == 1
 if #ARGV > 5 then
   -- What came meanwhile has no word of its own in the stream.

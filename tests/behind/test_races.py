@@ -1,0 +1,104 @@
+"""The protocol over real servers, at random: what `test_protocol` shows in memory holds for SQLite and Valkey, too."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from scrubjay.core.ports import Mark
+from scrubjay.testing.schedule import Scheduler, explore
+from tests.behind.conftest import behind, chat_of, say, shown, stored
+from tests.coherence import heard
+from tests.coherence.conftest import Open, Process
+
+RUNS = 25
+
+
+async def _flushes(process: Process, session: str) -> None:
+    await behind(process).flusher.flush()
+
+
+async def _says_system(process: Process, session: str) -> None:
+    await chat_of(process, session).append(role="system", content="system")
+
+
+async def _says(process: Process, session: str) -> None:
+    await say(process, "b1", "b2", session=session)
+
+
+async def _shuts(process: Process, session: str) -> None:
+    for mark in await behind(process).lists._store.behind_marks():
+        await behind(process).lists.shut(mark.key)
+
+
+async def _counts(process: Process, session: str) -> None:
+    await chat_of(process, session).count()
+
+
+@pytest.mark.parametrize("coherence", ["pubsub", "tracking"])
+@pytest.mark.parametrize("does", [_flushes, _says_system, _says, _shuts, _counts], ids=lambda does: does.__name__)
+async def test_whatever_comes_first(open_behind: Open, does: Any, coherence: str) -> None:
+    """One speaks and reads, another reads, and a third one does something else: in the end all see the same."""
+    speaker, reader, third = [await open_behind(coherence=coherence) for _ in range(3)]
+    run = 0
+
+    async def speak(session: str) -> None:
+        for text in ("a1", "a2"):
+            await say(speaker, text, session=session)
+            assert text in await shown(speaker, session=session)
+
+    async def read(session: str) -> None:
+        first = await shown(reader, session=session)
+        second = await shown(reader, session=session)
+        assert second[: len(first)] == first, "what was there stays there"
+
+    async def make(scheduler: Scheduler) -> Sequence[Coroutine[Any, Any, Any]]:
+        nonlocal run
+        run += 1
+        session = f"s{run}"
+        await say(speaker, "begun", session=session)
+        for process in (speaker, reader):
+            await shown(process, session=session)
+        await heard(speaker.jay, reader.jay, third.jay)
+        for process in (speaker, reader, third):
+            process.faults.inner = scheduler
+        return [speak(session), read(session), does(third, session)]
+
+    async def check() -> None:
+        for process in (speaker, reader, third):
+            process.faults.inner = None
+            await process.quiet()
+        await heard(speaker.jay, reader.jay, third.jay)
+        session = f"s{run}"
+        found = [await shown(process, session=session) for process in (speaker, reader, third)]
+        await behind(third).flusher.everything(release=True)
+        assert found == [await stored(speaker, session)] * 3
+        assert len(found[0]) == len(set(found[0]))
+        assert [text for text in found[0] if text in {"begun", "a1", "a2"}] == ["begun", "a1", "a2"]
+
+    assert (await explore(make, check, limit=RUNS, seed=1)).runs == RUNS
+
+
+async def test_idle_sessions_need_no_journal(open_behind: Open) -> None:
+    one, two = await open_behind(), await open_behind()
+    await say(one, "a")
+    for process in (one, two):
+        journal = behind(process).journal
+        real = journal.idle
+
+        async def at_once(seconds: float, most: int, real: Any = real) -> list[Mark]:
+            found: list[Mark] = await real(-1, most)
+            return found
+
+        journal.idle = at_once  # type: ignore[method-assign]
+    await behind(two).flusher.tidy()
+    assert len(await behind(two).lists._store.behind_marks()) == 1, "something is pending"
+    await behind(two).flusher.flush()
+    await behind(two).flusher.tidy()
+    await behind(one).flusher.tidy()
+    assert await behind(one).lists._store.behind_marks() == []
+    await say(one, "b")
+    await heard(two.jay)
+    assert await shown(two) == ["a", "b"]
