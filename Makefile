@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
 
-.PHONY: demo test test-system test-full second-look check format sync bench chaos fuzz lock clean help
+.PHONY: demo test test-system test-full second-look check format sync bench chaos fuzz crash lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,10 @@ chaos: $(STAMP) ## Kill processes and cut networks for a minute, and judge every
 # SESSIONS=, SEED= and START= say which; a run that was stopped says how to go on.
 fuzz: $(STAMP) ## Lay out windows of 100,000 random sessions, and judge every one.
 	$(BIN)/python -m tests.fuzz --sessions $(or $(SESSIONS),100000) --seed $(or $(SEED),0) --start $(or $(START),0) $(ARGS)
+
+# SEED=, KILLS= and APPENDS= say which; ARGS="--durability memory" finds loss, and how it is reported.
+crash: $(STAMP) ## Kill processes and the journal's server, lose what was not synced, and judge every message.
+	$(BIN)/python -m tests.crash --kills $(or $(KILLS),200) --appends $(or $(APPENDS),100000) --seed $(or $(SEED),0) $(ARGS)
 
 lock: ## Write the locked versions anew (needs uv).
 	uv pip compile --quiet --universal --python-version 3.11 --extra postgres --extra speed pyproject.toml -o requirements/run.txt

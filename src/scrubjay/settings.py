@@ -103,8 +103,9 @@ class JournalSettings(_Part):
 
     Attributes:
         url: The URL of its server, as `cache`'s; None for the cache's server. It must neither evict nor forget.
-        durability: What an acknowledgement means: the server has it in `memory`, on disk (`fsync`), or a replica has it
-            as well (`replicated`). `auto`: `fsync` with one server, `replicated` behind Sentinels and in a cluster.
+        durability: What an acknowledgement means: the server has it in `memory`, on disk (`fsync`, which takes
+            `appendfsync always`), or a replica has it as well (`replicated`). `auto`: `fsync` with one server,
+            `replicated` behind Sentinels and in a cluster.
         timeout: The longest that an append may take until it is durable, in seconds.
         age: After how many seconds what is pending is brought to the store.
         batch: How many entries are written in one transaction.

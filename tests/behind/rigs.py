@@ -34,7 +34,7 @@ class ValkeyJournalRig:
             options.setdefault("shards", 1)
         name = f"process{len(self.journals)}"
         journal = ValkeyJournal(
-            client, KeySpace(self.prefix), name, durability=self.durability, timeout_s=PATIENT_S, **options
+            client, KeySpace(self.prefix), "store", name, durability=self.durability, timeout_s=PATIENT_S, **options
         )
         self.journals.append(journal)
         return journal

@@ -69,7 +69,7 @@ class Process:
         """
         texts = [message.body["content"] for message in messages]
         try:
-            done = await self.store.append(ALICE, "s", messages, Mutation(HOT, Op.APPEND))
+            done = await self.store.append(JournalKey(ALICE, Kind.CHAT, "s"), messages, Mutation(HOT, Op.APPEND))
         except JournalUnavailable:
             done, messages = None, [replace(message, keyed=True) for message in messages]
         if done is not None:

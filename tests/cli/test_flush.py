@@ -59,7 +59,7 @@ def test_flush(run: Run, server: ValkeyServer, tmp_path: Path, monkeypatch: pyte
     assert run("flush", *given, "--json").json["sessions"] == 0
     shown = run("flush", *given)
     assert shown.code == 0
-    assert "0 messages of 0 open sessions" in shown.out
+    assert "0 messages brought to the store, 0 open sessions looked at" in shown.out
 
 
 def test_an_unsafe_server_is_an_error_of_one_line(run: Run, tmp_path: Path) -> None:

@@ -138,13 +138,10 @@ class Lists:
             return
         (tail,) = await self.journal.tails([key], 0)
         if not await self.journal.seal(key, epoch):
-            marked, _ = await self._store.behind_mark(key)
-            if tail.epoch and marked == epoch:
-                # Between two looks at the same mark it had another epoch: its server went back, and what it has of that
-                # epoch came to the store before this one began.
-                self.counts.discarded += await self.journal.discard(key, tail.epoch)
-            return
-        if self._unknown(key, tail, epoch):
+            leap = await self._went_back(key, epoch, tail)
+            if not (leap and await self.journal.seal(key, epoch)):
+                return
+        elif self._unknown(key, tail, epoch):
             leap = True
             self.lost(key)
         await self.drain(key)
@@ -158,6 +155,24 @@ class Lists:
                 self._missing(number - there)
         await self._store.behind_release([Mark(key, epoch)], leap=leap)
         await self.journal.release(key, epoch)
+
+    async def _went_back(self, key: JournalKey, epoch: str, tail: Tail) -> bool:
+        """Close a list that is open under an epoch before that of its mark; return whether it is so.
+
+        A journal that has lost its newest data may show one: all of it came to the store before the mark was made.
+
+        Args:
+            key: The list.
+            epoch: The epoch of the mark, read before the tail.
+            tail: What the journal has.
+        """
+        marked, _ = await self._store.behind_mark(key)
+        if marked != epoch or tail.epoch in {"", epoch}:
+            return False
+        # Between two looks at the same mark it had another epoch.
+        self.counts.discarded += await self.journal.discard(key, tail.epoch)
+        self.lost(key)
+        return True
 
     async def drain(self, key: JournalKey) -> None:
         """Bring to the store what is pending of a list now."""

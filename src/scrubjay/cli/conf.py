@@ -58,7 +58,9 @@ _DATA = (
         help="Whether all of it can be made anew, or nothing of it may be lost.",
     ),
     click.option(
-        "--fsync", type=click.Choice(["everysec", "always"]), help="How a journal is written. [default: everysec]"
+        "--fsync",
+        type=click.Choice(["everysec", "always"]),
+        help="How a journal is written. [default: always; everysec with replicas]",
     ),
     click.option(
         "--prefix", metavar="TEXT", default=DEFAULT_PREFIX, show_default=True, help="What the keys begin with."
@@ -236,6 +238,9 @@ def _plan(topology: str, out: Path, given: dict[str, Any]) -> Plan:
         raise click.UsageError("a journal evicts nothing: --policy is for --role cache.")
     if given["role"] == "cache" and given["fsync"]:
         raise click.UsageError("a cache is not written to the disk: --fsync is for --role journal.")
+    if given["role"] == "journal" and topology == "single":
+        # What one server has acknowledged is nowhere but on its disk.
+        given["fsync"] = given["fsync"] or "always"
     served_from = given.pop("served_from") or str(out)
     tls = _tls(out, served_from, given.pop("tls"), given.pop("tls_dir"), given.pop("tls_auth_clients"))
     hosts = tuple(host.strip() for host in given.pop("hosts").split(","))

@@ -1,4 +1,4 @@
-"""Commands whose effect has to be durable before they are answered: sent together, waited for once."""
+"""Commands whose effect replicas must have before they are answered: sent together, waited for once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from scrubjay.core.errors import CacheUnavailable
-from scrubjay.core.ports import Durability
 from scrubjay.valkey.client import MAX_BATCH, ValkeyClient
 from scrubjay.valkey.commands import Command, Reply, ServerError
 
@@ -15,26 +14,21 @@ _MOST: Final = MAX_BATCH - 1
 
 
 class GroupCommit:
-    """Commits commands to the disk of a server, or to a replica of it, in groups.
+    """Commits commands to the replicas of a server, in groups.
 
-    `WAIT` and `WAITAOF` wait for what their own connection has written, and nothing else is answered there meanwhile.
-    So what comes while a group is being committed makes the next group.
+    `WAIT` waits for what its own connection has written, and nothing else is answered there meanwhile. So what comes
+    while a group is being committed makes the next group.
 
     Args:
         client: The way to the server, for nothing else.
-        durability: What to wait for.
-        replicas: How many replicas must have it, where that is asked for.
+        replicas: How many replicas must have it.
         timeout_ms: How long to wait, in milliseconds.
     """
 
-    def __init__(
-        self, client: ValkeyClient, durability: Durability, *, replicas: int = 1, timeout_ms: int = 2_000
-    ) -> None:
+    def __init__(self, client: ValkeyClient, replicas: int = 1, *, timeout_ms: int = 2_000) -> None:
         self._client = client
-        self._replicas = replicas if durability == "replicated" else 0
+        self._replicas = replicas
         self._wait: Command = ("WAIT", replicas, timeout_ms)
-        if durability == "fsync":
-            self._wait = ("WAITAOF", 1, 0, timeout_ms)
         self._waiting: list[tuple[Command, asyncio.Future[Reply]]] = []
         self._task: asyncio.Task[None] | None = None
         self.groups = 0
@@ -83,8 +77,5 @@ class GroupCommit:
         """Raise unless the effects are as durable as they have to be."""
         if isinstance(waited, ServerError):
             raise CacheUnavailable(f"the server cannot wait until what is written is durable: {waited.message}")
-        if self._replicas:
-            if not isinstance(waited, int) or waited < self._replicas:
-                raise CacheUnavailable(f"{waited!r} of {self._replicas} replicas have what was written")
-        elif not isinstance(waited, list) or waited[0] < 1:
-            raise CacheUnavailable("what was written is not on the server's disk in time")
+        if not isinstance(waited, int) or waited < self._replicas:
+            raise CacheUnavailable(f"{waited!r} of {self._replicas} replicas have what was written")

@@ -8,7 +8,7 @@ trip, and nothing depends on the ids of a stream, which come again after a serve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from scrubjay.core.errors import CacheUnavailable, Closed, ConfigurationError, JournalUnavailable
 from scrubjay.core.keys import KeySpace
@@ -53,6 +53,7 @@ _UNIT: Final = 2**32
 """In one count of a shard: what is below it are bytes, what is above it are entries."""
 _MAX_PLACES: Final = 20_000
 _NO_CACHE: Final = ("", 0, 0, "", "")
+_SYNCING: Final = ("appendfsync", "no-appendfsync-on-rewrite")
 _MOVED: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 
 
@@ -277,32 +278,35 @@ class ValkeyJournal:
             while life is None or life.client is not client or life.connects != client.connects:
                 connects = client.connects
                 number = (self._keys.counts(shard), "s")
-                info, config, _, shards = await client.call(
+                info, _, shards, *config = await client.call(
                     [
                         ("INFO",),
-                        ("CONFIG", "GET", "appendfsync"),
                         ("HSETNX", *number, len(self._shards)),
                         ("HGET", *number),
+                        *[("CONFIG", "GET", name) for name in _SYNCING],
                     ]
                 )
                 if client.connects > connects + (connects == 0):
                     continue
-                life = self._lives[shard] = self._life_of(client, facts(_checked(info)), config, shards)
-                if before is not None and before.run != life.run and self.on_restart is not None:
+                life = self._life_of(client, facts(_checked(info)), config, shards)
+                # Once for all shards of a server.
+                news = before is not None and all(each.run != life.run for each in self._lives.values())
+                self._lives[shard] = life
+                if news and self.on_restart is not None:
                     self.on_restart()
         except (CacheUnavailable, Closed) as error:
             raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
         return life
 
-    def _life_of(self, client: ValkeyClient, info: dict[str, Any], config: Reply, shards: Reply) -> _Life:
-        # Such a server answers nothing before it is on disk, whoever waits for it.
-        always = isinstance(config, list) and config[1:] == [b"always"] and bool(info.get("aof_enabled"))
-        direct = self.durability == "memory" or (self.durability == "fsync" and always)
-        why = unsafe(info, self.durability)
+    def _life_of(self, client: ValkeyClient, info: dict[str, Any], config: Sequence[Reply], shards: Reply) -> _Life:
+        # An access list may forbid the question: then nothing is known.
+        said = {name: reply[1].decode() for name, reply in zip(_SYNCING, config, strict=True) if _is_pair(reply)}
+        why = unsafe(info, self.durability, said)
         if isinstance(shards, bytes) and int(shards) != len(self._shards):
             # Two processes that disagree would look for one list in two places.
             why = f"its lists are in {int(shards)} shards: set `journal.shards` to that, and not to {len(self._shards)}"
-        return _Life(client, client.connects, str(info["run_id"]), why, direct)
+        # Where `fsync` is safe, the server answers nothing before it is on its disk.
+        return _Life(client, client.connects, str(info["run_id"]), why, self.durability != "replicated")
 
     def _place(self, key: JournalKey) -> _Place:
         name = name_of(key)
@@ -415,9 +419,7 @@ class ValkeyJournal:
         client = await self.client.holder(self._keys.streams[shard])
         commit = self._commits.get(client)
         if commit is None:
-            commit = self._commits[client] = GroupCommit(
-                client, self.durability, replicas=self._replicas, timeout_ms=self._timeout_ms
-            )
+            commit = self._commits[client] = GroupCommit(client, self._replicas, timeout_ms=self._timeout_ms)
         return await commit.run(command)
 
 
@@ -445,6 +447,10 @@ class _Life(NamedTuple):
     run: str
     unsafe: str | None
     direct: bool
+
+
+def _is_pair(reply: Reply) -> TypeGuard[list[bytes]]:
+    return isinstance(reply, list) and len(reply) == 2
 
 
 def _checked(reply: Reply) -> Any:

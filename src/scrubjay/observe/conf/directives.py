@@ -221,8 +221,9 @@ def _persistence(plan: Plan, node: Node) -> Section:
         else "no acknowledged write is lost, and each waits for the disk"
     )
     return Section(
-        f"Every write goes to a log on the disk; with `appendfsync {plan.fsync}` {pace}. (`everysec` is the usual "
-        "choice; `always` costs most of the throughput.) A snapshot every hour is there to be copied away.",
+        f"Every write goes to a log on the disk; with `appendfsync {plan.fsync}` {pace}. (`always` costs most of "
+        "the throughput, and is what a journal without replicas needs.) A snapshot every hour is there to be copied "
+        "away.",
         [
             ("appendonly", "yes"),
             ("appendfsync", plan.fsync),

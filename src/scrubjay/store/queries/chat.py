@@ -149,12 +149,13 @@ def append(scope: Scope, session: str, messages: Sequence[NewMessage], now_ms: i
     answers_calls = any(message.role == "tool" for message in messages)
     pins = any(message.pinned for message in messages)
     calls += [(CALLS, {**owner, "limit": MAX_OPEN_CALLS})] * answers_calls + [pinned_count(owner)] * pins
-    (entered,), _, *answers = yield Batch(calls)
+    (entered,), locked, *answers = yield Batch(calls)
     found = {message.id: encode(rows[0]) for message, rows in zip(keyed, answers, strict=False) if rows}
     new = [message for message in messages if message.id not in found]
     if not new:
         return Appended([found[message.id] for message in messages], 0, None)
-    if answers_calls:
+    # Where the list is written behind, the call may be pending: then the bump refuses, and all of it comes again.
+    if answers_calls and not (locked and locked[0][0]):
         check_tool_results(history(answers[len(keyed)]), [message.body for message in new])
     if pins:
         _check_pins(answers[-1][0][0], [message for message in new if message.pinned])

@@ -36,6 +36,7 @@ _ENQUEUE = Statement("""
 # The head's row lock is taken first in every write, so that two writers of one thing wait and never deadlock.
 _LOCK = Statement("""
     UPDATE heads SET version = version WHERE tenant_id = :tenant AND user_id = :user AND kind = :kind AND name = :name
+    RETURNING journal
 """)
 
 
@@ -70,7 +71,10 @@ class Bump:
         return _BUMP_UNLESS, self.params
 
     def lock(self) -> Call:
-        """Return the statement that only takes the lock, for a write that may turn out to change nothing."""
+        """Return the statement that only takes the lock, for a write that may turn out to change nothing.
+
+        Its row, if there is a head, says under which epoch the thing is written behind.
+        """
         return _LOCK, self.params
 
     def written(self, rows: Rows) -> Written:

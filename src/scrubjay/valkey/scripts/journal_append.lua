@@ -51,7 +51,8 @@ reply[2], told[3] = version, version
 -- Entries and bytes in one number. A server without memory refuses a script's first write, so nothing is half done.
 local more = #entries * 4294967296 + bytes
 local held = redis.call('HINCRBY', KEYS[4], 'h', string.format('%.0f', more))
-if held - more > 0 and (held / 4294967296 > tonumber(ARGV[3]) or held % 4294967296 > tonumber(ARGV[4])) then
+local before = held - more
+if before / 4294967296 >= tonumber(ARGV[3]) or before % 4294967296 >= tonumber(ARGV[4]) then
   redis.call('HINCRBY', KEYS[4], 'h', string.format('%.0f', -more))
   return 'full'
 end
