@@ -13,6 +13,8 @@ EVERY_CALL: dict[str, Callable[[dict[str, Any]], Any]] = {
     "AsyncScrubjay.user": lambda h: h["jay"].user("alice"),
     "AsyncScrubjay.tenants": lambda h: h["jay"].tenants(),
     "AsyncScrubjay.stats": lambda h: h["jay"].stats(),
+    "AsyncScrubjay.flush": lambda h: h["jay"].flush(),
+    "AsyncScrubjay.warm": lambda h: h["jay"].warm(["alice"]),
     "AsyncScrubjay.health": lambda h: h["jay"].health(),
     "Invalidations.apply": lambda h: h["jay"].invalidations.apply({"tenant": "acme", "user": "alice"}),
     "AsyncScrubjay.doctor": lambda h: h["jay"].doctor(watch_s=0, sample=10),

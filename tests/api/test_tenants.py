@@ -133,7 +133,7 @@ async def test_stats(world: World) -> None:
     await world.alice.memory.get("k")
     stats = await world.jay.stats()
     counted = {"processes", "hit_rate", "reads", "latencies", "prompts", "jobs", "cache", "types"}
-    assert set(stats) == counted | {"local", "server", "store"}
+    assert set(stats) == counted | {"local", "journal", "server", "store"}
     assert stats["types"]["memory"]["writes"] == 1
     assert stats["local"]["shared_cache"] == "asked"
     assert stats["local"]["served"] is world.cached

@@ -47,6 +47,7 @@ def test_stats(run: Run, store: str) -> None:
         "cache",
         "types",
         "local",
+        "journal",
         "server",
         "store",
     }

@@ -276,7 +276,7 @@ async def test_whoever_adopts_and_dies_leaves_it_to_others(
     clock.advance(QUIET_S)
     await two.engine.relay.look()
     await two.engine.relay.look()
-    assert two.engine.relay.relayed == 1
+    assert two.engine.relay.relayed >= 1
     assert await CONTEXT.read(two) == 2
 
 

@@ -19,12 +19,18 @@ SCRIPTING: Final = ("script|load", "evalsha", "eval")
 DATA: Final = (
     *("get", "mget", "set", "exists", "type", "unlink", "pexpire", "persist", "scan", "multi", "exec"),
     *("hget", "hmget", "hgetall", "hset", "hdel", "hlen"),
-    *("lindex", "llen", "lrange", "lset", "ltrim", "lpush", "rpush"),
+    *("lindex", "llen", "lrange", "lset", "ltrim", "lpush", "lpop", "rpush"),
     *("zadd", "zrevrange", "zremrangebyscore"),
 )
 CHANNELS: Final = ("publish", "subscribe")
 CLUSTER: Final = ("cluster|slots", "cluster|info", "cluster|nodes", "asking")
 APP: Final = (*CONNECTION, *SCRIPTING, *DATA, *CHANNELS)
+
+JOURNAL: Final = (
+    *("config|get", "time", "wait", "hexists", "hincrby", "hsetnx", "zrangebyscore", "zrem"),
+    *("xack", "xadd", "xautoclaim", "xdel", "xgroup|create", "xrange", "xreadgroup"),
+)
+"""What a journal takes besides: whether it syncs what it answers is asked of its configuration."""
 
 # What `scrubjay doctor` asks, except for names of keys: those it lists as the application.
 WATCHING: Final = (
@@ -51,7 +57,8 @@ WATCHING_SENTINELS: Final = (
 
 def app_commands(plan: Plan) -> tuple[str, ...]:
     """Return what the application may do on a server."""
-    return (*APP, *(CLUSTER if plan.topology == "cluster" else ()))
+    more = JOURNAL if plan.role == "journal" else ()
+    return (*APP, *more, *(CLUSTER if plan.topology == "cluster" else ()))
 
 
 def server_users(plan: Plan, secrets: Secrets) -> str:
