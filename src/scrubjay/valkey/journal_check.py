@@ -33,9 +33,9 @@ def unsafe(info: Mapping[str, Any], durability: Durability, syncing: Mapping[str
 def _unsynced(info: Mapping[str, Any], syncing: Mapping[str, str]) -> str | None:
     """Return why what a server has answered may not be on its disk, and what to change; None if it is.
 
-    `WAITAOF` is no way to the disk. With `appendfsync everysec`, Valkey (up to 9.1 at least) and Redis 7.4 answer it
-    before they have synced (https://github.com/redis/redis/pull/13793), and Redis 8 does while a rewrite of the log
-    begins. Only `always` keeps what was answered.
+    `WAITAOF` is no way to the disk. With `appendfsync everysec`, Valkey 9.1 answers it before it has synced (as Redis
+    did: https://github.com/redis/redis/pull/13793), and Redis 8.2 does while a rewrite of the log begins. Only `always`
+    keeps what was answered.
     """
     if not info.get("aof_enabled"):
         return (
