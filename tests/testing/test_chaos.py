@@ -363,5 +363,6 @@ async def test_who_gives_up_killing_a_worker_loses_nothing_of_it(tmp_path: Path)
     with pytest.raises(asyncio.CancelledError):
         await killing
     await troupe.close()
-    assert process.returncode == -9
+    # Closing its transport may ask for its end before asyncio's watcher does, which then knows nothing of it (255).
+    assert process.returncode in {-9, 255}
     assert not life.reader.cancelled()
