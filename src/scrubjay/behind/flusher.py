@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final
 
-from scrubjay.behind.lists import Lists
+from scrubjay.behind.lists import PORTION, Lists
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import JournalUnavailable, StoreUnavailable
 from scrubjay.core.ports import BehindStore, JournalKey, Mark, Tail, Taken
@@ -20,6 +20,8 @@ ORPHANS_EVERY_S: Final = 60.0
 _LISTS: Final = 512
 """How many lists are taken from the journal at a time."""
 _SEALED: Final = 200
+_TOGETHER: Final = 64
+"""How many lists are read from the journal at a time where all are flushed: what they hold is in memory then."""
 
 
 class Flusher:
@@ -123,12 +125,25 @@ class Flusher:
         """
         done = 0
         async for marks in self._marked():
-            for mark in marks:
-                await (self._lists.shut(mark.key) if release else self._lists.drain(mark.key))
-                done += 1
-                if progress is not None:
-                    progress(done)
+            for first in range(0, len(marks), _TOGETHER):
+                keys = [mark.key for mark in marks[first : first + _TOGETHER]]
+                for key in await self._brought(keys):
+                    await self._lists.drain(key)
+                for key in keys:
+                    if release:
+                        await self._lists.shut(key)
+                    done += 1
+                    if progress is not None:
+                        progress(done)
         return done
+
+    async def _brought(self, keys: Sequence[JournalKey]) -> list[JournalKey]:
+        """Bring what is pending of some lists to the store, together; return those that have more."""
+        tails = dict(zip(keys, await self._lists.journal.tails(keys, PORTION), strict=True))
+        pending = {key: tail for key, tail in tails.items() if tail.pending}
+        for batch in self._batches(Taken(pending, dict.fromkeys(pending, ()))):
+            await self._lists.bring(batch.tails)
+        return [key for key, tail in tails.items() if tail.more]
 
     async def _marked(self) -> AsyncIterator[list[Mark]]:
         after: JournalKey | None = None
