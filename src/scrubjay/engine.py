@@ -28,7 +28,7 @@ from scrubjay.cache.parts import Parts as Loading
 from scrubjay.cache.recovery import Recovery
 from scrubjay.cache.relay import BATCH, FORGOTTEN_MS, LOOKS_PER_DEADLINE, SETTLE_EVERY_S, Relay
 from scrubjay.cache.repeat import repeat
-from scrubjay.cache.tiers import Wiring, assembled
+from scrubjay.cache.tiers import Tiers, Wiring, assembled
 from scrubjay.cache.warming import Warmer
 from scrubjay.core.clock import Clock, SystemClock
 from scrubjay.core.counters import CacheCounters, Tallies
@@ -354,10 +354,34 @@ def _assembled(
     if server.client is not None:
         recovery = Recovery(store, server.hot, tiers.aside, relay, gate, mark, keys)
         server.client.on_lost = gate.lost
-    asked = GatedTier(server.hot, gate)
     process = _process(server)
     if journalling is not None:
         journalling.lists.teller = Telling(server.hot, gate, confirmer, keys, policies, loading.floors)
+    services = _services(parts, store, server, tiers, GatedTier(server.hot, gate), recorder, journalling)
+    recorder.count_local = tallies.local_hits
+    lists = None if journalling is None else journalling.lists
+    status = Status(services, tiers.aside, relay, tiers.coherence, recorder, process, lists)
+    sweeper = Sweeper(services, settings.retention.milliseconds())
+    warmer = Warmer(tiers.aside)
+    peaks = _peaks(services, warmer, settings) if server.client is not None and settings.warming.tenants else None
+    return Engine(
+        settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence,
+        status, sweeper, journalling, warmer, peaks,
+    )  # fmt: skip
+
+
+def _services(
+    parts: Parts,
+    store: Store,
+    server: CacheServer,
+    tiers: Tiers,
+    asked: GatedTier,
+    recorder: ProcessRecorder,
+    journalling: Journalling | None,
+) -> Services:
+    """Return what every memory kind works with, and the jobs that this process can do."""
+    settings, clock = parts.settings, parts.clock
+    policies, keys = settings.policies(), KeySpace(settings.prefix)
     policy = settings.assembly_policy()
     services = Services(
         store=store,
@@ -370,10 +394,10 @@ def _assembled(
         message_tokens=message_tokens,
         summarizer=parts.summarizer,
         activity=ActivityLog(store, asked, tiers.aside, keys, policies, clock),
-        tallies=tallies,
+        tallies=tiers.aside.watch.tallies,
         loaders=Loaders(clock, settings.loader_timeout),
         lives=server.lives,
-        jobs=Jobs(store, clock, process, most=max(1, settings.jobs)),
+        jobs=Jobs(store, clock, _process(server), most=max(1, settings.jobs)),
         receipts=ReceiptLog(store, settings.receipts),
         assembler=Assembler(policy, partial(rules_for, overrides=settings.providers), recorder.prompts),
         check_agent=partial(_check_agent, policy),
@@ -386,16 +410,7 @@ def _assembled(
             closing.CLOSE: Work(partial(closing.run, services), given_up=partial(closing.without_summary, services)),
         }
     )
-    recorder.count_local = tallies.local_hits
-    lists = None if journalling is None else journalling.lists
-    status = Status(services, tiers.aside, relay, tiers.coherence, recorder, process, lists)
-    sweeper = Sweeper(services, settings.retention.milliseconds())
-    warmer = Warmer(tiers.aside)
-    peaks = _peaks(services, warmer, settings) if server.client is not None and settings.warming.tenants else None
-    return Engine(
-        settings, services, counters, recorder, confirmer, server, tiers.aside, gate, relay, tiers.coherence,
-        status, sweeper, journalling, warmer, peaks,
-    )  # fmt: skip
+    return services
 
 
 def _peaks(services: Services, warmer: Warmer, settings: Settings) -> Peaks:
