@@ -291,24 +291,26 @@ async def test_a_restart_is_told_of(own_server: ValkeyServer) -> None:
     await rig.close()
 
 
-async def test_an_append_that_meets_a_new_server_is_not_acknowledged(own_server: ValkeyServer) -> None:
+@pytest.mark.parametrize("how", ["_simply", "_durably"])
+async def test_an_append_that_meets_a_new_server_is_not_acknowledged(own_server: ValkeyServer, how: str) -> None:
     """It goes there under the old server's name, and may take a version that was given before and lost."""
     rig = ValkeyJournalRig(own_server)
     journal = rig.journal
     await journal.open(CHAT, opened())
-    real = journal._durably
+    real = getattr(journal, how)
     first = True
 
-    async def late(shard: int, command: Any) -> Any:
+    async def late(*arguments: Any) -> Any:
         nonlocal first
         if first:
             first = False
             await rig.restart()
-        return await real(shard, command)
+        return await real(*arguments)
 
-    journal._durably = late  # type: ignore[method-assign]
+    setattr(journal, how, late)
+    entries = [entry("a")] if how == "_simply" else [entry("a"), entry("b")]
     with pytest.raises(JournalUnavailable, match="started anew"):
-        await journal.append(CHAT, [entry("a")])
+        await journal.append(CHAT, entries)
     await rig.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import orjson
@@ -71,7 +71,7 @@ class Process:
         try:
             done = await self.store.append(JournalKey(ALICE, Kind.CHAT, "s"), messages, Mutation(HOT, Op.APPEND))
         except JournalUnavailable:
-            done, messages = None, [replace(message, keyed=True) for message in messages]
+            done, messages = None, [message._replace(keyed=True) for message in messages]
         if done is not None:
             said = [Said(text, number, done.version) for text, number in zip(texts, done.numbers, strict=True)]
         else:

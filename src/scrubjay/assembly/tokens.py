@@ -98,6 +98,8 @@ def message_tokens(body: Mapping[str, Any], tokenizer: Tokenizer) -> int:
     """
     count = tokenizer.count
     content = body.get("content")
+    if type(content) is str and len(body) == 2 and "role" in body:
+        return count(content)
     text, parts = (content, ()) if isinstance(content, str) else ("", content or ())
     total = count(text) + sum(part_tokens(part, tokenizer) for part in parts)
     if name := body.get("name"):

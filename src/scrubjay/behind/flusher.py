@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from enum import Enum, auto
 from typing import Final
 
 from scrubjay.behind.lists import PORTION, Lists
@@ -22,6 +23,17 @@ _LISTS: Final = 512
 _SEALED: Final = 200
 _TOGETHER: Final = 64
 """How many lists are read from the journal at a time where all are flushed: what they hold is in memory then."""
+
+
+class Round(Enum):
+    """What one look into the journal brought over."""
+
+    NOTHING = auto()
+    """There was nothing to take."""
+    ALL = auto()
+    """All that there was."""
+    MORE = auto()
+    """As much as is taken at a time: there may be more."""
 
 
 class Flusher:
@@ -54,7 +66,9 @@ class Flusher:
     async def run(self) -> None:
         """Flush what is pending, and tidy up now and then: to be called again and again."""
         try:
-            await self.flush()
+            # What comes meanwhile waits for the next time: taken at once, it would make many small transactions.
+            while await self._some() is Round.MORE:
+                pass
             now = self._clock.monotonic()
             if now - self._tidied >= TIDY_EVERY_S:
                 self._tidied = now
@@ -72,17 +86,24 @@ class Flusher:
             StoreUnavailable: The store cannot be reached.
             JournalUnavailable: The journal does not answer.
         """
+        before = self._lists.counts.flushed
+        while await self._some() is not Round.NOTHING:
+            pass
+        return self._lists.counts.flushed - before
+
+    async def _some(self) -> Round:
+        """Bring over what can be taken at a time."""
         lists = self._lists
-        before = lists.counts.flushed
-        while True:
-            taken = await lists.journal.take(_LISTS)
-            if not taken.tails:
-                return lists.counts.flushed - before
-            if lists.teller is not None:
-                # Before the store, which may be out of reach: whoever appended may have died before it said so.
-                await lists.teller.told({key: tail.pending[-1] for key, tail in taken.tails.items() if tail.pending})
-            for batch in self._batches(taken):
-                await lists.bring(batch.tails, batch.tickets)
+        taken = await lists.journal.take(_LISTS)
+        if not taken.tails:
+            return Round.NOTHING
+        if lists.teller is not None:
+            # Before the store, which may be out of reach: whoever appended may have died before it said so.
+            await lists.teller.told({key: tail.pending[-1] for key, tail in taken.tails.items() if tail.pending})
+        for batch in self._batches(taken):
+            await lists.bring(batch.tails, batch.tickets)
+        full = len(taken.tails) >= _LISTS or any(tail.more for tail in taken.tails.values())
+        return Round.MORE if full else Round.ALL
 
     async def tidy(self) -> None:
         """Seal lists of which nothing has been pending for some time."""

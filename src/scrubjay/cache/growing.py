@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from scrubjay.cache.distrust import Distrust
-from scrubjay.cache.l1 import L1, Entry, Ticket, deep_size
+from scrubjay.cache.l1 import L1, Entry, Ticket
 from scrubjay.cache.local import Local
 from scrubjay.cache.source import Source
 from scrubjay.cache.watch import Watch
@@ -28,11 +28,13 @@ class Grown(Generic[T]):
     Attributes:
         items: The new items as process memory holds them, read-only.
         version: The list's version now.
+        size: About what they take in memory, in bytes.
         mutation: How that changes the cached list; None if the shared cache has it already.
     """
 
     items: list[T]
     version: int
+    size: int
     mutation: Mutation | None
 
 
@@ -78,7 +80,12 @@ class Growing:
         """
         start = self._clock.monotonic()
         key = source.read.key
-        entry, ticket = self._held(source)
+        entry = ticket = None
+        if not (self._distrust.any and self._distrust.covers(key)):
+            # What is heard of it from now on spoils what memory holds.
+            entry = self._l1.get(key.key)
+            if entry is not None:
+                ticket = self._l1.ticket(key.key, key.generation, key.tenant)
         try:
             grown = await commit()
         except BaseException:
@@ -102,14 +109,6 @@ class Growing:
         self._watch.recorder.record(Outcome("write", (key.kind,), Tier.STORE, 0, 0, self._clock.monotonic() - start))
         return grown
 
-    def _held(self, source: Source[Any]) -> tuple[Entry | None, Ticket | None]:
-        """Return what memory holds of a list, and what is spoiled by whatever is heard of it from now on."""
-        key = source.read.key
-        if self._distrust.any and self._distrust.covers(key):
-            return None, None
-        entry = self._l1.get(key.key)
-        return entry, None if entry is None else self._l1.ticket(key.key, key.generation, key.tenant)
-
     def _let_go(self, ticket: Ticket | None) -> None:
         if ticket is not None:
             self._l1.give_back(ticket)
@@ -118,7 +117,7 @@ class Growing:
         held = entry.value
         cut = max(0, len(held) + len(grown.items) - source.keep) if source.keep else 0
         # What is cut was about as large as the others.
-        more = sum(map(deep_size, grown.items)) - cut * entry.size // max(1, len(held))
+        more = grown.size - cut * entry.size // max(1, len(held))
         items = FrozenList([*(held[cut:] if cut else held), *grown.items])
         until = self._clock.monotonic() + source.ttl_ms / SECOND if source.ttl_ms else math.inf
         self._l1.grow(entry, items, grown.version, whole=entry.whole and not cut, until=until, more=more)

@@ -32,6 +32,7 @@ MAX_DEPTH = 64
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 _PLAIN: frozenset[type] = frozenset({str, bool, type(None)})
 """Types whose every value passes the check."""
+_TEXT: frozenset[type] = frozenset({str})
 _HEADER = re.compile(
     rb"1;([0-9A-Za-z_-]+);([0-9A-Za-z_-]+);(\d{1,18});([0-9A-Za-z_-]+);(\d{1,9});([wp]);(\d{1,15})(?:;(\d{1,15});(\d{1,9}))?"
 )
@@ -66,6 +67,11 @@ def to_json(value: Any, what: str = "content", *, max_bytes: int | None = None) 
     if max_bytes is not None and len(raw) > max_bytes:
         raise TooLarge(f"{what} is {len(raw):,} bytes as JSON; the limit is {max_bytes:,}")
     return raw
+
+
+def plain(value: dict[str, Any]) -> bool:
+    """Return whether a dict, written as JSON, would be read as just what it is: nothing but text, booleans and None."""
+    return _PLAIN.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value))
 
 
 def from_json(raw: bytes | str) -> Any:

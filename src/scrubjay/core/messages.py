@@ -11,6 +11,7 @@ from scrubjay.core.errors import InvalidMessage, ToolResultWithoutCall
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SYSTEM_ROLES = frozenset({"system", "developer"})
+_SPEAKERS = _SYSTEM_ROLES | {"user", "assistant"}
 WIRE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio")
 """The fields that a provider takes. A message may hold others (timestamps, ids): they are stored, never sent."""
 
@@ -26,8 +27,12 @@ def normalise_message(message: object, fields: Mapping[str, Any] | None = None) 
     Raises:
         InvalidMessage: The role is unknown, a field has the wrong form, or there is nothing to read a message from.
     """
-    body = dict(_body(message))
-    body.update(fields or {})
+    body = dict(message if type(message) is dict else _body(message))
+    if fields:
+        body.update(fields)
+    if len(body) == 2 and type(body.get("content")) is type(body.get("role")) is str and body["role"] in _SPEAKERS:
+        # Most are nothing but words.
+        return body
     body = _from_anthropic(body)
     role = body.get("role")
     if role not in ROLES:

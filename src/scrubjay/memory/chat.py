@@ -6,15 +6,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
-from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from scrubjay.cache.decoded import Decoded
 from scrubjay.cache.growing import Grown
+from scrubjay.cache.l1 import deep_size
 from scrubjay.cache.source import Source, recalling
-from scrubjay.core.codec import from_json, to_json
+from scrubjay.core.codec import from_json, plain, to_json
 from scrubjay.core.errors import InvalidMessage, JournalUnavailable, TooLarge
 from scrubjay.core.frozen import FrozenList
+from scrubjay.core.ids import new_id
 from scrubjay.core.keys import HotKey, Kind
 from scrubjay.core.messages import is_system, normalise_message
 from scrubjay.core.policy import MAX_VERSION, check_limit
@@ -39,6 +40,8 @@ from scrubjay.memory.jobs import to_summarise
 from scrubjay.memory.services import Services
 
 T = TypeVar("T")
+_WORDS_BYTES: Final = 250
+"""About what a message takes in memory that is nothing but words, besides these: to measure it would cost more."""
 
 
 def source(
@@ -241,11 +244,11 @@ class Chat:
         raw = to_json(body, "message", max_bytes=self._services.policies.limits.message_bytes)
         tokenizer = self._services.tokenizer
         return NewMessage(
-            id=token_hex(16) if key is None else check_id(key, "idempotency key"),
+            id=new_id(self._services.clock.now_ms()) if key is None else check_id(key, "idempotency key"),
             keyed=key is not None,
             role=body["role"],
             raw=raw,
-            body=from_json(raw),
+            body=body if plain(body) else from_json(raw),
             tokens=self._services.message_tokens(body, tokenizer),
             encoding=tokenizer.name,
             pinned=pinned,
@@ -258,7 +261,7 @@ class Chat:
                 grown = await behind.growing.append(self._list, partial(self._behind, behind.journal, new))
             except JournalUnavailable:
                 # It may have them all the same; then the store, which takes them after all of that, finds them.
-                new = [replace(message, keyed=True) for message in new]
+                new = [message._replace(keyed=True) for message in new]
             else:
                 if grown is not None:
                     return grown.items
@@ -268,15 +271,17 @@ class Chat:
         done = await journal.append(self._journal_key, new, self._growth)
         if done is None:
             return None
-        messages = [
-            Message.make(dict(each.body), number, each.id, done.at_ms, each.tokens, each.encoding)
-            for number, each in zip(done.numbers, new, strict=True)
-        ]
+        messages, size = [], 0
+        for number, each in zip(done.numbers, new, strict=True):
+            message = Message.make(dict(each.body), number, each.id, done.at_ms, each.tokens, each.encoding)
+            messages.append(message)
+            words = len(message) == 2 and type(message["content"]) is str
+            size += _WORDS_BYTES + 2 * len(each.raw) if words else deep_size(message)
         mutation = None
         if not done.told:
             previous = done.version - len(new)
             mutation = replace(self._growth, version=done.version, previous=previous, items=done.items())
-        return Grown(messages, done.version, mutation)
+        return Grown(messages, done.version, size, mutation)
 
     @cached_property
     def _journal_key(self) -> JournalKey:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import orjson
@@ -139,7 +138,7 @@ async def fill_user(store: Store, scope: Scope, text: str = "text", sessions: Se
     for session in sessions:
         await store.state_put(scope, session, {"topic": value}, ttl_ms=None, most=99)
         messages = [new_message(text, role="system"), new_message(text), call("c1"), result("c1")]
-        await store.chat_append(scope, session, [replace(each, id=f"m{n}") for n, each in enumerate(messages)])
+        await store.chat_append(scope, session, [each._replace(id=f"m{n}") for n, each in enumerate(messages)])
         await store.tool_put(scope, session, None, {b"name": b'"f"', b"output": value})
         await store.session_close(scope, session, value, 1, None)
         await store.record_activity([Activity(scope, session, 1_750_000_001_000, {b"tokens": value})])

@@ -31,7 +31,7 @@ from scrubjay.testing._store_kinds import (
 
 def pinned(message: NewMessage) -> NewMessage:
     """Return the message, pinned."""
-    return replace(message, pinned=True)
+    return message._replace(pinned=True)
 
 
 async def layout_of(store: Store, scope: Scope = ALICE, session: str = "s") -> tuple[list[Any] | None, int]:

@@ -59,7 +59,7 @@ class WarmSuite:
             await fill_user(store, scope, f"of {scope.user}", ("s", "t"))
             await say(store, *(f"{part}" for part in range(number * 3)), scope=scope)
             await store.chat_prune(scope, "s", 2 + number)
-            await store.chat_append(scope, "t", [replace(new_message("pinned", role="system"), pinned=True)])
+            await store.chat_append(scope, "t", [new_message("pinned", role="system")._replace(pinned=True)])
             for part in range(number):
                 await put(store, f"c{part}", scope=scope)
                 await store.tool_put(scope, "s", None, {b"output": b'"' + b"x" * 9_000 * part + b'"'})

@@ -8,6 +8,7 @@ trip, and nothing depends on the ids of a stream, which come again after a serve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from scrubjay.core.errors import CacheUnavailable, Closed, ConfigurationError, JournalUnavailable
@@ -35,6 +36,7 @@ from scrubjay.valkey.info import facts
 from scrubjay.valkey.journal_check import unsafe
 from scrubjay.valkey.journal_keys import JournalKeys, key_of, name_of, pending_of
 from scrubjay.valkey.tier import ValkeyTier
+from scrubjay.valkey.wire import pack
 
 APPEND: Final = Script.packaged("journal_append", function="apply")
 OPEN: Final = Script.packaged("journal_open")
@@ -52,7 +54,9 @@ DEAD_S: Final = 10.0
 _UNIT: Final = 2**32
 """In one count of a shard: what is below it are bytes, what is above it are entries."""
 _MAX_PLACES: Final = 20_000
-_NO_CACHE: Final = ("", 0, 0, "", "")
+_Told = tuple[bytes | str | int, ...]
+_NO_CACHE: Final[_Told] = ("", 0, 0, "", "", "")
+_EMPTY: Final = b"$0\r\n\r\n"
 _SYNCING: Final = ("appendfsync", "no-appendfsync-on-rewrite")
 _MOVED: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 
@@ -119,43 +123,60 @@ class ValkeyJournal:
         place = self._places.get(key) or self._place(key)
         shard = place.shard
         life = self._now(shard) or await self._life(shard)
-        arguments: list[bytes | str | int] = [life.run, epoch, *self._most, place.name]
-        keys = place.keys
         # What is not durable yet must not be read: then the cache is told by whoever appends.
-        told = self.cache is not None and mutation is not None and life.direct
-        if told:
-            assert self.cache is not None
-            assert mutation is not None
-            more, beside = self.cache.beside(mutation)
-            keys = [*keys, *more]
-            arguments += beside
-        else:
-            arguments += _NO_CACHE
-        for entry in entries:
-            arguments += (
-                entry.number,
-                entry.id,
-                entry.answers,
-                len(entry.calls),
-                *entry.calls,
-                entry.before,
-                entry.after,
-            )
-        reply = await self._durably(shard, APPEND.command(keys, arguments))
-        if isinstance(reply, ServerError) and reply.code == "OOM":
-            return Refusal.FULL
-        answer = _checked(reply)
-        if isinstance(answer, bytes):
-            return Refusal(answer.decode())
+        cache = self.cache if mutation is not None and life.direct else None
+        told = _NO_CACHE if cache is None or mutation is None else cache.beside(mutation)
+        reply: Reply = None
+        if len(entries) == 1 and not epoch and life.simple and entries[0].plain:
+            reply = await self._simply(place, life, told, mutation, entries[0])
+        if reply is None:
+            arguments: list[bytes | str | int] = []
+            for entry in entries:
+                arguments += _arguments(entry)
+            reply = await self._durably(shard, self._command(place, life, epoch, told, mutation, arguments))
+        if type(reply) is not list:
+            return _refused(reply)
         if self._now(shard) is not life and (await self._life(shard)).run != life.run:
             # It went to a server that was started anew, or to another one, with what was left, under a name of before.
             raise JournalUnavailable("the journal was started anew meanwhile: it is not known whether it has this")
-        if told:
-            assert self.cache is not None
-            assert mutation is not None
-            self.cache.told_beside(mutation.key)
-        opened, version, *numbers = answer
-        return Acknowledged(opened.decode(), [int(number) for number in numbers], int(version), told)
+        if cache is not None and mutation is not None:
+            cache.told_beside(mutation.key)
+        return Acknowledged(reply[0].decode(), [int(number) for number in reply[2:]], int(reply[1]), cache is not None)
+
+    async def _simply(
+        self, place: _Place, life: _Life, told: _Told, mutation: Mutation | None, entry: NewEntry
+    ) -> Reply:
+        """Append one entry that has nothing special: most of what is appended, in as few steps as can be.
+
+        Returns:
+            The reply; None if it has to be done in the usual way, and nothing was done.
+        """
+        said = (life.run, told)
+        if place.said != said:
+            # All but the last two arguments is the same for the next one.
+            packed = pack([self._command(place, life, "", told, mutation, ["", "", ""])])
+            place.said, place.begun = said, packed.removesuffix(_EMPTY + _EMPTY)
+        before, after = entry.before, entry.after
+        packed = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (place.begun, len(before), before, len(after), after)
+        try:
+            reply: Reply = await life.client.ask(packed)
+        except (CacheUnavailable, Closed) as error:
+            raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
+        return None if type(reply) is ServerError and reply.code == "NOSCRIPT" else reply
+
+    def _command(
+        self,
+        place: _Place,
+        life: _Life,
+        epoch: str,
+        told: _Told,
+        mutation: Mutation | None,
+        entries: Sequence[bytes | str | int],
+    ) -> Command:
+        keys = place.keys
+        if mutation is not None and told is not _NO_CACHE:
+            keys = [*keys, mutation.key.key, mutation.key.lease]
+        return APPEND.command(keys, [life.run, epoch, *self._most, place.name, *told, *entries])
 
     async def open(self, key: JournalKey, opened: Opened) -> Opening:
         """Take appends of a list from now on."""
@@ -306,7 +327,9 @@ class ValkeyJournal:
             # Two processes that disagree would look for one list in two places.
             why = f"its lists are in {int(shards)} shards: set `journal.shards` to that, and not to {len(self._shards)}"
         # Where `fsync` is safe, the server answers nothing before it is on its disk.
-        return _Life(client, client.connects, str(info["run_id"]), why, self.durability != "replicated")
+        direct = self.durability != "replicated"
+        simple = direct and why is None and not self._several
+        return _Life(client, client.connects, str(info["run_id"]), why, direct, simple)
 
     def _place(self, key: JournalKey) -> _Place:
         name = name_of(key)
@@ -423,12 +446,23 @@ class ValkeyJournal:
         return await commit.run(command)
 
 
-class _Place(NamedTuple):
-    """Where a list is: its name, its shard, and the keys of an append."""
+@dataclass(slots=True)
+class _Place:
+    """Where a list is.
+
+    Attributes:
+        name: Its name.
+        shard: Its shard.
+        keys: The keys of an append.
+        said: What stands before the entry of a plain append, besides names.
+        begun: That, as it goes over the wire.
+    """
 
     name: str
     shard: int
     keys: list[str]
+    said: tuple[str, _Told] | None = None
+    begun: bytes = b""
 
 
 class _Life(NamedTuple):
@@ -440,6 +474,7 @@ class _Life(NamedTuple):
         run: The run's id.
         unsafe: Why it cannot hold a journal; None if it can.
         direct: Whether what it has answered is as durable as it has to be.
+        simple: Whether that is so, and it is the only server, and safe.
     """
 
     client: ValkeyClient
@@ -447,6 +482,25 @@ class _Life(NamedTuple):
     run: str
     unsafe: str | None
     direct: bool
+    simple: bool
+
+
+def _arguments(entry: NewEntry) -> tuple[bytes | str | int, ...]:
+    """Return an entry as the script of appends takes it."""
+    if entry.plain:
+        return "", entry.before, entry.after
+    return entry.number, entry.id, entry.answers, len(entry.calls), *entry.calls, entry.before, entry.after
+
+
+def _refused(reply: Reply) -> Refusal:
+    """Return why nothing was appended.
+
+    Raises:
+        JournalUnavailable: There is no answer to it.
+    """
+    if isinstance(reply, ServerError) and reply.code == "OOM":
+        return Refusal.FULL
+    return Refusal(_checked(reply).decode())
 
 
 def _is_pair(reply: Reply) -> TypeGuard[list[bytes]]:

@@ -373,13 +373,11 @@ class ValkeyTier:
 
     # --- beside a journal on the same server
 
-    def beside(self, mutation: Mutation) -> tuple[list[str], list[bytes | str | int]]:
-        """Return the keys and arguments by which a journal's script applies an append in its own step."""
-        key, sender = mutation.key, self._sender
-        arguments: list[bytes | str | int] = [
-            self._lives.of(key.tenant), mutation.keep, mutation.ttl_ms, self._shared, sender,
-        ]  # fmt: skip
-        return [key.key, key.lease], arguments
+    def beside(self, mutation: Mutation) -> tuple[bytes | str | int, ...]:
+        """Return the arguments by which a journal's script applies an append in its own step."""
+        return (
+            self._lives.of(mutation.key.tenant), mutation.keep, mutation.ttl_ms, self._shared, self._own, self._sender,
+        )  # fmt: skip
 
     def told_beside(self, key: HotKey) -> None:
         """Note that this was told."""

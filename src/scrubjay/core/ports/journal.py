@@ -35,6 +35,13 @@ class JournalKey:
     scope: Scope
     kind: Kind
     name: str
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.scope, self.kind, self.name)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class NewEntry(NamedTuple):
@@ -55,6 +62,11 @@ class NewEntry(NamedTuple):
     number: int = -1
     calls: tuple[str, ...] = ()
     answers: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is nothing but text, and the next of its list."""
+        return self.number == -1 and not (self.id or self.calls or self.answers)
 
 
 @dataclass(frozen=True, slots=True)

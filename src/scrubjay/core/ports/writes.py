@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from scrubjay.core.keys import Kind
 from scrubjay.core.scope import Scope
@@ -27,8 +27,7 @@ class Written:
     outbox_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(NamedTuple):
     """A message to append: `raw` is its JSON, `body` the same decoded; `keyed` if the caller chose `id`.
 
     A `pinned` one stands in the lead of its chat, and stays there when it is pruned.

@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 from sqlalchemy import Boolean, Table
 
+from scrubjay.core.ids import new_id
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import ErasedKeys
 from scrubjay.core.records import iso
 from scrubjay.core.scope import Scope
-from scrubjay.store.queries import epochs, outbox
+from scrubjay.store.queries import epochs
 from scrubjay.store.queries.heads import as_bytes, scoped
 from scrubjay.store.sql import Batch, Call, Query, Statement
 from scrubjay.store.tables import TENANT_TABLES, USER_TABLES, metadata
@@ -113,7 +114,7 @@ def erase(scope: Scope, salt: str, now_ms: int) -> Query[ErasedKeys]:
     answers = yield Batch(deletes)
     rows = {str(table.name): len(gone) for table, gone in zip(tables, answers, strict=False) if gone}
     # The first is the row of the scope itself, and the receipt's id.
-    outbox_ids = {user: outbox.new_id(now_ms) for user in users}
+    outbox_ids = {user: new_id(now_ms) for user in users}
     subject = hashlib.blake2b(scope.user.encode(), key=salt.encode()[:64], digest_size=16).hexdigest()
     receipt: dict[str, Any] = {
         **owner,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from scrubjay.core.ids import new_id
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import OutboxRow
 from scrubjay.core.scope import Scope
@@ -16,7 +17,6 @@ from scrubjay.store.capture.things import HEADED, INSTALLED, TENANT
 from scrubjay.store.driver import LOCK
 from scrubjay.store.queries.epochs import Change
 from scrubjay.store.queries.heads import Bump
-from scrubjay.store.queries.outbox import new_id
 from scrubjay.store.sql import Batch, Call, Query, Statement
 
 _FIND = Statement("""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from secrets import token_hex
 
+from scrubjay.core.ids import new_id
 from scrubjay.core.ports import Written
 from scrubjay.core.scope import Scope
-from scrubjay.store.queries.outbox import new_id
 from scrubjay.store.sql import Batch, Call, Query, Statement
 
 _ALL = Statement("SELECT tenant_id, epoch FROM epochs")

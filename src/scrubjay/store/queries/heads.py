@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scrubjay.core.ids import new_id
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Written
 from scrubjay.core.scope import Scope
-from scrubjay.store.queries.outbox import new_id
 from scrubjay.store.sql import Call, Params, Rows, Statement
 
 # A head starts at a time in microseconds, not at 1, and above all that erasures deleted (clocks may go back): a new one

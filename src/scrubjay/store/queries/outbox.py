@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from secrets import token_hex
 
+from scrubjay.core.ids import new_id
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import OutboxRow, Written
 from scrubjay.core.scope import Scope
@@ -94,11 +94,6 @@ _INVALIDATE = Statement("""
 """)
 _PENDING = Statement("SELECT count(*) FROM (SELECT 1 FROM outbox WHERE done_at IS NULL LIMIT :limit) AS pending")
 _THERE = Statement("SELECT 1 FROM outbox WHERE tenant_id = :tenant AND id = :id")
-
-
-def new_id(now_ms: int) -> str:
-    """Return the id of a new row: later ones are greater, as far as clocks go."""
-    return f"{now_ms:012x}{token_hex(10)}"
 
 
 def invalidate_user(scope: Scope, now_ms: int) -> Query[Written]:

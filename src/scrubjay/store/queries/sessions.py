@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from scrubjay.core.errors import TooLarge
+from scrubjay.core.ids import new_id
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Activity, Closed, Covered, Load, Loaded, Written
 from scrubjay.core.records import date_of, iso
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries import hours
 from scrubjay.store.queries.heads import Bump, as_bytes, scoped, version_of
-from scrubjay.store.queries.outbox import new_id
 from scrubjay.store.sql import Batch, Call, Params, Query, Row, Rows, Statement
 
 # Every write of a session starts here: the row lock puts the writers of one session in line.

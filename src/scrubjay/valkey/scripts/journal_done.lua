@@ -8,18 +8,17 @@
 
 local epoch, through, why, group, name = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local done, bytes, left = 0, 0, true
-if redis.call('HGET', KEYS[1], 'e') == epoch then
-  while true do
-    local entry = redis.call('LINDEX', KEYS[2], 0)
-    if not entry then break end
-    local place = tonumber(string.match(entry, '^%d+'))
-    if place > through or (why ~= '' and place < through) then break end
-    if why ~= '' then
-      redis.call('RPUSH', KEYS[6], cjson.encode({ list = name, why = why }) .. '\n' .. entry)
-    end
-    redis.call('LPOP', KEYS[2])
-    done, bytes = done + 1, bytes + #entry
+local first = redis.call('HGET', KEYS[1], 'e') == epoch and redis.call('LINDEX', KEYS[2], 0)
+local place = first and tonumber(string.match(first, '^%d+'))
+-- Places follow one another.
+if place and (why == '' and place <= through or place == through) then
+  local entries = redis.call('LRANGE', KEYS[2], 0, through - place)
+  done = #entries
+  for i = 1, done do bytes = bytes + #entries[i] end
+  if why ~= '' then
+    redis.call('RPUSH', KEYS[6], cjson.encode({ list = name, why = why }) .. '\n' .. first)
   end
+  redis.call('LPOP', KEYS[2], done)
 end
 if done > 0 then redis.call('HINCRBY', KEYS[4], 'h', string.format('%.0f', -(done * 4294967296 + bytes))) end
 left = redis.call('EXISTS', KEYS[2]) == 1
