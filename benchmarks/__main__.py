@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.harness import metrics_table, parse_options
 
-AREAS: Final = ("memory", "assembly", "cache", "writes")
+AREAS: Final = ("memory", "assembly", "cache", "writes", "capture", "warming")
 """What `benchmarks.context` measures is a part of the cache."""
 
 

@@ -2,10 +2,12 @@
 
     python -m benchmarks.capture [--quick] [--json] [--rounds N] [--loop uvloop|asyncio]
 
-- A plain connection updates a context that another process holds, and that process reads it again and again.
-  `capture_seen_p50_ms`, `capture_seen_p99_ms`: from the database's answer to the first read that shows the change, on
-  PostgreSQL, where the process listens; with `_polled`, where it only looks; with `_sqlite`, on SQLite, where nobody
-  says anything.
+- A plain connection updates a context that three other processes (quick: two) hold, each of which reads it again and
+  again.
+  `capture_seen_p50_ms`, `capture_seen_p99_ms`: from the database's answer to the first read that shows the change, of
+  the process that was the slowest each time, on PostgreSQL, where they listen; with `_cut`, where the connections on
+  which they listen are cut right before each change; with `_polled`, where they only look; with `_sqlite`, on SQLite,
+  where nobody says anything.
 - `capture_own_write_us`, `capture_own_write_vs_off` (and `_sqlite`): one write of ours to a store with capture, and the
   ratio to one without.
 - `capture_update_us`, `capture_update_vs_off` (and `_sqlite`): a plain `UPDATE` of one row, alone in its transaction.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import statistics
 import time
@@ -40,6 +43,11 @@ from scrubjay.store.sqlstore import SqlStore
 ENGINES: Final = {"postgresql": "", "sqlite": "_sqlite"}
 ROWS: Final = 10_000
 _UPDATE: Final = "UPDATE contexts SET content = '{n}' WHERE tenant_id = 'default' AND user_id = 'u'"
+_CUT: Final = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE application_name = 'scrubjay listen' AND datname = current_database()
+"""
+READING: Final = {True: 2, False: 3}
 _ALICE: Final = Scope("default", "alice")
 
 
@@ -71,6 +79,8 @@ class Worker:
 def work(pipe: Connection, given: tuple[str, dict[str, Any]]) -> None:
     """Be the process that reads."""
     loop, settings = given
+    # That its listening connection was cut is no news here.
+    logging.getLogger("scrubjay").setLevel(logging.ERROR)
     with contextlib.suppress(EOFError, KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         runner.run(_serve(pipe, settings))
 
@@ -91,33 +101,38 @@ def connected(url: str) -> Any:
     return psycopg.connect(url, options="-c search_path=scrubjay", autocommit=True)
 
 
-def seen(bench: Bench, url: str, times: int, *, listen: bool) -> list[float]:
-    """Return how long each of some plain updates took to be seen, in seconds, in order of length."""
-    prefix = f"capture{'l' if listen else 'p'}{url[:3]}"
+def seen(bench: Bench, url: str, times: int, *, listen: bool, cut: bool = False) -> list[float]:
+    """Return how long each of some plain updates took until all processes saw it, in seconds, in order of length."""
+    prefix = f"capture{'l' if listen else 'p'}{'c' if cut else ''}{url[:3]}"
     settings = {"store": url, "cache": bench.servers.valkey.url, "prefix": prefix, "capture_listen": listen}
-    team = Processes(1, work, (bench.loop, settings))
-    (pipe,) = team.pipes
+    team = Processes(READING[bench.options.quick], work, (bench.loop, settings))
     try:
         with contextlib.closing(connected(url)) as connection:
             connection.execute(_UPDATE.format(n=-1))
-            _ask(team, pipe, "sees", -1)
-            _ask(team, pipe, "listens")
+            _ask(team, "sees", -1)
+            _ask(team, "listens")
             took = []
             for n in range(times):
-                pipe.send(("sees", n))
-                # It holds the value before, and reads it: not in step with its looks.
+                for pipe in team.pipes:
+                    pipe.send(("sees", n))
+                # They hold the value before, and read it: not in step with their looks.
                 time.sleep(0.01 + (n * 0.0371) % 0.25)
+                if cut and connection.execute(_CUT).fetchone()[0] == 0:
+                    raise RuntimeError("nobody listened")
                 connection.execute(_UPDATE.format(n=n))
                 answered = time.monotonic()
-                took.append(max(0.0, team.answer(pipe) - answered))
+                took.append(max(0.0, *(team.answer(pipe) - answered for pipe in team.pipes)))
+                if cut:
+                    _ask(team, "listens")
     finally:
         team.end()
     return sorted(took)
 
 
-def _ask(team: Processes, pipe: Connection, *order: object) -> Any:
-    pipe.send(order)
-    return team.answer(pipe)
+def _ask(team: Processes, *order: object) -> list[Any]:
+    for pipe in team.pipes:
+        pipe.send(order)
+    return [team.answer(pipe) for pipe in team.pipes]
 
 
 # --- what it costs ---------------------------------------------------------------------------------------------------
@@ -192,9 +207,10 @@ async def capture(bench: Bench) -> None:
     """Take all measurements, under the first event loop alone."""
     if not bench.first:
         return
-    times = 40 if bench.options.quick else 400
+    times = 12 if bench.options.quick else 400
     for name, engine, listen in (
         ("", "postgresql", True),
+        ("_cut", "postgresql", True),
         ("_polled", "postgresql", False),
         ("_sqlite", "sqlite", False),
     ):
@@ -202,7 +218,7 @@ async def capture(bench: Bench) -> None:
         url = bench.servers.store_url(engine, f"seen{name}")
         store = await _filled(url, capture=True)
         await store.close()
-        took = await asyncio.to_thread(seen, bench, url, times, listen=listen)
+        took = await asyncio.to_thread(seen, bench, url, times, listen=listen, cut=name == "_cut")
         bench.metric(f"capture_seen_p50_ms{name}", took[len(took) // 2] * 1000)
         bench.metric(f"capture_seen_p99_ms{name}", took[len(took) * 99 // 100 - 1] * 1000)
     for engine in ENGINES:

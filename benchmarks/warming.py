@@ -2,13 +2,17 @@
 
     python -m benchmarks.warming [--quick] [--json] [--rounds N] [--loop uvloop|asyncio]
 
-10,000 users (quick: 2,000) of one tenant on PostgreSQL, each with memory, a profile, preferences and summaries; a tenth
+10,000 users (quick: 1,000) of one tenant on PostgreSQL, each with memory, a profile, preferences and summaries; a tenth
 of them also with a session of 20 messages. Another Scrubjay, which has nothing in its memory, makes the first requests.
 
 - `warm_users_per_s`: users a second, store and cache cold; `rewarm_users_per_s`: all of it is there already;
   `warm_sessions_users_per_s`: with their sessions;
 - `warm_store_queries_per_user`: statements that the driver sent, without those that open and close transactions;
   `warm_store_statements_per_user`: all of them; the same for `warm_sessions_…`;
+- `warm_rate_limited_store_queries_per_user`, `…_statements_per_user`: with a rate of 20,000 users a second;
+- `warm_loop_held_ms`: for how long the event loop did nothing else at most, by a task that wakes every 5 ms, and
+  `warm_loop_cpu_ms`: this process's CPU time within such a wait; both without Python's collector of cycles, whose time
+  is that of the whole process; `warm_loop_held_collecting_ms`: with it; the same for `warm_sessions_…`;
 - `first_request_hit_rate`: of what the first requests read, how much the cache had, and `cold_first_request_hit_rate`
   without warming; `first_window_hit_rate`: of a session's first window, which keeps a layout and reads that again;
 - `warm_vs_one_by_one`: how many times as fast it is as reading everything user by user, 64 at once.
@@ -17,9 +21,11 @@ of them also with a session of 20 messages. Another Scrubjay, which has nothing 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 from unittest.mock import patch
@@ -32,9 +38,10 @@ from scrubjay import AsyncScrubjay
 from scrubjay.store.sql import Call
 from scrubjay.store.wire import Wire
 
-USERS: Final = {True: 2_000, False: 10_000}
-SAMPLE: Final = {True: 500, False: 2_000}
+USERS: Final = {True: 1_000, False: 10_000}
+SAMPLE: Final = {True: 250, False: 2_000}
 MESSAGES: Final = 20
+TICK_S: Final = 0.005
 TENANT: Final = "default"
 _ENVELOPE: Final = (b"BEGIN", b"COMMIT", b"SELECT set_config")
 _NOW_MS: Final = 1_000
@@ -127,6 +134,37 @@ class Statements:
         return patch.object(Wire, "run", run)
 
 
+class Ticks:
+    """How long a task that wants to wake every few milliseconds has had to wait."""
+
+    def __init__(self) -> None:
+        self.held_s = 0.0
+        self.cpu_s = 0.0
+
+    async def run(self) -> None:
+        """Wake again and again, until cancelled."""
+        while True:
+            began, cpu = time.perf_counter(), time.process_time()
+            await asyncio.sleep(TICK_S)
+            self.held_s = max(self.held_s, time.perf_counter() - began - TICK_S)
+            self.cpu_s = max(self.cpu_s, time.process_time() - cpu)
+
+
+@contextlib.asynccontextmanager
+async def ticking(*, collecting: bool) -> AsyncIterator[Ticks]:
+    """Note how long the loop is held meanwhile, with the collector of cycles or without."""
+    gc.collect()
+    if not collecting:
+        gc.disable()
+    ticks = Ticks()
+    task = asyncio.create_task(ticks.run())
+    try:
+        yield ticks
+    finally:
+        gc.enable()
+        task.cancel()
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +246,10 @@ async def measure(bench: Bench) -> None:
         if again.filled or again.loaded:
             raise RuntimeError(f"it was not all there: {again}")
         bench.metric("rewarm_users_per_s", count / again.seconds)
+        rest: dict[str, dict[str, Any]] = {"warm_rate_limited": {"rate": 20_000.0}, "warm_collecting": {}}
+        for name, options in rest.items():
+            await jay.tenant(TENANT).invalidate()
+            await _warm(bench, jay, users, name, **options)
         # Not by emptying the server: a process that finds no mark there clears everything, and trusts nothing before.
         await jay.tenant(TENANT).invalidate()
         await _warm(bench, jay, users, "warm_sessions", sessions=True)
@@ -215,14 +257,21 @@ async def measure(bench: Bench) -> None:
 
 
 async def _warm(bench: Bench, jay: AsyncScrubjay, users: Sequence[str], name: str, **options: Any) -> float:
-    counted = Statements()
+    counted, collecting = Statements(), name == "warm_collecting"
     with counted.patched():
-        found = await jay.warm(users, **options)
+        async with ticking(collecting=collecting) as ticks:
+            found = await jay.warm(users, **options)
     if found.stopped is not None or found.refused or found.users != len(users):
         raise RuntimeError(f"not everybody is warm: {found}")
     if found.queries > counted.queries:
         raise RuntimeError(f"{counted.queries} queries were sent, and {found.queries} counted")
-    bench.metric(f"{name}_users_per_s", len(users) / found.seconds)
+    if collecting:
+        bench.metric("warm_loop_held_collecting_ms", ticks.held_s * 1000)
+        return len(users) / found.seconds
+    if "rate" not in options:
+        bench.metric(f"{name}_users_per_s", len(users) / found.seconds)
+        bench.metric(f"{name}_loop_held_ms", ticks.held_s * 1000)
+        bench.metric(f"{name}_loop_cpu_ms", ticks.cpu_s * 1000)
     bench.metric(f"{name}_store_queries_per_user", counted.queries / len(users))
     bench.metric(f"{name}_store_statements_per_user", counted.all / len(users))
     return len(users) / found.seconds

@@ -137,20 +137,28 @@ class Status:
         all_ = await self._all_processes()
         total = all_.recorder
         info = await self._services.hot.info()
+        jobs, rows = await self._in_store()
         return {
             "processes": all_.processes,
             "hit_rate": total.hit_rate,
             "reads": {"hits": total.hits, "misses": total.misses},
             "latencies": total.latencies(),
             "prompts": total.prompts.summary(),
-            "jobs": await self._services.store.jobs_counts(),
+            "jobs": jobs,
             "cache": all_.cache,
             "types": of_few_types(all_.types),
             "local": self._local(),
             "journal": await self._journal(),
             "server": None if info is None else {name: info.get(name) for name in _SERVER_FIELDS if name in info},
-            "store": await self._services.store.counts(),
+            "store": rows,
         }
+
+    async def _in_store(self) -> tuple[dict[str, int] | None, dict[str, int] | None]:
+        """Return what the store counts of jobs and rows; None if it is away, when the rest is wanted all the more."""
+        try:
+            return await self._services.store.jobs_counts(), await self._services.store.counts()
+        except StoreUnavailable:
+            return None, None
 
     async def _journal(self) -> dict[str, Any] | None:
         if self._lists is None:

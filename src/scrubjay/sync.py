@@ -165,7 +165,7 @@ class Scrubjay:
             reckoned, `reported_rate` as providers have said), `jobs` (`due`, `claimed`, `failed`), `cache` (counters by
             kind) and `types` (counts by type; for both see below), `local` (of this process), `journal` (see below),
             `server` (memory, evictions, hits and misses as the server counts them; None if it cannot be reached) and
-            `store` (rows by table).
+            `store` (rows by table). Where the store cannot be reached, `jobs` and `store` are None.
 
             Of `cache`, added up over the processes: `hits`, `misses`, `fills`, `refused` (fills that came too late) and
             `failures`; `local` (process memory: `hits`, `evictions`, `drops`, `spoiled`: values that changed on their

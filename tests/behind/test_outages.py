@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from pathlib import Path
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
@@ -129,6 +130,35 @@ async def test_a_store_that_is_away_is_not_missed(open_behind: Open) -> None:
         process.faults.heal()
     await behind(one).flusher.everything(release=False)
     assert await stored(one) == await shown(two) == [*"abc"]
+
+
+async def test_no_session_is_sealed_while_the_store_is_away(open_behind: Open) -> None:
+    """Who appended to it next would have to open it again, which needs the store."""
+    one = await open_behind()
+    await say(one, "a")
+    await behind(one).flusher.flush()
+    idle = behind(one).journal.idle
+    with patch.object(behind(one).journal, "idle", lambda _, most: idle(-1, most)):
+        for call in ("behind_mark", "behind_marks", "behind_release", "behind_open", "behind_flush"):
+            one.faults.fail(call, times=1_000)
+        with pytest.raises(StoreUnavailable):
+            await behind(one).flusher.tidy()
+        await say(one, "b")
+        one.faults.heal()
+        await behind(one).flusher.flush()
+        await behind(one).flusher.tidy()
+    assert await behind(one).lists._store.behind_marks() == []
+    assert await stored(one) == ["a", "b"]
+
+
+async def test_what_is_pending_is_told_while_the_store_is_away(open_behind: Open) -> None:
+    one = await open_behind()
+    await say(one, "a")
+    for call in ("counts", "jobs_counts"):
+        one.faults.fail(call, times=1_000)
+    stats = await one.jay.stats()
+    assert stats["journal"]["entries"] == 1
+    assert stats["store"] is stats["jobs"] is None
 
 
 @pytest.mark.parametrize("point", ["before", "after"])

@@ -106,11 +106,45 @@ WRITING = [
     "append_behind_vs_through",
     *(f"append_{how}_{figure}" for how in ("behind", "through") for figure in ("per_second", "cpu_us")),
 ]
-AREAS = {"writes": WRITING, "context": CONTEXT, "memory": MEMORY, "assembly": ASSEMBLY, "cache": CACHE}
+WARMING = [
+    *(
+        f"{name}_store_{figure}_per_user"
+        for name in ("warm", "warm_rate_limited", "warm_sessions")
+        for figure in ("queries", "statements")
+    ),
+    *(
+        f"{name}_{figure}"
+        for name in ("warm", "warm_sessions")
+        for figure in ("users_per_s", "loop_held_ms", "loop_cpu_ms")
+    ),
+    "warm_loop_held_collecting_ms",
+    "rewarm_users_per_s",
+    "warm_vs_one_by_one",
+    "first_request_hit_rate",
+    "cold_first_request_hit_rate",
+    "first_window_hit_rate",
+]
+AREAS = {
+    "writes": WRITING,
+    "context": CONTEXT,
+    "memory": MEMORY,
+    "assembly": ASSEMBLY,
+    "cache": CACHE,
+    "capture": [],
+    "warming": WARMING,
+}
 # Measured under the first event loop only, and only where the conversations are.
 WITH_DATA = {"cache": HIT_RATES, "assembly": OF_WINDOWS}
 # Measured under the first event loop only.
 ONCE = {
+    "capture": [
+        *(f"capture_seen_p{part}_ms{how}" for part in (50, 99) for how in ("", "_cut", "_polled", "_sqlite")),
+        *(
+            f"capture_{figure}{store}"
+            for figure in ("own_write_us", "own_write_vs_off", "update_us", "update_vs_off", "bulk_us_per_row")
+            for store in ("", "_sqlite")
+        ),
+    ],
     "writes": ["store_transactions_per_1000_appends", "flush_lag_p99_ms", "flush_throughput"],
     "cache": [
         *(
@@ -149,7 +183,8 @@ def check(result: dict[str, Any], area: str, rounds: int, suffixes: tuple[str, .
     assert set(result) == {"area", "metrics", "rounds", "versions"}
     assert result["area"] == area
     assert result["rounds"] == rounds
-    servers = {"valkey"} if area == "assembly" else {"valkey", "postgresql"}
+    # Warming has a server of its own under each event loop.
+    servers = {"assembly": {"valkey"}, "warming": {"postgresql"}}.get(area, {"valkey", "postgresql"})
     assert {"python", "scrubjay", "redis-py", *servers} <= set(result["versions"])
     metrics = result["metrics"]
     everywhere = {f"{name}{suffix}" for name in AREAS[area] for suffix in suffixes}
@@ -187,6 +222,11 @@ def test_the_quick_form_ends_in_time(area: str) -> None:
         assert result["metrics"]["context_round_trips"] == 1.0
     if area == "assembly":
         assert result["metrics"]["assemble_round_trips"] <= 2.0
+    # Counted, and not timed: few statements serve all, and whoever comes first finds what was warmed.
+    if area == "warming":
+        queries = {name: value for name, value in result["metrics"].items() if "_queries_per_user" in name}
+        assert all(value <= 0.02 for value in queries.values()), queries
+        assert result["metrics"]["first_request_hit_rate"] == 1.0
     # Counted, and not timed: one load serves all, however many ask at once.
     if area == "cache":
         loads = {name: value for name, value in result["metrics"].items() if name.startswith("stampede_loads")}

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"WRONG: {each}", file=said)
     if outcome.verdict.left_out:
         print(f"... and {outcome.verdict.left_out} more", file=said)
-    print(f"once more: {plan.command(given.store)}", file=said)
+    print(f"once more: {plan.command(given.store)} --server {given.server}", file=said)
     print(json.dumps(figures) if given.json else _in_words(figures))
     return 1 if wrong else 0
 

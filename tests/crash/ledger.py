@@ -52,6 +52,14 @@ class Report:
         """Say what the library has counted."""
         self._say("C", json.dumps(counts))
 
+    def refused(self, error: str, took_s: float, message: str) -> None:
+        """Say that a call was refused, and after how many seconds."""
+        self._say("X", error, f"{took_s:.6f}", message)
+
+    def pending(self, entries: int, oldest_ms: int) -> None:
+        """Say what the journal holds."""
+        self._say("B", str(entries), str(oldest_ms))
+
     def wants_crash(self, where: str) -> None:
         """Ask for a crash of the server now."""
         self._say("K", where)
@@ -86,6 +94,25 @@ class Said:
     id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A call that was refused: when, after how many seconds, and how."""
+
+    at_ns: int
+    error: str
+    took_s: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the journal held at a time."""
+
+    at_ns: int
+    entries: int
+    oldest_ms: int
+
+
 @dataclass(slots=True)
 class Ledger:
     """What all processes have said.
@@ -100,6 +127,8 @@ class Ledger:
         counts: What each process's library has counted last.
         reads: How many reads each process has judged, and how many calls were refused.
         wanted: Where a crash of the server was asked for, since somebody looked.
+        refusals: The calls that were refused, where processes say so one by one.
+        pending: What the journal held, where processes say so.
     """
 
     messages: dict[str, Said] = field(default_factory=dict)
@@ -111,6 +140,8 @@ class Ledger:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     reads: dict[str, tuple[int, int]] = field(default_factory=dict)
     wanted: list[str] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
+    pending: list[Held] = field(default_factory=list)
     _read: dict[Path, int] = field(default_factory=dict)
 
     def read(self, path: Path) -> None:
@@ -152,6 +183,10 @@ class Ledger:
             self.reads[by] = int(rest[0]), int(rest[1])
         elif what == "K":
             self.wanted.append(rest[0])
+        elif what == "X":
+            self.refusals.append(Refused(ns, rest[0], float(rest[1]), rest[2]))
+        elif what == "B":
+            self.pending.append(Held(ns, int(rest[0]), int(rest[1])))
         elif what == "L":
             lost = _LOST.search(rest[0])
             self.missing += int(lost[1]) if lost else 0

@@ -10,9 +10,11 @@ import pytest
 import redis
 
 from scrubjay.core.errors import ConfigurationError, InvalidId, InvalidInput, InvalidLimit
+from scrubjay.core.ports import Loaded
 from scrubjay.handles import User
 from scrubjay.sessions import warming
 from scrubjay.sessions.warming import Warmed
+from scrubjay.store.queries import bulk
 from scrubjay.testing.clock import ManualClock
 from scrubjay.testing.faults import Fail, LoseReply
 from scrubjay.testing.servers import ValkeyServer
@@ -456,7 +458,6 @@ async def test_there_must_be_a_cache(open_jay: Any) -> None:
 async def test_batches_keep_to_the_rate_and_to_the_concurrency(
     open_process: OpenProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warming, "MIN_BATCH", 5)
     monkeypatch.setattr(warming, "BATCH", 5)
     warmer = await open_process()
     loop = asyncio.get_running_loop()
@@ -475,6 +476,38 @@ async def test_batches_keep_to_the_rate_and_to_the_concurrency(
     held.open()
     assert (await running).users == 20
     assert warmer.faults.most["store.load_many"] == 3
+
+
+def test_a_limited_rate_leaves_the_size_of_batches_alone() -> None:
+    """Small ones would take more statements for each user."""
+    assert warming.What(rate=1.0).batch == warming.What().batch == warming.BATCH
+    assert warming.What(rate=1.0, sessions=True).batch == warming.BATCH_WITH_SESSIONS
+
+
+async def test_others_have_their_turn_while_a_batch_is_made_into_values(
+    open_process: OpenProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmer = await open_process()
+    made, most, real = 0, 0, bulk.Found.loaded
+
+    def counted(found: bulk.Found) -> Loaded:
+        nonlocal made, most
+        made += 1
+        most = max(most, made)
+        return real(found)
+
+    async def ticks() -> None:
+        nonlocal made
+        while True:
+            made = 0
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(bulk.Found, "loaded", counted)
+    ticking = asyncio.create_task(ticks())
+    found = await warmer.jay.warm([f"u{number}" for number in range(500)], tenant="acme")
+    ticking.cancel()
+    assert found.loaded >= 2_000
+    assert 0 < most <= 100
 
 
 async def test_it_stops_when_the_servers_memory_is_nearly_used_up(

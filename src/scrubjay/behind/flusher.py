@@ -106,12 +106,20 @@ class Flusher:
         return Round.MORE if full else Round.ALL
 
     async def tidy(self) -> None:
-        """Seal lists of which nothing has been pending for some time."""
+        """Seal lists of which nothing has been pending for some time.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached.
+            JournalUnavailable: The journal does not answer.
+        """
         journal = self._lists.journal
         idle = await journal.idle(IDLE_S, _SEALED)
         for mark in idle:
             if not mark.epoch:
                 await journal.release(mark.key, "")
+        if idle:
+            # While the store is away none is sealed: who appends to it next could not open it again.
+            await self._store.behind_mark(idle[0].key)
         sealed = [mark for mark in idle if mark.epoch and await journal.seal(mark.key, mark.epoch, idle=True)]
         await self._store.behind_release(sealed)
         for mark in sealed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from secrets import token_hex
 from typing import Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from scrubjay.behind.counts import BehindCounts
 from scrubjay.core.clock import Clock
@@ -73,6 +75,7 @@ class Lists:
         self._clock = clock
         self._aside: dict[JournalKey, int] = {}
         """How many entries of each list this process has put aside since it brought any of it over."""
+        self._draining: WeakValueDictionary[JournalKey, asyncio.Lock] = WeakValueDictionary()
         self._last: dict[JournalKey, tuple[str, int]] = {}
         """The last number of each list that this process was given, and under which epoch."""
 
@@ -176,12 +179,14 @@ class Lists:
 
     async def drain(self, key: JournalKey) -> None:
         """Bring to the store what is pending of a list now."""
-        for _ in range(_PORTIONS):
-            (tail,) = await self.journal.tails([key], PORTION)
-            if tail.pending:
-                await self.bring({key: tail})
-            if not tail.more:
-                return
+        # One after the other: after an outage many appends ask for the same long list, and each would bring all of it.
+        async with self._draining.setdefault(key, asyncio.Lock()):
+            for _ in range(_PORTIONS):
+                (tail,) = await self.journal.tails([key], PORTION)
+                if tail.pending:
+                    await self.bring({key: tail})
+                if not tail.more:
+                    return
 
     async def bring(
         self, tails: Mapping[JournalKey, Tail], tickets: Mapping[JournalKey, Sequence[str]] | None = None

@@ -156,6 +156,9 @@ def _show_stats(found: Mapping[str, Any]) -> None:
         console.print("cache: cannot be reached", markup=False)
     elif server:
         console.print(plain_table(["cache", ""], [(name, _server_value(name, server[name])) for name in server]))
+    if found["store"] is None:
+        console.print("store: cannot be reached", markup=False)
+        return
     rows = [(name, number(count)) for name, count in sorted(found["store"].items()) if count]
     console.print(plain_table(["store", "rows"], rows) if rows else "store: empty")
 

@@ -26,9 +26,6 @@ BATCH: Final = 500
 """How many users' data is loaded together: so few that who comes meanwhile does not wait for long."""
 BATCH_WITH_SESSIONS: Final = 1_000
 """The same with their sessions, which take twice as many statements."""
-MIN_BATCH: Final = 50
-BURST_S: Final = 0.5
-"""How many seconds' users are loaded together at most, where the rate is limited: others have their turn in between."""
 _TURN: Final = 100
 """Of how many users it is found out what to read before others have their turn."""
 MAX_MESSAGES: Final = 20_000
@@ -97,7 +94,7 @@ class What:
     Attributes:
         types: The context types of each user.
         sessions: Whether the session that each user used last is warmed, too.
-        rate: The most users a second; None for no limit.
+        rate: The most users a second, over batches; None for no limit.
         concurrency: How many batches are under way at once.
         max_memory: The part of the server's `maxmemory` at which it stops; 1 for never.
     """
@@ -110,9 +107,8 @@ class What:
 
     @property
     def batch(self) -> int:
-        """How many users are loaded together."""
-        most = BATCH_WITH_SESSIONS if self.sessions else BATCH
-        return most if self.rate is None else round(min(most, max(MIN_BATCH, self.rate * BURST_S)))
+        """How many users are loaded together; a limited rate puts time between batches, for smaller ones cost more."""
+        return BATCH_WITH_SESSIONS if self.sessions else BATCH
 
 
 def what(

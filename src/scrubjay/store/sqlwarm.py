@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from scrubjay.core.ports import Load, Loaded, NewestSession
 from scrubjay.core.scope import Scope
@@ -14,6 +15,8 @@ from scrubjay.store.sql import Query
 from scrubjay.store.sqljobs import SqlJobs
 
 T = TypeVar("T")
+_TURN: Final = 100
+"""Of how many things the rows are made into values before others have their turn."""
 
 
 class SqlWarm(SqlJobs):
@@ -27,7 +30,16 @@ class SqlWarm(SqlJobs):
         if not loads:
             return []
         most, now = self._policies.limits.tool_preview_bytes, self._clock.now_ms()
-        return await self._read_tenant(scope, lambda: bulk.load_many(scope, loads, tool_preview_bytes=most, now_ms=now))
+        found = await self._read_tenant(
+            scope, lambda: bulk.find_many(scope, loads, tool_preview_bytes=most, now_ms=now)
+        )
+        loaded: list[Loaded] = []
+        for each in found:
+            loaded.append(each.loaded())
+            if len(loaded) % _TURN == 0:
+                # The transaction has ended: others wait for nothing but this thread.
+                await asyncio.sleep(0)
+        return loaded
 
     async def newest_sessions(self, scope: Scope, users: Sequence[str], since_ms: int) -> list[NewestSession]:
         """Return the session that each of some users used last."""

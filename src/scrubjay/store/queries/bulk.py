@@ -157,8 +157,21 @@ def _how(tool_preview_bytes: int, now_ms: int) -> dict[Kind, _How]:
     }
 
 
-def load_many(scope: Scope, loads: Sequence[Load], *, tool_preview_bytes: int, now_ms: int) -> Query[list[Loaded]]:
-    """Load things of many owners: one statement for each kind, and of contexts for each type."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one load of many has found: the rows, and what they show."""
+
+    load: Load
+    rows: Rows
+    how: _How
+
+    def loaded(self) -> Loaded:
+        """Return what the rows show. It takes longer than all else here: let others have their turn in between."""
+        return self.how.loaded(self.load, self.rows)
+
+
+def find_many(scope: Scope, loads: Sequence[Load], *, tool_preview_bytes: int, now_ms: int) -> Query[list[Found]]:
+    """Find things of many owners: one statement for each kind, and of contexts for each type."""
     how = _how(tool_preview_bytes, now_ms)
     groups: dict[tuple[Kind, str, int], list[int]] = {}
     for place, load in enumerate(loads):
@@ -173,10 +186,10 @@ def load_many(scope: Scope, loads: Sequence[Load], *, tool_preview_bytes: int, n
             params |= {"limit": chat.MAX_LEAD, "pinned": chat.MAX_PINNED}
         calls.append((how[kind].statement, params))
     answers = yield Batch(calls, last=True)
-    found: dict[int, Loaded] = {}
+    found: dict[int, Found] = {}
     for ((kind, *_), places), rows in zip(groups.items(), answers, strict=True):
         for place, own in zip(places, _by_place(rows, len(places)), strict=True):
-            found[place] = how[kind].loaded(loads[place], own)
+            found[place] = Found(loads[place], own, how[kind])
     return [found[place] for place in range(len(loads))]
 
 
