@@ -318,8 +318,8 @@ class AsyncScrubjay:
             progress: Called with the number of sessions that are done.
 
         Returns:
-            `sessions` (that were looked at), `flushed` (messages), and what is left: `entries`, `bytes`, `oldest_ms`
-            and `aside` (messages that the store did not take).
+            `sessions` (that were looked at; once for messages and once for tool outputs), `flushed` (entries), and what
+            is left: `entries`, `bytes`, `oldest_ms` and `aside` (entries that the store did not take).
 
         Raises:
             ConfigurationError: Nothing is written behind here.

@@ -401,7 +401,7 @@ def _services(
         receipts=ReceiptLog(store, settings.receipts),
         assembler=Assembler(policy, partial(rules_for, overrides=settings.providers), recorder.prompts),
         check_agent=partial(_check_agent, policy),
-        behind=None if journalling is None else WriteBehind(journalling.chats, tiers.aside.growing),
+        behind=None if journalling is None else WriteBehind(journalling.chats, tiers.aside.growing, journalling.tools),
         sensitive=frozenset(type_ for type_, each in policies.contexts.items() if each.sensitive),
     )
     services.jobs.register(

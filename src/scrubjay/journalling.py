@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from scrubjay.behind.counts import BehindCounts
 from scrubjay.behind.flusher import Flusher
 from scrubjay.behind.lists import Lists
+from scrubjay.behind.merge import by_step
 from scrubjay.behind.store import JournalledStore
 from scrubjay.cache.confirm import OutboxConfirmer
 from scrubjay.cache.floors import Floors
@@ -18,9 +19,21 @@ from scrubjay.cache.gate import Gate
 from scrubjay.core.clock import Clock
 from scrubjay.core.credentials import CredentialProvider
 from scrubjay.core.errors import ConfigurationError, JournalUnavailable, StoreUnavailable
-from scrubjay.core.keys import KeySpace, Kind
+from scrubjay.core.keys import HotKey, KeySpace, Kind
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import ChatJournal, Durability, HotTier, JournalKey, Mutation, Op, Pending, Store, Written
+from scrubjay.core.ports import (
+    NEVER,
+    ChatJournal,
+    Durability,
+    HotTier,
+    JournalKey,
+    Mutation,
+    Op,
+    Pending,
+    Store,
+    ToolJournal,
+    Written,
+)
 from scrubjay.settings import Settings
 from scrubjay.valkey.client import ValkeyClient
 from scrubjay.valkey.journal import JOURNAL_SCRIPTS, ValkeyJournal
@@ -38,6 +51,7 @@ class Journalling:
     Attributes:
         store: The store, behind the journal.
         chats: The same, as it takes messages.
+        tools: The same, as it takes tool outputs; None where they are written through.
         lists: What opens, drains and seals lists.
         flusher: What brings them to the store.
         journal: The journal.
@@ -45,6 +59,7 @@ class Journalling:
 
     store: Store
     chats: ChatJournal
+    tools: ToolJournal | None
     lists: Lists
     flusher: Flusher
     journal: ValkeyJournal
@@ -123,8 +138,11 @@ async def open_journal(
     journal.on_restart = restarted
     flusher = Flusher(lists, store, clock, most_entries=journal_.batch, most_bytes=journal_.batch_bytes)
     behind = [Kind(kind) for kind, how in settings.writes.items() if how == "behind"]
-    over = JournalledStore(store, lists, behind, clock)
-    return Journalling(cast("Store", over), over, lists, flusher, journal)
+    over = JournalledStore(
+        store, lists, behind, clock, tool_preview_bytes=settings.limits.tool_preview_bytes
+    )  # fmt: skip
+    tools = over if Kind.TOOL_INDEX in behind else None
+    return Journalling(cast("Store", over), over, tools, lists, flusher, journal)
 
 
 class Telling:
@@ -149,22 +167,44 @@ class Telling:
         self._keys = keys
         self._policies = policies
 
-    async def told(self, lists: Mapping[JournalKey, Pending]) -> bool:
-        """Let no cache show what is older than the last entry of each list."""
-        for key, last in lists.items():
-            self._floors.written(self._keys.of(key.kind, key.scope, key.name).key, last.version)
-        return self._gate.open and await self._hot.apply([self._mutation(key, last) for key, last in lists.items()])
+    async def told(self, lists: Mapping[JournalKey, Sequence[Pending]]) -> bool:
+        """Let no cache show what is older than some entries, in the order of their lists."""
+        mutations: list[Mutation] = []
+        for key, pending in lists.items():
+            self._floors.written(self._keys.of(key.kind, key.scope, key.name).key, pending[-1].version)
+            mutations += self._mutations(key, pending)
+        for each in mutations:
+            self._floors.written(each.key.key, each.version)
+        return self._gate.open and await self._hot.apply(mutations)
 
     def confirm(self, key: JournalKey, written: Written) -> None:
         """Note that the caches know what an outbox row says."""
         self._confirmer.confirm(key.scope.tenant, written.outbox_id)
 
-    def _mutation(self, key: JournalKey, last: Pending) -> Mutation:
-        cached = self._keys.of(key.kind, key.scope, key.name)
+    def _mutations(self, key: JournalKey, pending: Sequence[Pending]) -> list[Mutation]:
+        cached, last = self._keys.of(key.kind, key.scope, key.name), pending[-1]
+        if key.kind is Kind.TOOL_INDEX:
+            return self._of_outputs(key, cached, pending)
         if not last.item:
-            return Mutation(cached, Op.DROP)
+            return [Mutation(cached, Op.DROP)]
         # An entry that shows it is left alone, one that lacks only this gets it, and any other is dropped.
-        return Mutation(
-            cached, Op.APPEND, last.version, last.version - 1,
-            items=[last.item], keep=self._policies.limits.hot_messages, ttl_ms=self._policies.ttl_ms(key.kind),
-        )  # fmt: skip
+        return [
+            Mutation(
+                cached, Op.APPEND, last.version, last.version - 1,
+                items=[last.item], keep=self._policies.limits.hot_messages, ttl_ms=self._policies.ttl_ms(key.kind),
+            )
+        ]  # fmt: skip
+
+    def _of_outputs(self, key: JournalKey, cached: HotKey, pending: Sequence[Pending]) -> list[Mutation]:
+        """Return how tool outputs change the index, and each what is cached of its step.
+
+        What shows them is left alone. Nothing is added: an output may have replaced one that is there.
+        """
+        last = pending[-1]
+        steps = {self._keys.tool(key.scope, key.name, step): each for step, each in by_step(pending).items()}
+        if not last.item:
+            return [Mutation(each, Op.DROP) for each in (cached, *steps)]
+        return [
+            Mutation(cached, Op.APPEND, last.version, NEVER),
+            *(Mutation(step, Op.PUT, each.version, NEVER) for step, each in steps.items()),
+        ]

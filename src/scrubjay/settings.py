@@ -228,7 +228,7 @@ class Settings(BaseSettings):
         providers: What is known of providers' prompt caches and prices, over what ships; see `docs/providers.md`.
         receipts: How many receipts of each session are kept, the newest; 0 for none.
         jobs: How many background jobs (summaries) run at once in this process; 0 leaves them to other processes.
-        writes: How a kind is written: `through` (the store first) or `behind` (the journal first; of `chat`).
+        writes: How a kind is written: `through` (the store first) or `behind` (the journal first; of `chat`, `tools`).
         journal: The journal of what is written behind; by its URL alone, or by several settings.
         warming: Warming before the hours in which tenants are busiest; off unless tenants are named.
         retention: How long what only time deletes is kept.
@@ -267,7 +267,7 @@ class Settings(BaseSettings):
     providers: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     receipts: int = Field(default=20, ge=0, le=1_000)
     jobs: int = Field(default=4, ge=0, le=1_000)
-    writes: Mapping[Literal["chat"], Literal["through", "behind"]] = Field(default_factory=dict)
+    writes: Mapping[Literal["chat", "tools"], Literal["through", "behind"]] = Field(default_factory=dict)
     journal: JournalSettings = JournalSettings()
     warming: WarmingSettings = WarmingSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -199,8 +199,8 @@ class Scrubjay:
             progress: Called with the number of sessions that are done.
 
         Returns:
-            `sessions` (that were looked at), `flushed` (messages), and what is left: `entries`, `bytes`, `oldest_ms`
-            and `aside` (messages that the store did not take).
+            `sessions` (that were looked at; once for messages and once for tool outputs), `flushed` (entries), and what
+            is left: `entries`, `bytes`, `oldest_ms` and `aside` (entries that the store did not take).
 
         Raises:
             ConfigurationError: Nothing is written behind here.
@@ -941,6 +941,7 @@ class Tools:
             InvalidContent: Something is not JSON, or the error is not text.
             TooLarge: The output is over its limit (4 MiB).
             StoreUnavailable: The store cannot be reached; nothing was written.
+            JournalUnavailable: Outputs of this session are in a journal that cannot be reached; this one may be, too.
         """
         return self._portal.call(
             self._target.record(step, name, arguments, output, tool_call_id=tool_call_id, error=error)

@@ -18,7 +18,7 @@ from scrubjay.valkey.tier import ValkeyTier
 from tests.coherence.conftest import QUIET_S, Open, Process, opened
 from tests.deployments import Deployment
 
-BEHIND = {"chat": "behind"}
+BEHIND = {"chat": "behind", "tools": "behind"}
 
 
 def chat_of(process: Process, session: str = "s", user: str = "alice") -> Chat:

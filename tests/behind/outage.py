@@ -382,14 +382,16 @@ class Director:
 
     def _refused(self, error: str, when: str) -> tuple[int, int]:
         """Wait until an append of each task has been refused so; return from when until when."""
-        # What was under way is told of by then.
-        time.sleep(_AGAIN_S)
-        from_ns, wanted = time.monotonic_ns(), self._plan.tasks * self._plan.processes
+        began_ns, wanted = time.monotonic_ns(), self._plan.tasks * self._plan.processes
         refusals = self.outcome.ledger.refusals
-        self._seen(
-            f"refused {when}",
-            lambda: sum(each.error == error and each.at_ns >= from_ns for each in refusals) >= wanted,
-        )
+
+        def count(since_ns: int) -> int:
+            return sum(each.error == error and each.at_ns >= since_ns for each in refusals)
+
+        # A call of each may be under way, answered and not told of yet.
+        self._seen(f"refused {when}, what was under way aside", lambda: count(began_ns) >= 2 * wanted)
+        from_ns = time.monotonic_ns()
+        self._seen(f"refused {when}", lambda: count(from_ns) >= wanted)
         return from_ns, time.monotonic_ns()
 
     def _drain(self) -> None:

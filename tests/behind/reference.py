@@ -87,6 +87,7 @@ class MemoryJournal:
             return Refusal.CLOSED
         if known.life != self.server.life:
             return Refusal.RESTARTED
+        rising = True
         backlog = await self.backlog()
         if backlog.entries >= self._most[0] or backlog.bytes >= self._most[1]:
             return Refusal.FULL
@@ -99,6 +100,7 @@ class MemoryJournal:
                 return Refusal.CALL
             fields.discard(f"c{entry.answers}")
             numbers.append(number + 1 if entry.number < 0 else entry.number)
+            rising = rising and numbers[-1] > number
             number = max(number, numbers[-1])
             item = b"%b%d%b" % (entry.before, numbers[-1], entry.after)
             pending.append(Pending(known.place + place, known.version + place, item))
@@ -107,7 +109,7 @@ class MemoryJournal:
         known.fields, known.number = fields, number
         known.place, known.version = pending[-1].place, pending[-1].version
         known.pending += pending
-        return Acknowledged(known.epoch, numbers, known.version)
+        return Acknowledged(known.epoch, numbers, known.version, rising=rising)
 
     async def open(self, key: JournalKey, opened: Opened) -> Opening:
         known = self._of(key)
@@ -311,7 +313,7 @@ class MemoryStore:
 
     async def behind_mark(self, key: JournalKey) -> tuple[str, int]:
         chat = self.chats.get(key)
-        return (chat.epoch, chat.last) if chat is not None else ("", 0)
+        return (chat.epoch, chat.version) if chat is not None else ("", 0)
 
     async def message_known(self, scope: Scope, session: str, ids: Sequence[str]) -> bool:
         chat = self.chats.get(JournalKey(scope, Kind.CHAT, session))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_LOST = re.compile(r"the journal has lost (\d+) messages")
+_LOST = re.compile(r"the journal has lost (\d+) entries")
 
 
 class Report:

@@ -71,7 +71,7 @@ def test_a_loss_that_nobody_has_spoken_of_is_silent(report: Report, tmp_path: Pa
     verdict = judge(ledger, _rows("a"), durable=False)
     assert (verdict.lost, verdict.wrong) == (1, [])
     assert silent(ledger, verdict) is not None
-    report.error("the journal has lost 1 messages that it had acknowledged")
+    report.error("the journal has lost 1 entries that it had acknowledged")
     ledger.read(tmp_path / "w0.1")
     assert silent(ledger, verdict) is None
 

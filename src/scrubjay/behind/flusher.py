@@ -99,7 +99,7 @@ class Flusher:
             return Round.NOTHING
         if lists.teller is not None:
             # Before the store, which may be out of reach: whoever appended may have died before it said so.
-            await lists.teller.told({key: tail.pending[-1] for key, tail in taken.tails.items() if tail.pending})
+            await lists.teller.told({key: tail.pending for key, tail in taken.tails.items() if tail.pending})
         for batch in self._batches(taken):
             await lists.bring(batch.tails, batch.tickets)
         full = len(taken.tails) >= _LISTS or any(tail.more for tail in taken.tails.values())

@@ -45,10 +45,10 @@ _REMEMBERED: Final = 10_000
 class Teller(Protocol):
     """What tells the caches of what the journal holds, or the store has got."""
 
-    async def told(self, lists: Mapping[JournalKey, Pending]) -> bool:
-        """Let no cache show what is older than the last entry of each list; False if it could not be told now.
+    async def told(self, lists: Mapping[JournalKey, Sequence[Pending]]) -> bool:
+        """Let no cache show what is older than some entries, in the order of their lists; False if not told now.
 
-        Where the entry has no item, the store has not written just what the journal held: whatever is cached goes.
+        Where the last one has no item, the store has not written just what the journal held: whatever is cached goes.
         """
         ...
 
@@ -77,7 +77,7 @@ class Lists:
         """How many entries of each list this process has put aside since it brought any of it over."""
         self._draining: WeakValueDictionary[JournalKey, asyncio.Lock] = WeakValueDictionary()
         self._last: dict[JournalKey, tuple[str, int]] = {}
-        """The last number of each list that this process was given, and under which epoch."""
+        """The last version of each list that this process was given, and under which epoch."""
 
     async def append(
         self, key: JournalKey, entries: Sequence[NewEntry], mutation: Mutation | None = None
@@ -151,11 +151,12 @@ class Lists:
         if (await self.journal.tails([key], 0))[0].more:
             # Never while anything is pending: nobody would bring it over any more.
             return
-        known, number = self._last.pop(key, ("", 0))
+        known, version = self._last.pop(key, ("", 0))
         if known == epoch:
+            # Each entry makes a version, and nobody else does.
             _, there = await self._store.behind_mark(key)
-            if there < number:
-                self._missing(number - there)
+            if 0 < there < version:
+                self._missing(version - there)
         await self._store.behind_release([Mark(key, epoch)], leap=leap)
         await self.journal.release(key, epoch)
 
@@ -209,17 +210,19 @@ class Lists:
             return
         self.counts.flushes += 1
         answers = iter(found)
-        written: dict[JournalKey, tuple[Written, Pending]] = {}
+        written: dict[JournalKey, Written] = {}
+        news: dict[JournalKey, Sequence[Pending]] = {}
         for flush in flushes:
             flushed = next(answers) if flush.pending else Flushed()
             await self._brought(flush, flushed, (tickets or {}).get(flush.key, ()))
             if flushed.written is not None:
                 last, version = flush.pending[-1], flushed.written.version
                 as_told = last.version == version and flushed.fresh == len(flush.pending)
-                written[flush.key] = flushed.written, last if as_told else Pending(0, version, b"")
+                written[flush.key] = flushed.written
+                news[flush.key] = [*flush.pending, *(() if as_told else (Pending(0, version, b""),))]
         # What cannot be told now, a relay tells.
-        if written and self.teller and await self.teller.told({key: last for key, (_, last) in written.items()}):
-            for key, (each, _) in written.items():
+        if written and self.teller and await self.teller.told(news):
+            for key, each in written.items():
                 self.teller.confirm(key, each)
 
     async def _brought(self, flush: Flush, flushed: Flushed, tickets: Sequence[str]) -> None:
@@ -252,7 +255,7 @@ class Lists:
                 await self.bring({key: Tail(epoch, pending=[each])})
             await self.journal.done(key, epoch, 0, tickets.get(key, ()))
             return
-        log.error("the store does not take a message, which is put aside: %s", error)
+        log.error("the store does not take an entry, which is put aside: %s", error)
         await self.journal.put_aside(key, epoch, pending[0].place, type(error).__name__)
         await self.journal.done(key, epoch, 0, tickets.get(key, ()))
         self.counts.aside += 1
@@ -261,7 +264,7 @@ class Lists:
         self._aside[key] = self._aside.get(key, 0) + 1
         if self.teller is not None:
             # It may have been shown already.
-            await self.teller.told({key: Pending(0, 0, b"")})
+            await self.teller.told({key: [*pending, Pending(0, 0, b"")]})
 
     async def _open(self, key: JournalKey) -> None:
         """Have the journal take a list's appends; or do a part of what that needs."""
@@ -301,10 +304,10 @@ class Lists:
 
     def _missing(self, count: int) -> None:
         self.counts.missing += count
-        log.error("the journal has lost %d messages that it had acknowledged", count)
+        log.error("the journal has lost %d entries that it had acknowledged", count)
 
     def _count(self, key: JournalKey, answer: Acknowledged) -> None:
         self.counts.appended += len(answer.numbers)
         if len(self._last) >= _REMEMBERED:
             self._last.clear()
-        self._last[key] = (answer.epoch, answer.numbers[-1])
+        self._last[key] = (answer.epoch, answer.version)

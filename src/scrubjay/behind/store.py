@@ -1,18 +1,22 @@
-"""A store whose chats are written behind: appends go to the journal first."""
+"""A store whose chats and tool outputs may be written behind: what is new goes to the journal first."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import orjson
 
 from scrubjay.behind.lists import TRIES, Lists
-from scrubjay.behind.merge import merged
+from scrubjay.behind.merge import LISTS, by_step, merged
 from scrubjay.core.clock import Clock
+from scrubjay.core.codec import join_fields
 from scrubjay.core.errors import JournalUnavailable
 from scrubjay.core.keys import Kind
 from scrubjay.core.messages import call_ids, is_system
+from scrubjay.core.outputs import preview, recorded
+from scrubjay.core.policy import Limits
 from scrubjay.core.ports import (
     Appended,
     Behind,
@@ -29,13 +33,18 @@ from scrubjay.core.ports import (
     NewMessage,
     Store,
     Tail,
+    ToolBehind,
+    ToolWritten,
     Written,
+    WrittenBehind,
 )
 from scrubjay.core.scope import Scope
 
 T = TypeVar("T")
 MOST_MERGED: Final = 1_000
 """How many pending entries of a list are read with it; where there are more, they are brought to the store first."""
+MOST_OUTPUT_BYTES: Final = 64 * 1024
+"""How large a tool output may be, with all that is recorded of it, to go behind; a larger one goes to the store."""
 
 
 class JournalledStore:
@@ -49,13 +58,23 @@ class JournalledStore:
         lists: What opens, drains and seals lists; over the same store.
         behind: The kinds that are written behind. The others are written through, once the journal has nothing of them.
         clock: The time of appends.
+        tool_preview_bytes: Over how many bytes of JSON a tool output is previewed where all of a session are listed.
     """
 
-    def __init__(self, store: Store, lists: Lists, behind: Collection[Kind], clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lists: Lists,
+        behind: Collection[Kind],
+        clock: Clock,
+        *,
+        tool_preview_bytes: int = Limits().tool_preview_bytes,
+    ) -> None:
         self.inner = store
         self._lists = lists
         self._behind = frozenset(behind)
         self._clock = clock
+        self._preview_bytes = tool_preview_bytes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -81,6 +100,38 @@ class JournalledStore:
         key = JournalKey(scope, Kind.CHAT, session)
         return await self._through(key, lambda: self.inner.chat_append(scope, session, messages))()
 
+    async def record(
+        self, key: JournalKey, step: int | None, fields: Mapping[bytes, bytes], at_ms: int, mutation: Mutation
+    ) -> ToolBehind | None:
+        """Record a tool output in the journal; see `ToolJournal`."""
+        entry = _output_entry(step, fields, at_ms)
+        if len(entry.before) + len(entry.after) > MOST_OUTPUT_BYTES:
+            self._lists.counts.passed += 1
+            return None
+        # The journal would put it into the cached index as it is.
+        whole = len(fields.get(b"output", b"")) <= self._preview_bytes
+        done = await self._lists.append(key, [entry], mutation if whole else None)
+        if done is None:
+            self._lists.counts.passed += 1
+            return None
+        body = recorded(done.numbers[0], fields, at_ms)
+        written = Written(done.version, done.version - 1, "")
+        item = preview(body, self._preview_bytes)
+        return ToolBehind(ToolWritten(done.numbers[0], body, item, done.rising, written), done.told)
+
+    async def tool_put(
+        self,
+        scope: Scope,
+        session: str,
+        step: int | None,
+        fields: Mapping[bytes, bytes],
+        *,
+        again_ms: int | None = None,
+    ) -> ToolWritten:
+        """Record one tool output, after everything that the journal has of the session's."""
+        key = JournalKey(scope, Kind.TOOL_INDEX, session)
+        return await self._through(key, lambda: self.inner.tool_put(scope, session, step, fields, again_ms=again_ms))()
+
     def _through(self, key: JournalKey, write: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         return lambda: self._lists.alone(key, write)
 
@@ -88,14 +139,17 @@ class JournalledStore:
 
     async def load(self, loads: Sequence[Load]) -> list[Loaded]:
         """Load several things, with what is pending of them."""
-        lists = [place for place, load in enumerate(loads) if load.kind is Kind.CHAT]
+        lists = {
+            place: JournalKey(load.scope, LISTS[load.kind], load.name)
+            for place, load in enumerate(loads)
+            if load.kind in LISTS
+        }
         if not lists:
             return await self.inner.load(loads)
-        keys = [JournalKey(loads[place].scope, Kind.CHAT, loads[place].name) for place in lists]
         # The journal first: what it brings to the store meanwhile is then seen twice, never not at all.
-        tails, why = await self._tails(keys)
+        tails, why = await self._tails([*dict.fromkeys(lists.values())])
         found = await self.inner.load(loads)
-        for key, place in zip(keys, lists, strict=True):
+        for place, key in lists.items():
             loaded = found[place]
             if loaded.journal:
                 if why is not None:
@@ -118,21 +172,21 @@ class JournalledStore:
             # It was opened anew between the two.
             (tail,) = await self._lists.journal.tails([key], MOST_MERGED)
             (loaded,) = await self.inner.load([load])
-        return merged(loaded, tail, load.limit) if tail.epoch == loaded.journal else loaded
+        return merged(load, loaded, tail, self._preview_bytes) if tail.epoch == loaded.journal else loaded
 
     async def chat_count(self, scope: Scope, session: str) -> int:
         """Return how many messages the chat has."""
-        await self._drained(scope, session)
+        await self._drained(scope, session, Kind.CHAT)
         return await self.inner.chat_count(scope, session)
 
     async def messages_range(self, scope: Scope, session: str, after: int, through: int, limit: int) -> list[bytes]:
         """Return messages by their sequence numbers, pruned or not."""
-        await self._drained(scope, session)
+        await self._drained(scope, session, Kind.CHAT)
         return await self.inner.messages_range(scope, session, after, through, limit)
 
     async def session_info(self, scope: Scope, session: str) -> dict[str, Any] | None:
         """Return what is known of a session, or None if it was never used."""
-        await self._drained(scope, session)
+        await self._drained(scope, session, Kind.CHAT, Kind.TOOL_INDEX)
         return await self.inner.session_info(scope, session)
 
     async def export(self, scope: Scope) -> dict[str, Any]:
@@ -141,39 +195,51 @@ class JournalledStore:
             await self._lists.drain(mark.key)
         return await self.inner.export(scope)
 
-    async def _drained(self, scope: Scope, session: str) -> None:
-        """Bring a chat to the store, if the journal may have something of it.
+    async def _drained(self, scope: Scope, session: str, *kinds: Kind) -> None:
+        """Bring lists of a session to the store, if the journal may have something of them.
 
         Raises:
             JournalUnavailable: It may, and the journal does not answer.
         """
-        key = JournalKey(scope, Kind.CHAT, session)
-        try:
-            await self._lists.drain(key)
-        except JournalUnavailable:
-            epoch, _ = await self.inner.behind_mark(key)
-            if epoch:
-                raise
+        for kind in kinds:
+            key = JournalKey(scope, kind, session)
+            try:
+                await self._lists.drain(key)
+            except JournalUnavailable:
+                epoch, _ = await self.inner.behind_mark(key)
+                if epoch:
+                    raise
 
     # --- writing
 
     async def chat_prune(self, scope: Scope, session: str, keep: int, jobs: Sequence[NewJob] = ()) -> Cut:
         """Cut the oldest messages."""
         key = JournalKey(scope, Kind.CHAT, session)
-        await self._drained(scope, session)
+        await self._drained(scope, session, Kind.CHAT)
         return await self._through(key, lambda: self.inner.chat_prune(scope, session, keep, jobs))()
 
     async def chat_clear(self, scope: Scope, session: str) -> Cut:
         """Delete all messages."""
         key = JournalKey(scope, Kind.CHAT, session)
-        await self._drained(scope, session)
+        await self._drained(scope, session, Kind.CHAT)
         return await self._through(key, lambda: self.inner.chat_clear(scope, session))()
 
     async def chat_pin(self, scope: Scope, session: str, seq: int, pinned: bool) -> Written | None:
         """Pin a message, or let it go."""
         key = JournalKey(scope, Kind.CHAT, session)
-        await self._drained(scope, session)
+        await self._drained(scope, session, Kind.CHAT)
         return await self._through(key, lambda: self.inner.chat_pin(scope, session, seq, pinned))()
+
+    async def sweep(self, kind: str, before_ms: int, limit: int) -> int:
+        """Delete some of what is older than a time; what is open in the journal is sealed for it."""
+        for _ in range(TRIES):
+            try:
+                return await self.inner.sweep(kind, before_ms, limit)
+            except WrittenBehind as error:
+                if error.key is None:
+                    raise
+                await self._lists.shut(error.key)
+        return 0
 
     async def session_close(
         self,
@@ -184,8 +250,8 @@ class JournalledStore:
         chat_version: int | None,
         covers: Covered | None = None,
     ) -> Closed | None:
-        """Mark a session closed and write its summary, after everything that was said in it."""
-        await self._drained(scope, session)
+        """Mark a session closed and write its summary, after everything that was said and recorded in it."""
+        await self._drained(scope, session, Kind.CHAT, Kind.TOOL_INDEX)
         return await self.inner.session_close(scope, session, summary, tokens, chat_version, covers)
 
     async def erase(self, scope: Scope) -> ErasedKeys:
@@ -195,10 +261,12 @@ class JournalledStore:
             JournalUnavailable: Something may be pending, and the journal does not answer; nothing was erased.
         """
         journal, counts = self._lists.journal, self._lists.counts
+        steps: list[tuple[Scope, Kind, str, int]] = []
         for _ in range(TRIES):
             marks = await self.inner.behind_marks(scope)
             if not marks:
                 break
+            steps += await self._steps([mark.key for mark in marks if mark.key.kind is Kind.TOOL_INDEX])
             # Sealed first: whoever appends from here on opens the list anew, and finds its session gone after that.
             for mark in marks:
                 counts.discarded += await journal.discard(mark.key, mark.epoch)
@@ -209,7 +277,15 @@ class JournalledStore:
         for owner, kind, name, epoch in erased.behind:
             # Opened between the two. What a flusher finds of it is discarded, too.
             counts.discarded += await journal.discard(JournalKey(owner, kind, name), epoch)
-        return erased
+        return replace(erased, names=[*erased.names, *steps])
+
+    async def _steps(self, keys: Sequence[JournalKey]) -> list[tuple[Scope, Kind, str, int]]:
+        """Return the names of tool outputs that are pending: they may be cached, and the store does not know them."""
+        found = []
+        for key in keys:
+            (tail,) = await self._lists.journal.tails([key], MOST_MERGED)
+            found += [(key.scope, Kind.TOOL, key.name, step) for step in by_step(tail.pending)]
+        return found
 
 
 def unjournalled(store: Store) -> Store:
@@ -226,3 +302,10 @@ def _entry(message: NewMessage, now_ms: int) -> NewEntry:
         calls=tuple(call_ids(message.body)),
         answers=message.body["tool_call_id"] if message.role == "tool" else "",
     )
+
+
+def _output_entry(step: int | None, fields: Mapping[bytes, bytes], at_ms: int) -> NewEntry:
+    body = join_fields(recorded(0, fields, at_ms))
+    first = b'{"step":'
+    # The step stands first: the journal puts it into the gap.
+    return NewEntry(first, body[len(first) + 1 :], number=-1 if step is None else step)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,16 @@ def to_json(value: Any, what: str = "content", *, max_bytes: int | None = None) 
 def plain(value: dict[str, Any]) -> bool:
     """Return whether a dict, written as JSON, would be read as just what it is: nothing but text, booleans and None."""
     return _PLAIN.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value))
+
+
+def join_fields(fields: Mapping[bytes, bytes]) -> bytes:
+    """Return encoded fields as one JSON object."""
+    return orjson.dumps({key.decode(): orjson.Fragment(value) for key, value in fields.items()})
+
+
+def split_fields(raw: str | bytes) -> dict[bytes, bytes]:
+    """Return a JSON object as encoded fields: the inverse of `join_fields`."""
+    return {key.encode(): orjson.dumps(value) for key, value in orjson.loads(raw).items()}
 
 
 def from_json(raw: bytes | str) -> Any:

@@ -180,7 +180,7 @@ class LoaderTimeout(Unavailable):
 
 
 class JournalUnavailable(Unavailable):
-    """Acknowledged messages of this session are in a journal that cannot be reached."""
+    """Acknowledged messages or tool outputs of this session are in a journal that cannot be reached."""
 
     code = "journal_unavailable"
 

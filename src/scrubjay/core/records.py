@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -141,6 +141,19 @@ def iso(at_ms: int) -> str:
 def _second(at_s: int) -> str:
     # Most times that are written are of the same second.
     return datetime.fromtimestamp(at_s, UTC).isoformat()[:19]
+
+
+def ms_of(text: str) -> int:
+    """Return the time that `iso` wrote, in milliseconds since the Unix epoch.
+
+    Raises:
+        ValueError: It is no such text.
+    """
+    return round((datetime.fromisoformat(text) - _EPOCH) / _MS)
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MS = timedelta(milliseconds=1)
 
 
 def date_of(at_ms: int) -> str:

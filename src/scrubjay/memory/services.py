@@ -15,7 +15,7 @@ from scrubjay.core.errors import Closed, ConfigurationError
 from scrubjay.core.keys import KeySpace
 from scrubjay.core.lives import Lives
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import ChatJournal, Store, Summarizer, Tokenizer
+from scrubjay.core.ports import ChatJournal, Store, Summarizer, Tokenizer, ToolJournal
 from scrubjay.memory.activity import ActivityLog
 from scrubjay.memory.computed import Loaders
 from scrubjay.memory.jobs import Jobs
@@ -24,15 +24,17 @@ from scrubjay.memory.receipts import ReceiptLog
 
 @dataclass(frozen=True, slots=True)
 class WriteBehind:
-    """What takes messages before the store does.
+    """What takes messages and tool outputs before the store does.
 
     Attributes:
-        journal: Takes them.
+        journal: Takes messages.
         growing: Lets what is held of their chats grow along.
+        tools: Takes tool outputs; None where they are written through.
     """
 
     journal: ChatJournal
     growing: Growing
+    tools: ToolJournal | None
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ class Services:
         check_agent: Raises for a configuration that no window could be assembled with.
         sensitive: The context types that must not be copied into what is kept of a session.
         lives: The epochs of tenants.
-        behind: Takes the messages of chats before the store does; None where they are written through.
+        behind: Takes messages and tool outputs before the store does; None where nothing is written behind.
         users: The handles of users that were used lately: they remember how things are read.
         fed: Counts the events of other software.
         encrypted: Whether cached values are encrypted (sensitive contexts are cached only then).

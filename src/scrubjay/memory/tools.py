@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Final, TypeVar
 
+from scrubjay.cache.access import Plan
 from scrubjay.cache.source import Source, recalling
 from scrubjay.core.codec import to_json
-from scrubjay.core.errors import InvalidContent, InvalidId
+from scrubjay.core.errors import InvalidContent, InvalidId, JournalUnavailable
 from scrubjay.core.frozen import FrozenList
 from scrubjay.core.keys import Kind
 from scrubjay.core.policy import MAX_VERSION
-from scrubjay.core.ports import Load, Mutation, Op, Read, Shape, ToolWritten
+from scrubjay.core.ports import (
+    NEVER,
+    JournalKey,
+    Load,
+    Mutation,
+    Op,
+    Read,
+    Shape,
+    ToolBehind,
+    ToolWritten,
+    Written,
+)
 from scrubjay.core.records import ToolOutput, iso
 from scrubjay.core.scope import Scope, check_id, check_step
 from scrubjay.memory import decode
 from scrubjay.memory.services import Services
 
+T = TypeVar("T")
 _HANDLE: Final = re.compile(r"(step|message)_(0|[1-9][0-9]{0,18})", re.ASCII)
 
 
@@ -69,6 +85,7 @@ class Tools:
             InvalidContent: Something is not JSON, or the error is not text.
             TooLarge: The output is over its limit (4 MiB).
             StoreUnavailable: The store cannot be reached; nothing was written.
+            JournalUnavailable: Outputs of this session are in a journal that cannot be reached; this one may be, too.
         """
         self._services.check_open()
         number = None if step is None else check_step(step)
@@ -82,27 +99,63 @@ class Tools:
             b"tool_call_id": to_json(tool_call_id if tool_call_id is None else check_id(tool_call_id, "tool call id")),
             b"error": to_json(error, "error", max_bytes=limits.tool_output_bytes),
         }
-        done = await self._services.aside.write(
-            self._scope.tenant,
-            Kind.TOOL,
-            [self._services.keys.tool_index(self._scope, self._session)],
-            self._services.store.tool_put(self._scope, self._session, number, fields),
-            lambda done: (done.written, self._mutations(done)),
-        )
+        done = await self._record(number, fields)
         return ToolOutput(decode.from_fields(done.fields))
 
-    def _mutations(self, done: ToolWritten) -> list[Mutation]:
-        keys, policies = self._services.keys, self._services.policies
-        index = Mutation(
-            keys.tool_index(self._scope, self._session),
-            Op.APPEND if done.newest else Op.DROP,
-            done.written.version,
-            done.written.previous,
-            items=[done.item],
+    async def _record(self, number: int | None, fields: Mapping[bytes, bytes]) -> ToolWritten:
+        behind, again_ms = self._services.behind, None
+        if behind is not None and behind.tools is not None:
+            at_ms = self._services.clock.now_ms()
+            try:
+                found = await self._write(
+                    behind.tools.record(self._journal_key, number, fields, at_ms, self._growth), self._growing
+                )
+            except JournalUnavailable:
+                # It may have it all the same; then the store, which takes it after all of that, finds it.
+                again_ms = at_ms
+            else:
+                if found is not None:
+                    return found.done
+        put = self._services.store.tool_put(self._scope, self._session, number, fields, again_ms=again_ms)
+        return await self._write(put, lambda done: (done.written, self._mutations(done)))
+
+    async def _write(self, commit: Awaitable[T], plan: Plan[T]) -> T:
+        return await self._services.aside.write(self._scope.tenant, Kind.TOOL, [self._growth.key], commit, plan)
+
+    @cached_property
+    def _journal_key(self) -> JournalKey:
+        return JournalKey(self._scope, Kind.TOOL_INDEX, self._session)
+
+    @cached_property
+    def _growth(self) -> Mutation:
+        """How a new output changes the cached index, but for versions and items."""
+        policies = self._services.policies
+        return Mutation(
+            self._services.keys.tool_index(self._scope, self._session),
+            Op.APPEND,
             keep=policies.limits.hot_tools,
             ttl_ms=policies.ttl_ms(Kind.TOOL_INDEX),
         )
-        return [index, Mutation(keys.tool(self._scope, self._session, done.step), Op.DROP, done.written.version)]
+
+    def _growing(self, found: ToolBehind | None) -> tuple[Written, list[Mutation]] | None:
+        """Return what is left to tell of what the journal has taken."""
+        if found is None:
+            return None
+        index, step = self._mutations(found.done)
+        if found.told:
+            index = replace(index, op=Op.APPEND, previous=NEVER, items=())
+        return found.done.written, [index, step]
+
+    def _mutations(self, done: ToolWritten) -> list[Mutation]:
+        index = replace(
+            self._growth,
+            op=Op.APPEND if done.newest else Op.DROP,
+            version=done.written.version,
+            previous=done.written.previous,
+            items=[done.item],
+        )
+        step = self._services.keys.tool(self._scope, self._session, done.step)
+        return [index, Mutation(step, Op.DROP, done.written.version)]
 
     async def get(self, handle: int | str) -> ToolOutput | None:
         """Return one tool output, whole; None if there is none.

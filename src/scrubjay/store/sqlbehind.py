@@ -55,7 +55,7 @@ class SqlBehind(SqlJobs):
         return await self._driver.run(lambda: behind.marks(scope, limit, after), _LOOK)
 
     async def behind_mark(self, key: JournalKey) -> tuple[str, int]:
-        """Return the epoch that a list is marked with, empty if it is not, and its last number."""
+        """Return the epoch that a list is marked with, empty if it is not, and its version."""
         return await self._read(key.scope, lambda: behind.mark_of(key))
 
     async def message_known(self, scope: Scope, session: str, ids: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from scrubjay.core.clock import Clock
 from scrubjay.core.errors import InvalidInput
 from scrubjay.core.policy import Policies
-from scrubjay.core.ports import Job, NewJob, ReceiptRow
+from scrubjay.core.ports import Job, JournalKey, NewJob, ReceiptRow, WrittenBehind
 from scrubjay.core.scope import Scope
 from scrubjay.store.driver import Access, Driver
 from scrubjay.store.queries import jobs as jobs_
@@ -111,7 +111,11 @@ class SqlJobs:
             )
         gone = 0
         for scope, session in await self._driver.run(lambda: sweeps.candidates(kind, before_ms, limit), _LOOK):
-            gone += await self._of_owner(kind, scope, session, before_ms, limit - gone, now)
+            try:
+                gone += await self._of_owner(kind, scope, session, before_ms, limit - gone, now)
+            except WrittenBehind as error:
+                error.key = JournalKey(scope, sweeps.LISTS[kind], session)
+                raise
             if gone >= limit:
                 break
         return gone

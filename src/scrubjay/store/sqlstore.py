@@ -319,11 +319,19 @@ class SqlStore(SqlBehind, SqlWarm, SqlCaptures):
         )
 
     async def tool_put(
-        self, scope: Scope, session: str, step: int | None, fields: Mapping[bytes, bytes]
+        self,
+        scope: Scope,
+        session: str,
+        step: int | None,
+        fields: Mapping[bytes, bytes],
+        *,
+        again_ms: int | None = None,
     ) -> ToolWritten:
         """Record one tool output."""
         now, most = self._clock.now_ms(), self._policies.limits.tool_preview_bytes
-        return await self._write(scope, lambda: tools.put(scope, session, step, fields, most=most, now_ms=now))
+        return await self._write(
+            scope, lambda: tools.put(scope, session, step, fields, most=most, now_ms=now, again_ms=again_ms)
+        )
 
     async def session_close(
         self,

@@ -11,9 +11,22 @@ from typing import Any, Final, cast
 import orjson
 import pytest
 
+from scrubjay.core.codec import join_fields
 from scrubjay.core.errors import JournalUnavailable
 from scrubjay.core.keys import Kind
-from scrubjay.core.ports import BehindStore, Flush, Flushed, JournalKey, Mark, NewMessage, Opened, Pending, Store
+from scrubjay.core.outputs import recorded
+from scrubjay.core.ports import (
+    BehindStore,
+    Flush,
+    Flushed,
+    JournalKey,
+    Load,
+    Mark,
+    NewMessage,
+    Opened,
+    Pending,
+    Store,
+)
 from scrubjay.core.ports import WrittenBehind as Refused
 from scrubjay.core.scope import Scope
 from scrubjay.testing._store_kinds import (
@@ -33,6 +46,7 @@ from scrubjay.testing._store_kinds import (
 )
 
 KEY: Final = JournalKey(ALICE, Kind.CHAT, "s")
+TOOLS: Final = JournalKey(ALICE, Kind.TOOL_INDEX, "s")
 AT_MS: Final = 1_750_000_000_123
 
 
@@ -49,6 +63,15 @@ def pending(opened: Opened, *messages: NewMessage | str, first: int = 1) -> list
         message = new_message(each) if isinstance(each, str) else each
         known = orjson.dumps([message.id, AT_MS, message.tokens, message.encoding])[1:-1]
         item = b"[%d,%b,%b]" % (opened.number + place, known, message.raw)
+        found.append(Pending(place, opened.version + place, item))
+    return found
+
+
+def outputs(opened: Opened, *recordings: tuple[int, str]) -> list[Pending]:
+    """Return tool outputs, by their steps, as the journal gives them."""
+    found = []
+    for place, (step, text) in enumerate(recordings, 1):
+        item = join_fields(recorded(step, {b"name": b'"f"', b"output": orjson.dumps(text)}, AT_MS))
         found.append(Pending(place, opened.version + place, item))
     return found
 
@@ -70,12 +93,12 @@ class BehindSuite:
         first = await store.behind_open(KEY, "e1")
         assert (first.epoch, first.number, first.calls) == ("e1", 0, [])
         assert await store.behind_open(KEY, "e2") == first, "who finds a mark takes part in what it began"
-        assert await store.behind_mark(KEY) == ("e1", 0)
+        assert await store.behind_mark(KEY) == ("e1", first.version)
         assert (await chat_of(rig.store)).journal == "e1"
         await store.behind_release([Mark(KEY, "e2")])
-        assert await store.behind_mark(KEY) == ("e1", 0), "that is another one's"
+        assert await store.behind_mark(KEY) == ("e1", first.version), "that is another one's"
         await store.behind_release([Mark(KEY, "e1"), Mark(replace(KEY, name="none"), "e1")])
-        assert await store.behind_mark(KEY) == ("", 0)
+        assert await store.behind_mark(KEY) == ("", first.version)
         assert (await chat_of(rig.store)).journal == ""
 
     async def test_an_opening_says_where_the_list_stands(self, rig: StoreRig) -> None:
@@ -84,7 +107,7 @@ class BehindSuite:
         opened = await store.behind_open(KEY, "e1")
         assert (opened.number, opened.calls) == (3, ["c2"])
         assert opened.version == (await chat_of(rig.store)).version
-        assert await store.behind_mark(KEY) == ("e1", 3)
+        assert await store.behind_mark(KEY) == ("e1", opened.version)
 
     async def test_marking_changes_no_version(self, rig: StoreRig) -> None:
         store = behind(rig.store)
@@ -102,7 +125,7 @@ class BehindSuite:
         for turn in range(2):
             opened = await store.behind_open(KEY, f"e{turn}")
             await store.behind_release([Mark(KEY, "other")], leap=True)
-            assert await store.behind_mark(KEY) == (f"e{turn}", turn)
+            assert await store.behind_mark(KEY) == (f"e{turn}", opened.version)
             rig.clock.advance(1)
             await store.behind_release([Mark(KEY, f"e{turn}")], leap=True)
             after = (await chat_of(rig.store)).version
@@ -354,6 +377,129 @@ class BehindSuite:
             if turn == 2:
                 await rig.store.erase(ALICE)
         assert all(before < after for before, after in itertools.pairwise(seen))
+
+    # --- tool outputs
+
+    async def test_tool_outputs_come_as_they_are_put(self, rig: StoreRig) -> None:
+        store = behind(rig.store)
+        await rig.store.tool_put(ALICE, "s", 3, {b"output": b"0"})
+        opened = await store.behind_open(TOOLS, "e1")
+        assert (opened.number, [*opened.calls]) == (3, [])
+        entries = outputs(opened, (4, "a"), (9, "b \u2028 é"), (4, "c"))
+        done = await flushed(store, opened, entries, TOOLS)
+        assert (done.fresh, done.missing, done.gone) == (3, 0, False)
+        assert done.written is not None
+        assert (done.written.version, done.written.previous) == (opened.version + 3, opened.version)
+        index, one = await rig.store.load([Load(Kind.TOOL_INDEX, ALICE, "s", 9), Load(Kind.TOOL, ALICE, "s", step=4)])
+        assert isinstance(index.payload, list)
+        assert index.payload[1:] == [entries[2].item, entries[1].item], "byte for byte, each step as it was last"
+        assert isinstance(one.payload, dict)
+        assert join_fields(one.payload) == entries[2].item
+        assert (index.version, one.version, index.journal, one.journal) == (*[done.written.version] * 2, "e1", "e1")
+        dump = await rig.dump()
+        assert [row["version"] for row in dump["outbox"] if row["id"] == done.written.outbox_id] == [index.version]
+        assert [row["recorded_at"] for row in dump["tool_outputs"]][1:] == [AT_MS, AT_MS]
+        assert [row["last_step"] for row in dump["sessions"]] == [9]
+        await store.behind_release([Mark(TOOLS, "e1")])
+        assert (await rig.store.tool_put(ALICE, "s", None, {b"output": b"1"})).step == 10
+
+    async def test_an_output_that_comes_again_replaces_nothing(self, rig: StoreRig) -> None:
+        store = behind(rig.store)
+        opened = await store.behind_open(TOOLS, "e1")
+        entries = outputs(opened, (1, "first"), (2, "b"), (1, "last"))
+        assert (await flushed(store, opened, entries[:1], TOOLS)).fresh == 1
+        assert (await flushed(store, opened, entries, TOOLS)).fresh == 2
+        before = await rig.dump()
+        for late in (entries[:1], entries[1:2], entries):
+            done = await flushed(store, opened, late, TOOLS)
+            assert (done.fresh, done.written, done.gone, done.missing) == (0, None, False, 0)
+        assert await rig.dump() == before
+
+    async def test_lost_outputs_are_counted(self, rig: StoreRig) -> None:
+        """Steps that callers give have gaps of their own; versions have none."""
+        store = behind(rig.store)
+        opened = await store.behind_open(TOOLS, "e1")
+        entries = outputs(opened, (10, "a"), (20, "b"), (30, "c"), (40, "d"), (41, "e"), (42, "f"))
+        assert (await flushed(store, opened, [entries[0], entries[3]], TOOLS)).missing == 2
+        assert (await flushed(store, opened, entries[5:], TOOLS)).missing == 1
+
+    async def test_outputs_that_are_none(self, rig: StoreRig) -> None:
+        store = behind(rig.store)
+        opened = await store.behind_open(TOOLS, "e1")
+        (good,) = outputs(opened, (1, "a"))
+        bad = [b"garbage", b"[1]", b"{}", good.item.replace(b"1", b"-1", 1), good.item.replace(b"1", b'"1"', 1)]
+        bad += [good.item.replace(b"T", b" T"), good.item.replace(b'"recorded_at":"', b'"recorded_at":"x')]
+        for item in bad:
+            with pytest.raises(ValueError, match=r"."):
+                await flushed(store, opened, [good, Pending(2, good.version + 1, item)], TOOLS)
+        with pytest.raises(ValueError, match="not written behind"):
+            await flushed(store, opened, [good], replace(TOOLS, kind=Kind.STATE))
+        assert (await rig.dump())["tool_outputs"] == []
+        assert (await flushed(store, opened, [good], TOOLS)).fresh == 1
+
+    async def test_both_lists_of_a_session_at_once(self, rig: StoreRig) -> None:
+        """Each has its own mark, and what is of another epoch is nobody's."""
+        store = behind(rig.store)
+        chat, tools = await store.behind_open(KEY, "e1"), await store.behind_open(TOOLS, "e2")
+        flushes = [
+            Flush(TOOLS, "e2", outputs(tools, (1, "a"), (2, "b"))),
+            Flush(KEY, "e1", pending(chat, "x", "y")),
+            Flush(replace(TOOLS, name="t"), "e2", outputs(tools, (1, "a"))),
+            Flush(TOOLS, "e1", outputs(tools, (3, "c"))),
+        ]
+        done = await store.behind_flush(flushes)
+        assert [(each.fresh, each.gone) for each in done] == [(2, False), (2, False), (0, True), (0, True)]
+        assert await texts_of(rig.store) == ["x", "y"]
+        assert [row["step"] for row in (await rig.dump())["tool_outputs"]] == [1, 2]
+
+    async def test_marked_outputs_are_the_journals(self, rig: StoreRig) -> None:
+        store = rig.store
+        await store.tool_put(ALICE, "s", None, {b"output": b"0"})
+        await behind(store).behind_open(TOOLS, "e1")
+        rig.clock.advance(100)
+        before = await rig.dump()
+        writes: list[Callable[[], Awaitable[Any]]] = [
+            lambda: store.tool_put(ALICE, "s", None, {b"output": b"1"}),
+            lambda: store.tool_put(ALICE, "s", 1, {b"output": b"1"}, again_ms=rig.clock.now_ms()),
+            lambda: store.sweep("tool_outputs", rig.clock.now_ms(), 9),
+        ]
+        for write in writes:
+            with pytest.raises(Refused) as refused:
+                await write()
+            assert await rig.dump() == before
+        assert refused.value.key == TOOLS
+        other = await rig.other()
+        for load in (Load(Kind.TOOL_INDEX, ALICE, "s", 9), Load(Kind.TOOL, ALICE, "s", step=1)):
+            assert not (await store.load([load]))[0].lasting
+            with pytest.raises(JournalUnavailable, match="written behind"):
+                await other.load([load])
+        (many,) = await store.load_many(TENANT, [Load(Kind.TOOL_INDEX, ALICE, "s", 9)])
+        assert (many.journal, many.lasting) == ("e1", False)
+        await behind(store).behind_release([Mark(TOOLS, "e1")])
+        assert await store.sweep("tool_outputs", rig.clock.now_ms(), 9) == 1
+
+    async def test_an_output_that_was_tried_before(self, rig: StoreRig) -> None:
+        """The same of the same time is there once, whether the first attempt came to something or not."""
+        store = rig.store
+        fields = {b"name": b'"f"', b"output": b'{"z":1.0,"a":[1,2]}'}
+        first = await store.tool_put(ALICE, "s", None, fields)
+        at_ms = rig.clock.now_ms()
+        rig.clock.advance(1)
+        before = await rig.dump()
+        again = await store.tool_put(ALICE, "s", None, fields, again_ms=at_ms)
+        assert (again.step, again.fields, again.item, again.newest) == (first.step, first.fields, first.item, False)
+        assert again.written.version == first.written.version
+        assert await rig.dump() == before
+        others = [
+            await store.tool_put(ALICE, "s", None, {**fields, b"output": b"2"}, again_ms=at_ms),
+            await store.tool_put(ALICE, "s", 7, fields, again_ms=at_ms),
+            await store.tool_put(ALICE, "s", None, fields, again_ms=at_ms - 1),
+            await store.tool_put(ALICE, "t", None, fields, again_ms=at_ms),
+            await store.tool_put(BOB, "s", None, fields, again_ms=at_ms),
+        ]
+        assert [each.step for each in others] == [2, 7, 8, 1, 1]
+        assert (await store.tool_put(ALICE, "s", 7, fields, again_ms=at_ms)).step == 7
+        assert len((await rig.dump())["tool_outputs"]) == 6
 
     # --- ids of messages
 

@@ -134,8 +134,12 @@ class JournalSuite:
 
     async def test_numbers_of_ones_own(self, rig: JournalRig) -> None:
         await rig.journal.open(CHAT, opened())
-        for number, given in ((7, 7), (-1, 8), (3, 3), (-1, 9)):
-            assert list((await append(rig.journal, "x", number=number)).numbers) == [given]
+        # The second 9 replaces what was there, and so may the 3; what comes in order is the end of the list.
+        for number, given, rising in ((7, 7, True), (-1, 8, True), (3, 3, False), (-1, 9, True), (9, 9, False)):
+            done = await append(rig.journal, "x", number=number)
+            assert (list(done.numbers), done.rising) == ([given], rising)
+        assert (await append(rig.journal, "x", "y")).version == 107
+        assert [each.item[:3] for each in (await tail_of(rig.journal)).pending][4:] == [b"[9,", b"[10", b"[11"]
 
     async def test_many_at_once(self, rig: JournalRig) -> None:
         journals = [rig.journal, await rig.other()]

@@ -141,7 +141,8 @@ class ValkeyJournal:
             raise JournalUnavailable("the journal was started anew meanwhile: it is not known whether it has this")
         if cache is not None and mutation is not None:
             cache.told_beside(mutation.key)
-        return Acknowledged(reply[0].decode(), [int(number) for number in reply[2:]], int(reply[1]), cache is not None)
+        version, numbers = int(reply[1]), [int(number) for number in reply[2:]]
+        return Acknowledged(reply[0].decode(), numbers, abs(version), cache is not None, version > 0)
 
     async def _simply(
         self, place: _Place, life: _Life, told: _Told, mutation: Mutation | None, entry: NewEntry

@@ -14,7 +14,7 @@ LIST     list of JSON texts            chat, index of tool outputs
 
 from __future__ import annotations
 
-from scrubjay.core.ports.hot import Batch, Fill, Hit, HotTier, Miss, MissReason, Mutation, Op, Read
+from scrubjay.core.ports.hot import NEVER, Batch, Fill, Hit, HotTier, Miss, MissReason, Mutation, Op, Read
 from scrubjay.core.ports.jobs import Job, JobStore, NewJob
 from scrubjay.core.ports.journal import (
     Acknowledged,
@@ -35,6 +35,8 @@ from scrubjay.core.ports.journal import (
     Refusal,
     Tail,
     Taken,
+    ToolBehind,
+    ToolJournal,
     WrittenBehind,
 )
 from scrubjay.core.ports.link import Link, Listener
@@ -58,6 +60,7 @@ from scrubjay.core.ports.writes import (
 )
 
 __all__ = [
+    "NEVER",
     "Acknowledged",
     "Activity",
     "Appended",
@@ -110,6 +113,8 @@ __all__ = [
     "Taken",
     "TokenCounter",
     "Tokenizer",
+    "ToolBehind",
+    "ToolJournal",
     "ToolWritten",
     "WarmStore",
     "Written",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from scrubjay.core.keys import HotKey
 from scrubjay.core.ports.shapes import Loaded, Raw, Shape
@@ -120,12 +120,16 @@ class Op(IntEnum):
     TRIM = 5
 
 
+NEVER: Final = -1
+"""No version: what is to be applied to this leaves alone what shows it already, and deletes the rest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """A committed write on its way to the cache.
 
-    It is applied only to an entry whose version is `previous`. An entry that shows `version` or a later one has it
-    already; any other is deleted, never patched. Whatever happens, the lease is revoked.
+    It is applied only to an entry whose version is `previous` (`NEVER`: to none). An entry that shows `version` or a
+    later one has it already; any other is deleted, never patched. Whatever happens, the lease is revoked.
 
     Attributes:
         op: PUT and REPLACE take `fields`, DELETE takes `fields`' keys, APPEND takes `items`, TRIM takes `keep`.

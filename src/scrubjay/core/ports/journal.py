@@ -17,15 +17,11 @@ from typing import Literal, NamedTuple, Protocol
 from scrubjay.core.errors import JournalUnavailable
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports.hot import Mutation
-from scrubjay.core.ports.writes import NewMessage, Written
+from scrubjay.core.ports.writes import NewMessage, ToolWritten, Written
 from scrubjay.core.scope import Scope
 
 Durability = Literal["memory", "fsync", "replicated"]
 """What an acknowledgement means: the journal's server has it in memory, on disk, or a replica of it has it as well."""
-
-
-class WrittenBehind(JournalUnavailable):
-    """This list is written behind: it has to be sealed before anything else may write it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +38,16 @@ class JournalKey:
 
     def __hash__(self) -> int:
         return self._hash
+
+
+class WrittenBehind(JournalUnavailable):
+    """This list is written behind: it has to be sealed before anything else may write it.
+
+    Attributes:
+        key: The list, where the caller has not named it; None where it has.
+    """
+
+    key: JournalKey | None = None
 
 
 class NewEntry(NamedTuple):
@@ -109,12 +115,14 @@ class Acknowledged(NamedTuple):
         numbers: The numbers, in order.
         version: The list's version now.
         told: Whether the cache was told in the same step.
+        rising: Whether each number is above all before it, so that the new ones are the end of the list.
     """
 
     epoch: str
     numbers: Sequence[int]
     version: int
     told: bool = False
+    rising: bool = True
 
 
 class Refusal(StrEnum):
@@ -186,7 +194,8 @@ class Flushed:
     Attributes:
         fresh: How many entries were written; the rest were there already.
         written: The write; None if there was nothing to write.
-        missing: How many numbers before them were never seen: acknowledged, and lost by the journal.
+        missing: How many entries before them were never seen, by their numbers or versions: acknowledged, and lost by
+            the journal.
         gone: Whether the list is marked with another epoch or none, or erased: what is pending is nobody's.
     """
 
@@ -242,7 +251,8 @@ class Journal(Protocol):
             entries: What to append, in order.
             epoch: Under which the list must be open; empty for any.
             mutation: How the cached list changes by it, but for its versions and items: a journal on the cache's own
-                server may do that in the same step.
+                server may do that in the same step. Where a number is not above those before it, the cached list is
+                dropped instead.
         """
         ...
 
@@ -348,6 +358,40 @@ class ChatJournal(Protocol):
         ...
 
 
+class ToolBehind(NamedTuple):
+    """A tool output that the journal has.
+
+    Attributes:
+        done: It, and the version of the session's outputs. It has no outbox row before it is brought over.
+        told: Whether the cache was told of it in the same step.
+    """
+
+    done: ToolWritten
+    told: bool
+
+
+class ToolJournal(Protocol):
+    """Takes tool outputs before the store does."""
+
+    async def record(
+        self, key: JournalKey, step: int | None, fields: Mapping[bytes, bytes], at_ms: int, mutation: Mutation
+    ) -> ToolBehind | None:
+        """Record a tool output; None if the store has to do it.
+
+        Args:
+            key: The session's tool outputs.
+            step: Its step; None takes the next one of the session.
+            fields: What it is made of, but for its step and time.
+            at_ms: When it is recorded, in milliseconds since the Unix epoch.
+            mutation: How the cached index changes by it, but for versions and items.
+
+        Raises:
+            JournalUnavailable: The journal does not answer; it may have been recorded.
+            StoreUnavailable: It is the first one since long, and the store cannot be reached.
+        """
+        ...
+
+
 class BehindStore(Protocol):
     """What write-behind asks of the store."""
 
@@ -382,7 +426,7 @@ class BehindStore(Protocol):
         ...
 
     async def behind_mark(self, key: JournalKey) -> tuple[str, int]:
-        """Return the epoch that a list is marked with, empty if it is not, and the last number that the store has."""
+        """Return the epoch that a list is marked with, empty if it is not, and its version; 0 if there is none."""
         ...
 
     async def message_known(self, scope: Scope, session: str, ids: Sequence[str]) -> bool:

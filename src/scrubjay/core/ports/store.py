@@ -215,9 +215,24 @@ class Store(JobStore, BehindStore, WarmStore, Protocol):
 
     # tool outputs
     async def tool_put(
-        self, scope: Scope, session: str, step: int | None, fields: Mapping[bytes, bytes]
+        self,
+        scope: Scope,
+        session: str,
+        step: int | None,
+        fields: Mapping[bytes, bytes],
+        *,
+        again_ms: int | None = None,
     ) -> ToolWritten:
-        """Record one tool output; without a step it gets the next one of its session."""
+        """Record one tool output; without a step it gets the next one of its session.
+
+        Args:
+            scope: The user.
+            session: The session.
+            step: Its step; what was recorded of that before is replaced.
+            fields: What it is made of, but for its step and time.
+            again_ms: When it was tried before, in milliseconds since the Unix epoch, if that may have come to
+                something: the same of that time is not recorded twice.
+        """
         ...
 
     # summaries

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from scrubjay.core.codec import join_fields, split_fields
 from scrubjay.core.errors import VersionConflict
 from scrubjay.core.keys import Kind
 from scrubjay.core.ports import Load, Loaded, Written
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.heads import Bump, version_of
-from scrubjay.store.queries.sessions import metrics_json, split_json
 from scrubjay.store.sql import Batch, Query, Rows, Statement
 
 _LOAD = Statement("""
@@ -37,7 +37,7 @@ def load(item: Load) -> Query[Loaded]:
 
 def loaded(rows: Rows) -> Loaded:
     """Return what the rows of a load show."""
-    fields = split_json(rows[0][1]) if rows[0][1] is not None else {}
+    fields = split_fields(rows[0][1]) if rows[0][1] is not None else {}
     return Loaded(version_of(rows), fields, len(fields))
 
 
@@ -52,7 +52,7 @@ def put(
         actual = found[0][0] if found else "absent"
         raise VersionConflict(f"agent {agent!r:.80}: expected version {expected}, stored is {actual}; read it again")
     written = bump.written(head)
-    values = {**params, "config": metrics_json(fields).decode(), "version": written.version, "now": now_ms}
+    values = {**params, "config": join_fields(fields).decode(), "version": written.version, "now": now_ms}
     yield Batch([(_PUT, values)], last=True)
     return written
 

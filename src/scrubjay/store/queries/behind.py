@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from scrubjay.core.keys import Kind
-from scrubjay.core.messages import call_ids, open_calls
+from scrubjay.core.messages import open_calls
 from scrubjay.core.ports import Flush, Flushed, JournalKey, Mark, Opened, Written
 from scrubjay.core.scope import Scope
 from scrubjay.store.queries.chat import CALLS, MAX_OPEN_CALLS, history
+from scrubjay.store.queries.flushing import KNOWN_MESSAGES, Found, json_text, part_of
 from scrubjay.store.queries.heads import START, Bump, scoped
 from scrubjay.store.queries.sessions import enter, hold
-from scrubjay.store.sql import Batch, Call, Params, Query, Rows, Statement
+from scrubjay.store.sql import Batch, Call, Params, Query, Statement
 
 # Who finds a mark takes part in what it began.
 _MARK = Statement(f"""
@@ -36,11 +34,7 @@ _LEAP = Statement("""
     UPDATE heads SET journal = '', version = CASE WHEN version < :initial THEN :initial ELSE version + 1 END
     WHERE tenant_id = :tenant AND user_id = :user AND kind = :kind AND name = :name AND journal = :epoch
 """)
-_ONE = Statement("""
-    SELECT h.journal, s.last_seq FROM heads AS h
-    JOIN sessions AS s ON s.tenant_id = :tenant AND s.user_id = :user AND s.session_id = :name
-    WHERE h.tenant_id = :tenant AND h.user_id = :user AND h.kind = :kind AND h.name = :name
-""")
+_ONE = Statement(f"SELECT journal, version {_HEAD}")
 _MARKS = "SELECT tenant_id, user_id, kind, name, journal FROM heads WHERE journal <> ''"
 _AFTER = "(tenant_id, user_id, kind, name) > (:after_tenant, :after_user, :after_kind, :after_name)"
 _ORDERED = f"AND {_AFTER} ORDER BY tenant_id, user_id, kind, name LIMIT :limit"
@@ -48,38 +42,6 @@ _ALL = Statement(f"{_MARKS} {_ORDERED}")
 _OF_TENANT = Statement(f"{_MARKS} AND tenant_id = :tenant {_ORDERED}")
 _OF_USER = Statement(f"{_MARKS} AND tenant_id = :tenant AND user_id = :user {_ORDERED}")
 _FIRST = {"after_tenant": "", "after_user": "", "after_kind": "", "after_name": ""}
-_KNOWN = Statement(
-    """
-    SELECT message_id FROM messages
-    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
-        AND message_id IN (SELECT value FROM json_each(:ids))
-    """,
-    postgresql="""
-    SELECT message_id FROM messages
-    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
-        AND message_id IN (SELECT json_array_elements_text(CAST(:ids AS json)))
-    """,
-)
-_COLUMNS = "tenant_id, user_id, session_id, seq, message_id, role, body, calls, tokens, encoding, created_at"
-_INSERT = Statement(
-    f"""
-    INSERT INTO messages ({_COLUMNS})
-    SELECT {", ".join(f"json_extract(each.value, '$[{place}]')" for place in range(11))}
-    FROM json_each(:rows) AS each WHERE 1 = 1
-    """,  # noqa: S608 - the columns are constants
-    postgresql=f"""
-    INSERT INTO messages ({_COLUMNS})
-    SELECT each->>0, each->>1, each->>2, CAST(each->>3 AS bigint), each->>4, each->>5, CAST(each->>6 AS json),
-        CAST(each->>7 AS json), CAST(each->>8 AS integer), each->>9, CAST(each->>10 AS bigint)
-    FROM json_array_elements(CAST(:rows AS json)) AS each
-    """,  # noqa: S608
-)
-# Something new is said: the session is open again.
-_TAKE = Statement("""
-    UPDATE sessions SET last_seq = :last, on_record = on_record + :fresh, closed_at = NULL,
-        last_active_at = CASE WHEN last_active_at < :at THEN :at ELSE last_active_at END
-    WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session
-""")
 _ADVANCE = Statement("""
     UPDATE heads SET version = :version
     WHERE tenant_id = :tenant AND user_id = :user AND kind = :kind AND name = :name
@@ -90,19 +52,17 @@ def open_(key: JournalKey, epoch: str, now_ms: int) -> Query[Opened]:
     """Mark a list, unless it is marked, and return where it stands."""
     owner = scoped(key.scope, session=key.name)
     bump = Bump.of(key.scope, key.kind, key.name, now_ms)
-    (entered,), ((version, marked),), calls = yield Batch(
-        [
-            enter(key.scope, key.name, now_ms),
-            (_MARK, {**bump.params, "epoch": epoch}),
-            (CALLS, {**owner, "limit": MAX_OPEN_CALLS}),
-        ],
-        last=True,
-    )
+    begin: list[Call] = [enter(key.scope, key.name, now_ms), (_MARK, {**bump.params, "epoch": epoch})]
+    if key.kind is Kind.TOOL_INDEX:
+        (entered,), ((version, marked),) = yield Batch(begin, last=True)
+        return Opened(marked, entered[2], version)
+    made: Call = (CALLS, {**owner, "limit": MAX_OPEN_CALLS})
+    (entered,), ((version, marked),), calls = yield Batch([*begin, made], last=True)
     return Opened(marked, entered[0], version, sorted(open_calls(history(calls))))
 
 
 def mark_of(key: JournalKey) -> Query[tuple[str, int]]:
-    """Return the epoch that a list is marked with, empty for none, and its last number."""
+    """Return the epoch that a list is marked with, empty for none, and its version, 0 for none."""
     (rows,) = yield Batch([(_ONE, _named(key))], last=True)
     return (str(rows[0][0]), int(rows[0][1])) if rows else ("", 0)
 
@@ -128,106 +88,44 @@ def release(gone: Sequence[Mark], now_ms: int, *, leap: bool) -> Query[None]:
 
 def known(scope: Scope, session: str, ids: Sequence[str]) -> Query[bool]:
     """Return whether one of some messages is there."""
-    (rows,) = yield Batch([(_KNOWN, scoped(scope, session=session, ids=_json(ids)))], last=True)
+    (rows,) = yield Batch([(KNOWN_MESSAGES, scoped(scope, session=session, ids=json_text(ids)))], last=True)
     return bool(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A message of the journal, read back from its item."""
-
-    number: int
-    version: int
-    id: str
-    created_at: int
-    tokens: int
-    encoding: str
-    body: dict[str, Any]
-    raw: bytes
-
-    @classmethod
-    def of(cls, item: bytes, version: int) -> _Message:
-        number, id_, created_at, tokens, encoding, body = orjson.loads(item)
-        before = orjson.dumps([number, id_, created_at, tokens, encoding])[:-1] + b","
-        # The body as it was written: not what it looks like after it was read.
-        if not isinstance(body, dict) or not item.startswith(before):
-            raise ValueError("this is no message of a chat")
-        return cls(number, version, id_, created_at, tokens, encoding, body, item[len(before) : -1])
-
-    def row(self, key: JournalKey, seq: int) -> list[Any]:
-        role = self.body["role"]
-        ids = [self.body["tool_call_id"]] if role == "tool" else call_ids(self.body)
-        return [
-            key.scope.tenant, key.scope.user, key.name, seq, self.id, role, self.raw.decode(),
-            _json(ids) if ids else None, self.tokens, self.encoding, self.created_at,
-        ]  # fmt: skip
-
-
 def flush(flushes: Sequence[Flush], now_ms: int) -> Query[list[Flushed]]:
-    """Write what is pending of several chats, each message once, in the order of its chat.
+    """Write what is pending of several lists, each entry once, in the order of its list.
 
     Args:
-        flushes: In one order everywhere, so that two processes that flush the same chats cannot deadlock.
+        flushes: In one order everywhere, so that two processes that flush the same lists cannot deadlock.
         now_ms: The time.
     """
-    said = [[_Message.of(each.item, each.version) for each in flush.pending] for flush in flushes]
+    parts = [part_of(flush) for flush in flushes]
     asked: list[Call] = []
-    for flush_, messages in zip(flushes, said, strict=True):
-        owner = scoped(flush_.key.scope, session=flush_.key.name)
-        asked += [hold(owner), (_LOCKED, _named(flush_.key))]
-        asked.append((_KNOWN, {**owner, "ids": _json([message.id for message in messages])}))
+    for flush_, part in zip(flushes, parts, strict=True):
+        asked += [hold(scoped(flush_.key.scope, session=flush_.key.name)), (_LOCKED, _named(flush_.key)), part.known()]
     answers = yield Batch(asked)
-    plans = [
-        _Plan.of(flush_, messages, *answers[at : at + 3], now_ms=now_ms)
-        for flush_, messages, at in zip(flushes, said, range(0, len(answers), 3), strict=True)
-    ]
-    rows = [row for plan in plans for row in plan.rows]
-    calls = [call for plan in plans for call in plan.calls]
-    yield Batch([(_INSERT, {"rows": _json(rows)}), *calls] if calls else [], last=True)
-    return [plan.result for plan in plans]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is to be written of one chat."""
-
-    rows: list[list[Any]]
-    calls: list[Call]
-    result: Flushed
-
-    @classmethod
-    def of(
-        cls, flush_: Flush, messages: Sequence[_Message], held: Rows, head: Rows, there: Rows, *, now_ms: int
-    ) -> _Plan:
+    rows: dict[Statement, list[list[Any]]] = {}
+    calls: list[Call] = []
+    results = []
+    for flush_, part, at in zip(flushes, parts, range(0, len(answers), 3), strict=True):
+        held, head, there = answers[at : at + 3]
         if not held or not head or head[0][0] != flush_.epoch:
-            return cls([], [], Flushed(gone=True))
-        known_ids = {id_ for (id_,) in there}
-        newest = messages[-1].version if messages else 0
-        if newest <= head[0][1] and known_ids.issuperset(message.id for message in messages):
-            return cls([], [], Flushed())
-        key, last, missing, rows = flush_.key, int(held[0][0]), 0, []
-        for message in messages:
-            if message.id in known_ids:
-                # What was appended a second time has a number, too.
-                last = max(last, message.number)
-                continue
-            # A journal that came back without its newest entries gives their numbers again.
-            seq = max(last + 1, message.number)
-            missing, last = missing + seq - last - 1, seq
-            known_ids.add(message.id)
-            rows.append(message.row(key, seq))
-        bump = Bump.of(key.scope, key.kind, key.name, now_ms)
-        taken = scoped(key.scope, session=key.name, last=last, fresh=len(rows), at=messages[-1].created_at)
+            results.append(Flushed(gone=True))
+            continue
+        version = int(head[0][1])
+        planned = part.planned(Found(int(held[0][0]), version, there))
+        if planned is None:
+            results.append(Flushed())
+            continue
+        rows.setdefault(part.insert, []).extend(planned.rows)
+        bump = Bump.of(flush_.key.scope, flush_.key.kind, flush_.key.name, now_ms)
         # Mostly the journal's own. One that went back gave versions that the list has had already.
-        version = max(newest, head[0][1] + 1)
-        calls: list[Call] = [(_TAKE, taken), (_ADVANCE, {**bump.params, "version": version}), bump.calls()[1]]
-        written = Written(version, head[0][1], bump.outbox_id)
-        return cls(rows, calls, Flushed(len(rows), written, missing))
+        after = max(flush_.pending[-1].version, version + 1)
+        calls += [planned.session, (_ADVANCE, {**bump.params, "version": after}), bump.calls()[1]]
+        results.append(Flushed(planned.fresh, Written(after, version, bump.outbox_id), planned.missing))
+    yield Batch([*((insert, {"rows": json_text(each)}) for insert, each in rows.items()), *calls], last=True)
+    return results
 
 
 def _named(key: JournalKey) -> dict[str, object]:
     return scoped(key.scope, kind=str(key.kind), name=key.name)
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()

@@ -118,7 +118,7 @@ _STATES: Final = _of(
     order="x.field",
 )  # fmt: skip
 _TOOLS: Final = _of(
-    Kind.TOOL_INDEX, "w.name", "x.step, x.body", "tool_outputs", _SESSION,
+    Kind.TOOL_INDEX, "w.name", "h.journal, x.step, x.body", "tool_outputs", _SESSION,
     limit="ORDER BY step DESC LIMIT :limit", order="x.step DESC",
 )  # fmt: skip
 _LAYOUTS: Final = _of(

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from scrubjay.core.codec import join_fields, split_fields
 from scrubjay.core.errors import TooLarge
 from scrubjay.core.ids import new_id
 from scrubjay.core.keys import Kind
@@ -259,7 +260,7 @@ def record_activity(activities: Sequence[Activity], now_ms: int) -> Query[list[t
             calls.append(enter(activity.scope, activity.session, activity.at_ms))
         calls.append((_TOUCH, owner))
         if activity.metrics is not None:
-            calls.append((_METRICS_PUT, {**owner, "body": metrics_json(activity.metrics).decode()}))
+            calls.append((_METRICS_PUT, {**owner, "body": join_fields(activity.metrics).decode()}))
             enqueued.append(len(calls))
             row = {"outbox_id": new_id(now_ms), "kind": str(Kind.METRICS), "now": now_ms}
             calls.append((_METRICS_ENQUEUE, {**owner, **row}))
@@ -268,22 +269,12 @@ def record_activity(activities: Sequence[Activity], now_ms: int) -> Query[list[t
     return [(tenant, id_) for index in enqueued for tenant, id_ in answers[index]]
 
 
-def metrics_json(fields: Mapping[bytes, bytes]) -> bytes:
-    """Return encoded fields as one JSON object."""
-    return orjson.dumps({key.decode(): orjson.Fragment(value) for key, value in fields.items()})
-
-
-def split_json(raw: str | bytes) -> dict[bytes, bytes]:
-    """Return a JSON object as encoded fields: the inverse of `metrics_json`."""
-    return {key.encode(): orjson.dumps(value) for key, value in orjson.loads(raw).items()}
-
-
 def metrics_load(item: Load, ttl_ms: int, now_ms: int) -> Query[Loaded]:
     """Load the metrics of a session's last assembly; older ones than `ttl_ms` are gone."""
     (rows,) = yield Batch([(_METRICS_LOAD, scoped(item.scope, session=item.name))], last=True)
     if not rows or rows[0][0] + ttl_ms <= now_ms:
         return Loaded(0, {}, 0)
-    fields = split_json(rows[0][1])
+    fields = split_fields(rows[0][1])
     return Loaded(rows[0][0], fields, len(fields), left_ms=rows[0][0] + ttl_ms - now_ms)
 
 

@@ -100,6 +100,8 @@ _CANDIDATES = {
 }
 KINDS: Final = frozenset({*WORKERS, *_CANDIDATES})
 """All that can be swept."""
+LISTS: Final = {"tool_outputs": Kind.TOOL_INDEX, "messages": Kind.CHAT}
+"""What is swept of lists that may be written behind."""
 _DELETE_TOOLS = Statement("""
     DELETE FROM tool_outputs WHERE tenant_id = :tenant AND user_id = :user AND session_id = :session AND step IN (
         SELECT step FROM tool_outputs

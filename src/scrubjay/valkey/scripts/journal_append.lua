@@ -9,7 +9,8 @@
 --       the channel that changes are published on, the one of the process that publishes, and its name; then each entry:
 --       '' for one that has nothing special, or its number (-1: the next), its id ('': none), the call that it answers
 --       ('': none), how many calls it makes, and those; then the text before its number and the text after it.
--- Returns why not, as text; or the list's epoch, its version, and the numbers.
+-- Returns why not, as text; or the list's epoch, its version (negative, if a number was not above those before it: then
+-- the cached list is dropped), and the numbers.
 
 local known = redis.call('HMGET', KEYS[1], 'o', 'e', 'q', 'v', 'n', 'r')
 if known[1] ~= '1' or (ARGV[2] ~= '' and ARGV[2] ~= known[2]) then return 'closed' end
@@ -18,6 +19,7 @@ if known[6] ~= ARGV[1] then return 'restarted' end
 local format = string.format
 local number, version, place = tonumber(known[3]), tonumber(known[4]), tonumber(known[5])
 local reply, entries, items, bytes = { known[2], '' }, {}, {}, 0
+local rising = true
 local gained, lost = {}, {} -- fields of what is known: ids and calls
 local at = 12
 while ARGV[at] do
@@ -42,7 +44,7 @@ while ARGV[at] do
   end
   -- Each has a version of its own: wherever what is pending is parted, a version says how far it goes.
   place, version = place + 1, version + 1
-  if mine > number then number = mine end
+  if mine > number then number = mine else rising = false end
   local text = format('%.0f', mine)
   local item = ARGV[at] .. text .. ARGV[at + 1]
   local entry = format('%.0f %.0f ', place, version) .. item
@@ -52,7 +54,7 @@ while ARGV[at] do
 end
 
 version = format('%.0f', version)
-reply[2] = version
+reply[2] = rising and version or '-' .. version
 -- Entries and bytes in one number. A server without memory refuses a script's first write, so nothing is half done.
 local more = #entries * 4294967296 + bytes
 local before = redis.call('HINCRBY', KEYS[4], 'h', more) - more
@@ -84,7 +86,7 @@ local header = redis.pcall('LINDEX', key, 0)
 if leased or header then
   -- What is most frequent is done here, and not there: one item after a list that is just one version behind.
   local before_, life, shown, rest, count, whole
-  if not leased and #items == 1 and type(header) == 'string' then
+  if rising and not leased and #items == 1 and type(header) == 'string' then
     before_, life, shown, rest, count, whole = string.match(header, '^(1;([^;]+);[^;]+;)(%d+)(;[^;]+;)(%d+);([wp]);')
   end
   if shown == known[4] and life == ARGV[6] then
@@ -100,7 +102,7 @@ if leased or header then
       if ARGV[8] ~= '0' then redis.call('PEXPIRE', key, ARGV[8]) else redis.call('PERSIST', key) end
     end
   else
-    local told = { ARGV[6], '4', version, known[4], ARGV[7], ARGV[8], channel, line, '0' }
+    local told = { ARGV[6], rising and '4' or '0', version, known[4], ARGV[7], ARGV[8], channel, line, '0' }
     for i = 1, #items do told[i + 9] = items[i] end
     apply({ key, KEYS[6] }, told)
     channel = ''
