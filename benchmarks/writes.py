@@ -41,7 +41,9 @@ async def _turns(bench: Bench, stack: AsyncExitStack) -> None:
         jay = await _open(bench, stack, durability)
         own[_OWN.format(durability)] = await _turn(jay, bench)
     through = await stack.enter_async_context(
-        AsyncScrubjay.open(store=bench.servers.store_url("sqlite", "through"), **_settings(bench.servers.valkey))
+        AsyncScrubjay.open(
+            store=bench.servers.store_url("sqlite", "through"), prefix="through", **_settings(bench.servers.valkey)
+        )
     )
     own[_OWN.format("through")] = await _turn(through, bench)
     rivals = await open_rivals(bench, stack)
@@ -161,7 +163,10 @@ def _journal_server(bench: Bench, durability: str) -> ValkeyServer:
 async def _open(bench: Bench, stack: AsyncExitStack, durability: str) -> AsyncScrubjay:
     server = _journal_server(bench, durability)
     store = bench.servers.store_url("sqlite", durability)
-    return await stack.enter_async_context(AsyncScrubjay.open(store=store, **_settings(server, durability)))
+    # Applications of their own: what one changes the others need not hear.
+    return await stack.enter_async_context(
+        AsyncScrubjay.open(store=store, prefix=f"behind-{durability}", **_settings(server, durability))
+    )
 
 
 async def _turn(jay: AsyncScrubjay, bench: Bench) -> Operation:

@@ -29,6 +29,7 @@ APP: Final = (*CONNECTION, *SCRIPTING, *DATA, *CHANNELS)
 JOURNAL: Final = (
     *("config|get", "time", "wait", "hexists", "hincrby", "hsetnx", "zrangebyscore", "zrem"),
     *("xack", "xadd", "xautoclaim", "xdel", "xgroup|create", "xrange", "xreadgroup"),
+    "pubsub|numsub",
 )
 """What a journal takes besides: whether it syncs what it answers is asked of its configuration."""
 

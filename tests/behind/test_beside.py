@@ -1,0 +1,171 @@
+"""A journal on the cache's own server: what an append does to the cached list, and whom it tells of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scrubjay.core.keys import HotKey, KeySpace
+from scrubjay.core.ports import Acknowledged, Mutation, Op
+from scrubjay.testing.journal import CHAT, entry, opened
+from scrubjay.testing.servers import ValkeyServer
+from scrubjay.valkey.client import ValkeyClient
+from scrubjay.valkey.commands import ServerError
+from scrubjay.valkey.line import Lines
+from scrubjay.valkey.open import client_of
+from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
+from scrubjay.valkey.url import parse_cache_url
+from tests.behind.rigs import ValkeyJournalRig
+
+LIFE, VERSION = "life", 100
+
+
+@dataclass
+class Beside:
+    """A journal and a cache on one server."""
+
+    rig: ValkeyJournalRig
+    tier: ValkeyTier
+    client: ValkeyClient
+    lines: Lines
+
+    def key(self, name: str) -> HotKey:
+        return KeySpace(self.rig.prefix).chat(CHAT.scope, name)
+
+    async def raw(self, *command: bytes | str | int) -> object:
+        (reply,) = await self.client.call([command])
+        assert not isinstance(reply, ServerError), reply
+        return reply
+
+    async def state(self, key: HotKey) -> tuple[object, bool, object]:
+        """Return a list, whether it has a time to live, and its lease."""
+        ttl = await self.raw("PTTL", key.key)
+        assert isinstance(ttl, int)
+        return await self.raw("LRANGE", key.key, 0, -1), ttl > 0, await self.raw("EXISTS", key.lease)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def beside(server: ValkeyServer) -> AsyncIterator[Beside]:
+    rig = ValkeyJournalRig(server)
+    client = client_of(parse_cache_url(server.url), deadline=30.0, scripts=SCRIPTS)
+    assert isinstance(client, ValkeyClient)
+    lines = Lines(rig.prefix, "one")
+    tier = ValkeyTier(client, LIFE, 1_000, lines=lines)
+    rig.journal.cache = tier
+    yield Beside(rig, tier, client, lines)
+    await rig.close()
+    await client.close()
+    gc.collect()
+
+
+# Mostly what an append takes as it is.
+HEADERS = st.sampled_from(
+    [
+        None,
+        *["1;life;g;100;k;{count};w;5000", "1;life;g;100;k;{count};p;0"] * 4,
+        "1;life;g;99;k;{count};w;5000",
+        "1;life;g;101;k;{count};w;5000",
+        "1;life;g;5000;k;{count};w;5000",
+        "1;another;g;100;k;{count};w;5000",
+        "1;life;g;100;k;7;w;5000",
+        "2;life;g;100;k;{count};w;5000",
+        "rubbish",
+        "",
+    ]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@given(
+    header=HEADERS,
+    held=st.integers(0, 4),
+    keep=st.integers(1, 5),
+    ttl_ms=st.sampled_from([0, 60_000]),
+    leased=st.sampled_from([False, False, False, True]),
+    count=st.sampled_from([1, 1, 1, 3]),
+    hash_=st.sampled_from([*[False] * 7, True]),
+)
+async def test_it_does_what_the_cache_itself_does(
+    beside: Beside, header: str | None, held: int, keep: int, ttl_ms: int, leased: bool, count: int, hash_: bool
+) -> None:
+    await beside.raw("FLUSHALL")
+    mine, its = beside.key("s"), beside.key("other")
+    for key in (mine, its):
+        if hash_:
+            await beside.raw("HSET", key.key, "a", "b")
+        elif header is not None:
+            await beside.raw("RPUSH", key.key, header.format(count=held), *(f"[{n}]" for n in range(held)))
+        if leased:
+            await beside.raw("SET", key.lease, "token|waiter")
+    await beside.rig.journal.open(CHAT, opened(version=VERSION))
+    growth = Mutation(mine, Op.APPEND, keep=keep, ttl_ms=ttl_ms)
+    done = await beside.rig.journal.append(CHAT, [entry(str(n)) for n in range(count)], mutation=growth)
+    assert isinstance(done, Acknowledged)
+    assert done.told
+    assert done.version == VERSION + count
+    items = [b'[%d,"%d"]' % (number, n) for n, number in enumerate(done.numbers)]
+    change = replace(growth, key=its, version=done.version, previous=VERSION, items=items)
+    assert await beside.tier.apply([change])
+    assert await beside.state(mine) == await beside.state(its)
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["not cached", "cached"])
+async def test_nobody_is_told_where_nobody_else_listens(beside: Beside, held: bool) -> None:
+    key = beside.key("s")
+    growth = Mutation(key, Op.APPEND, keep=5, ttl_ms=60_000)
+    await beside.rig.journal.open(CHAT, opened(version=VERSION))
+    if held:
+        await beside.raw("RPUSH", key.key, f"1;{LIFE};g;{VERSION};k;0;w;5000")
+
+    async def published() -> int:
+        stats = await beside.raw("INFO", "commandstats")
+        assert isinstance(stats, bytes)
+        _, _, after = stats.partition(b"cmdstat_publish:calls=")
+        return int(after.partition(b",")[0]) if after else 0
+
+    async def appended() -> int:
+        """Append, and return how often something was published."""
+        before = await published()
+        assert isinstance(await beside.rig.journal.append(CHAT, [entry()], mutation=growth), Acknowledged)
+        return await published() - before
+
+    assert await appended() == 1, "its own line is not there: somebody's may be that is not counted"
+    own = await Subscriber.open(beside, beside.lines.shared, beside.lines.own)
+    assert await appended() == 0
+    another = await Subscriber.open(beside, beside.lines.shared, "another's own")
+    assert await appended() == 1
+    await own.close()
+    assert await appended() == 1, "who listens now is somebody else"
+    await another.close()
+    assert await appended() == 1
+
+
+class Subscriber:
+    """A connection that listens."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, beside: Beside, *channels: str) -> Subscriber:
+        reader, writer = await asyncio.open_connection("127.0.0.1", beside.rig.server.port)
+        writer.write(f"SUBSCRIBE {' '.join(repr(each) for each in channels)}\r\n".encode())
+        for _ in channels:
+            await reader.readuntil(b":")
+        return cls(reader, writer)
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
