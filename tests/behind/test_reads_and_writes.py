@@ -93,6 +93,21 @@ async def test_own_appends_let_process_memory_grow(open_behind: Open, coherence:
     assert one.asks == asks, "answered by process memory alone"
 
 
+async def test_what_was_read_stays_as_it_was(open_behind: Open) -> None:
+    """What process memory holds grows in place: nobody may have it itself."""
+    one = await open_behind()
+    await say(one, "a")
+    await shown(one)
+    await heard(one.jay)
+    chat = chat_of(one)
+    read = [await chat.recent(limit) for limit in (0, 1, 2, 50)]
+    before = [list(each) for each in read]
+    await asyncio.gather(*(say(one, text) for text in "bcd"))
+    assert [message["content"] for message in await chat.recent(50)] == [*"abcd"]
+    assert read == before
+    assert [len(each) for each in read] == [0, 1, 1, 1]
+
+
 @EACH_WAY
 async def test_appends_of_others_drop_what_process_memory_holds(open_behind: Open, coherence: str) -> None:
     one, two = [await open_behind(coherence=coherence) for _ in range(2)]

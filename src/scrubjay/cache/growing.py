@@ -13,7 +13,6 @@ from scrubjay.cache.local import Local
 from scrubjay.cache.source import Source
 from scrubjay.cache.watch import Watch
 from scrubjay.core.clock import Clock
-from scrubjay.core.frozen import FrozenList
 from scrubjay.core.outcome import Outcome, Tier
 from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import Mutation
@@ -43,6 +42,8 @@ class Growing:
 
     A list in memory is at some version. An append that makes the next one, with nothing heard of the list in between,
     makes what is in memory the list at that version. Whatever else happens, it is dropped.
+
+    The list that is held is changed in place: whoever reads it must hand out copies.
 
     Args:
         l1: Process memory.
@@ -118,6 +119,9 @@ class Growing:
         cut = max(0, len(held) + len(grown.items) - source.keep) if source.keep else 0
         # What is cut was about as large as the others.
         more = grown.size - cut * entry.size // max(1, len(held))
-        items = FrozenList([*(held[cut:] if cut else held), *grown.items])
+        # Nobody else has this list. To copy it would touch each of its items.
+        list.extend(held, grown.items)
+        if cut:
+            list.__delitem__(held, slice(cut))
         until = self._clock.monotonic() + source.ttl_ms / SECOND if source.ttl_ms else math.inf
-        self._l1.grow(entry, items, grown.version, whole=entry.whole and not cut, until=until, more=more)
+        self._l1.grow(entry, held, grown.version, whole=entry.whole and not cut, until=until, more=more)

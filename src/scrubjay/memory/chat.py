@@ -174,8 +174,8 @@ class Chat:
         aside, asked = self._services.aside, self._recent(n)
         entry = aside.held(asked)
         found = entry.value if entry is not None else await aside.beyond(asked)
-        # What is there may be more than was asked for.
-        return found if len(found) <= n else FrozenList(found[-n:] if n else [])
+        # What is there may be more than was asked for, and grows when somebody appends.
+        return FrozenList(found[-n:] if n else [])
 
     @cached_property
     def _list(self) -> Source[FrozenList[Message]]:
