@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,18 +22,21 @@ from scrubjay.valkey.open import client_of
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import parse_cache_url
 from tests.behind.rigs import ValkeyJournalRig
+from tests.waiting import until_told
 
 LIFE, VERSION = "life", 100
 
 
-@dataclass
 class Beside:
     """A journal and a cache on one server."""
 
-    rig: ValkeyJournalRig
-    tier: ValkeyTier
-    client: ValkeyClient
-    lines: Lines
+    def __init__(self, server: ValkeyServer) -> None:
+        self.rig = ValkeyJournalRig(server)
+        client = client_of(parse_cache_url(server.url), deadline=30.0, scripts=SCRIPTS)
+        assert isinstance(client, ValkeyClient)
+        self.client = client
+        self.lines = Lines(self.rig.prefix, "one")
+        self.tier = self.rig.journal.cache = ValkeyTier(client, LIFE, 1_000, lines=self.lines)
 
     def key(self, name: str) -> HotKey:
         return KeySpace(self.rig.prefix).chat(CHAT.scope, name)
@@ -43,11 +46,32 @@ class Beside:
         assert not isinstance(reply, ServerError), reply
         return reply
 
+    async def info(self, section: str) -> str:
+        reply = await self.raw("INFO", section)
+        assert isinstance(reply, bytes)
+        return reply.decode()
+
     async def state(self, key: HotKey) -> tuple[object, bool, object]:
         """Return a list, whether it has a time to live, and its lease."""
         ttl = await self.raw("PTTL", key.key)
         assert isinstance(ttl, int)
         return await self.raw("LRANGE", key.key, 0, -1), ttl > 0, await self.raw("EXISTS", key.lease)
+
+    async def appended(self) -> int:
+        """Append to the open list, and return how often something was published."""
+        before = await self._published()
+        growth = Mutation(self.key("s"), Op.APPEND, keep=5, ttl_ms=60_000)
+        assert isinstance(await self.rig.journal.append(CHAT, [entry()], mutation=growth), Acknowledged)
+        return await self._published() - before
+
+    async def _published(self) -> int:
+        _, _, after = (await self.info("commandstats")).partition("cmdstat_publish:calls=")
+        return int(after.partition(",")[0]) if after else 0
+
+    async def close(self) -> None:
+        await self.rig.close()
+        await self.client.close()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +82,9 @@ def server() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 async def beside(server: ValkeyServer) -> AsyncIterator[Beside]:
-    rig = ValkeyJournalRig(server)
-    client = client_of(parse_cache_url(server.url), deadline=30.0, scripts=SCRIPTS)
-    assert isinstance(client, ValkeyClient)
-    lines = Lines(rig.prefix, "one")
-    tier = ValkeyTier(client, LIFE, 1_000, lines=lines)
-    rig.journal.cache = tier
-    yield Beside(rig, tier, client, lines)
-    await rig.close()
-    await client.close()
-    gc.collect()
+    beside = Beside(server)
+    yield beside
+    await beside.close()
 
 
 # Mostly what an append takes as it is.
@@ -123,33 +140,40 @@ async def test_it_does_what_the_cache_itself_does(
 
 @pytest.mark.parametrize("held", [False, True], ids=["not cached", "cached"])
 async def test_nobody_is_told_where_nobody_else_listens(beside: Beside, held: bool) -> None:
-    key = beside.key("s")
-    growth = Mutation(key, Op.APPEND, keep=5, ttl_ms=60_000)
     await beside.rig.journal.open(CHAT, opened(version=VERSION))
     if held:
-        await beside.raw("RPUSH", key.key, f"1;{LIFE};g;{VERSION};k;0;w;5000")
-
-    async def published() -> int:
-        stats = await beside.raw("INFO", "commandstats")
-        assert isinstance(stats, bytes)
-        _, _, after = stats.partition(b"cmdstat_publish:calls=")
-        return int(after.partition(b",")[0]) if after else 0
-
-    async def appended() -> int:
-        """Append, and return how often something was published."""
-        before = await published()
-        assert isinstance(await beside.rig.journal.append(CHAT, [entry()], mutation=growth), Acknowledged)
-        return await published() - before
-
-    assert await appended() == 1, "its own line is not there: somebody's may be that is not counted"
+        await beside.raw("RPUSH", beside.key("s").key, f"1;{LIFE};g;{VERSION};k;0;w;5000")
+    assert await beside.appended() == 1, "its own line is not there: somebody's may be that is not counted"
     own = await Subscriber.open(beside, beside.lines.shared, beside.lines.own)
-    assert await appended() == 0
+    assert await beside.appended() == 0
     another = await Subscriber.open(beside, beside.lines.shared, "another's own")
-    assert await appended() == 1
+    assert await beside.appended() == 1
     await own.close()
-    assert await appended() == 1, "who listens now is somebody else"
+    assert await beside.appended() == 1, "who listens now is somebody else"
     await another.close()
-    assert await appended() == 1
+    assert await beside.appended() == 1
+
+
+async def test_all_are_told_where_a_replica_may_have_listeners() -> None:
+    """What is published reaches those, too; the server does not count them."""
+    with ValkeyServer() as primary, ValkeyServer() as replica:
+        beside, other = Beside(primary), Beside(replica)
+        await beside.rig.journal.open(CHAT, opened(version=VERSION))
+        own = await Subscriber.open(beside, beside.lines.shared, beside.lines.own)
+        assert await beside.appended() == 0
+        await other.raw("REPLICAOF", "127.0.0.1", primary.port)
+        await until_told(lambda: _says(beside, "connected_slaves:1"))
+        assert await beside.appended() == 1
+        await other.raw("REPLICAOF", "NO", "ONE")
+        await until_told(lambda: _says(beside, "connected_slaves:0"))
+        assert await beside.appended() == 1, "it may come back, and be told all that it missed"
+        await own.close()
+        for each in (beside, other):
+            await each.close()
+
+
+async def _says(beside: Beside, what: str) -> bool:
+    return what in await beside.info("replication")
 
 
 class Subscriber:

@@ -97,10 +97,10 @@ class Flusher:
         taken = await lists.journal.take(_LISTS)
         if not taken.tails:
             return Round.NOTHING
-        if lists.teller is not None:
-            # Before the store, which may be out of reach: whoever appended may have died before it said so.
-            await lists.teller.told({key: tail.pending for key, tail in taken.tails.items() if tail.pending})
         for batch in self._batches(taken):
+            if lists.teller is not None:
+                # Before the store, which may be out of reach: whoever appended may have died before it said so.
+                await lists.teller.told({key: tail.pending for key, tail in batch.tails.items() if tail.pending})
             await lists.bring(batch.tails, batch.tickets)
         full = len(taken.tails) >= _LISTS or any(tail.more for tail in taken.tails.values())
         return Round.MORE if full else Round.ALL

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Final
 
 from scrubjay.core.codec import Corrupt, from_json, split_fields
+from scrubjay.core.errors import InvalidId
 from scrubjay.core.keys import Kind
 from scrubjay.core.outputs import preview
 from scrubjay.core.ports import Load, Loaded, Payload, Pending, Tail
+from scrubjay.core.scope import check_step
 
 LISTS: Final = {Kind.CHAT: Kind.CHAT, Kind.TOOL: Kind.TOOL_INDEX, Kind.TOOL_INDEX: Kind.TOOL_INDEX}
 """The list that is read for what a kind shows, where that may be written behind."""
@@ -50,8 +52,8 @@ def by_step(pending: Sequence[Pending]) -> dict[int, Pending]:
     """Return the last tool output of each step; what is none, and waits for being set aside, is left out."""
     found = {}
     for each in pending:
-        with suppress(Corrupt, TypeError, KeyError):
-            found[int(from_json(each.item)["step"])] = each
+        with suppress(Corrupt, InvalidId, TypeError, KeyError):
+            found[check_step(from_json(each.item)["step"])] = each
     return found
 
 

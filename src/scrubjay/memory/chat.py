@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
+from sys import getsizeof
 from typing import Any, Final, TypeVar
 
 from scrubjay.cache.decoded import Decoded
@@ -41,7 +42,7 @@ from scrubjay.memory.services import Services
 
 T = TypeVar("T")
 _WORDS_BYTES: Final = 250
-"""About what a message takes in memory that is nothing but words, besides these: to measure it would cost more."""
+"""What a message takes in memory that is nothing but words, besides these: to measure all of it would cost more."""
 
 
 def source(
@@ -275,8 +276,8 @@ class Chat:
         for number, each in zip(done.numbers, new, strict=True):
             message = Message.make(dict(each.body), number, each.id, done.at_ms, each.tokens, each.encoding)
             messages.append(message)
-            words = len(message) == 2 and type(message["content"]) is str
-            size += _WORDS_BYTES + 2 * len(each.raw) if words else deep_size(message)
+            words = message["content"] if len(message) == 2 else None
+            size += _WORDS_BYTES + getsizeof(words) if type(words) is str else deep_size(message)
         mutation = None
         if not done.told:
             previous = done.version - len(new)

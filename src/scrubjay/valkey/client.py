@@ -150,7 +150,7 @@ class ValkeyClient:
         return replies
 
     async def ask(self, packed: bytes, key: str = "") -> Any:  # noqa: ARG002 - all keys are here
-        """Send one packed command, no script, and return its reply: the short way for the most frequent reads.
+        """Send one packed command, and return its reply: the short way, on which no script is sent anew.
 
         Raises:
             CacheUnavailable: The server did not answer in time, or does not serve.

@@ -133,7 +133,7 @@ class ClusterClient:
         _put(results, groups, replies)
 
     async def ask(self, packed: bytes, key: str) -> Any:
-        """Send one packed command, no script, and return its reply; what has moved is asked for where it is now."""
+        """Send one packed command, and return its reply; what has moved is asked for where it is now."""
         slots = self.map or await self._known()
         slot = slot_of(key)
         reply = await self._client(self._holder(slots, slot)).ask(packed)

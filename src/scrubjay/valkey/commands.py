@@ -136,7 +136,7 @@ class Client(Protocol):
         ...
 
     async def ask(self, packed: bytes, key: str) -> Any:
-        """Send one command, packed, no script, and return its reply.
+        """Send one command, packed, and return its reply; a script that the server does not know is not sent anew.
 
         Args:
             packed: The command.

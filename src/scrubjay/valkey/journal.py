@@ -53,7 +53,7 @@ DEAD_S: Final = 10.0
 
 _UNIT: Final = 2**32
 """In one count of a shard: what is below it are bytes, what is above it are entries."""
-_MAX_PLACES: Final = 20_000
+_MAX_PLACES: Final = 4_000
 _Told = tuple[bytes | str | int, ...]
 _NO_CACHE: Final[_Told] = ("", 0, 0, "", "", "")
 _EMPTY: Final = b"$0\r\n\r\n"

@@ -74,11 +74,19 @@ if length == #entries then redis.call('XADD', KEYS[3], '*', 'l', ARGV[5]) end
 if not KEYS[5] then return reply end
 
 -- The process that appends knows of it: where nobody else listens, nothing has to be said. Its line has both channels or
--- none, so one subscriber of each is that line.
+-- none, so one subscriber of each is that line. A replica passes on what is published, and may have other listeners; also
+-- one that was here not long ago and comes back: as long as that is possible, there is a backlog for it.
+local function alone(channel, own)
+  local heard = redis.pcall('PUBSUB', 'NUMSUB', channel, own)
+  if heard[2] ~= 1 or heard[4] ~= 1 then return false end
+  local facts = redis.pcall('INFO', 'replication')
+  return type(facts) == 'string' and string.find(facts, 'connected_slaves:0\r', 1, true)
+    and string.find(facts, 'repl_backlog_active:0\r', 1, true) and string.find(facts, 'role:master\r', 1, true)
+end
+
 local channel, line = ARGV[9], ''
 if channel ~= '' then
-  local heard = redis.pcall('PUBSUB', 'NUMSUB', channel, ARGV[10])
-  if heard[2] == 1 and heard[4] == 1 then channel = '' end
+  if alone(channel, ARGV[10]) then channel = '' end
   line = '1;' .. ARGV[11] .. ';c;' .. version .. ';' .. KEYS[5]
 end
 local key, leased = KEYS[5], redis.call('EXISTS', KEYS[6]) == 1
