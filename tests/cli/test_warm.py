@@ -22,6 +22,7 @@ from scrubjay.cli.warm_state import State
 from scrubjay.core.clock import SystemClock
 from scrubjay.core.ports import Activity
 from scrubjay.core.scope import Scope
+from scrubjay.sessions.warming import BATCH
 from scrubjay.testing.servers import ValkeyServer
 from tests.waiting import wait_until
 
@@ -231,11 +232,11 @@ def test_a_cache_that_is_not_there(run: Run, place: Place) -> None:
 def test_it_goes_on_where_it_was_ended(
     run: Run, place: Place, tmp_path: Path, by_file: bool, how: signal.Signals
 ) -> None:
-    names = [f"u{number:03}" for number in range(150)]
+    names = [f"u{number:04}" for number in range(3 * BATCH)]
     place.fill_many(names)
     who = ["--from-file", str(listed(tmp_path / "users.txt", *names))] if by_file else ["--recent", "1h"]
     arguments = ["warm", "--tenant", "acme", *who, *place.options]
-    # 50 users at once, and a pause of ten seconds after each.
+    # A long pause after each batch.
     with subprocess.Popen(
         command(*arguments, "--rate", "5", "--concurrency", "1"),
         stdout=subprocess.PIPE,
@@ -243,14 +244,14 @@ def test_it_goes_on_where_it_was_ended(
         env={**os.environ, "SCRUBJAY_TOKENIZER": "heuristic"},
     ) as running:
         try:
-            begun = partial(_come_to, place, 50)
+            begun = partial(_come_to, place, BATCH)
             wait_until(begun, "it has begun", patience_s=60)
             running.send_signal(how)
             _, err = running.communicate(timeout=30)
         finally:
             running.kill()
     (state,) = place.states()
-    assert 50 <= state["users"] < 150
+    assert BATCH <= state["users"] < len(names)
     assert state["last"] == names[state["users"] - 1]
     if how != signal.SIGKILL:
         assert running.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
@@ -258,12 +259,12 @@ def test_it_goes_on_where_it_was_ended(
     other = run("warm", "--tenant", "globex", *who, *place.options, "--resume", "--json")
     assert other.json["resumed_after"] == 0, "that is another one"
     found = run(*arguments, "--resume", "--json").json
-    assert (found["resumed_after"], found["users"]) == (state["users"], 150 - state["users"])
+    assert (found["resumed_after"], found["users"]) == (state["users"], len(names) - state["users"])
     assert found["stopped"] is None
     assert place.states() == []
-    for name in (names[0], names[75], names[149]):
+    for name in (names[0], names[len(names) // 2], names[-1]):
         assert place.is_warm(name)
-    assert run(*arguments, "--resume", "--json").json["users"] == 150, "there is nothing to go on from"
+    assert run(*arguments, "--resume", "--json").json["users"] == len(names), "there is nothing to go on from"
 
 
 def test_a_state_that_cannot_be_read_or_written(run: Run, place: Place) -> None:

@@ -27,6 +27,7 @@ from scrubjay.core.ports import (
     JournalKey,
     Load,
     Loaded,
+    Mark,
     Mutation,
     NewEntry,
     NewJob,
@@ -232,14 +233,16 @@ class JournalledStore:
 
     async def sweep(self, kind: str, before_ms: int, limit: int) -> int:
         """Delete some of what is older than a time; what is open in the journal is sealed for it."""
+        gone = 0
         for _ in range(TRIES):
             try:
-                return await self.inner.sweep(kind, before_ms, limit)
+                return gone + await self.inner.sweep(kind, before_ms, limit - gone)
             except WrittenBehind as error:
+                gone += error.gone
                 if error.key is None:
                     raise
                 await self._lists.shut(error.key)
-        return 0
+        return gone
 
     async def session_close(
         self,
@@ -266,7 +269,7 @@ class JournalledStore:
             marks = await self.inner.behind_marks(scope)
             if not marks:
                 break
-            steps += await self._steps([mark.key for mark in marks if mark.key.kind is Kind.TOOL_INDEX])
+            steps += await self._steps([mark for mark in marks if mark.key.kind is Kind.TOOL_INDEX])
             # Sealed first: whoever appends from here on opens the list anew, and finds its session gone after that.
             for mark in marks:
                 counts.discarded += await journal.discard(mark.key, mark.epoch)
@@ -279,11 +282,17 @@ class JournalledStore:
             counts.discarded += await journal.discard(JournalKey(owner, kind, name), epoch)
         return replace(erased, names=[*erased.names, *steps])
 
-    async def _steps(self, keys: Sequence[JournalKey]) -> list[tuple[Scope, Kind, str, int]]:
+    async def _steps(self, marks: Sequence[Mark]) -> list[tuple[Scope, Kind, str, int]]:
         """Return the names of tool outputs that are pending: they may be cached, and the store does not know them."""
         found = []
-        for key in keys:
+        for mark in marks:
+            key = mark.key
+            # Then none comes after these.
+            await self._lists.journal.seal(key, mark.epoch)
             (tail,) = await self._lists.journal.tails([key], MOST_MERGED)
+            if tail.more:
+                # The store knows all that it erases.
+                await self._lists.drain(key)
             found += [(key.scope, Kind.TOOL, key.name, step) for step in by_step(tail.pending)]
         return found
 

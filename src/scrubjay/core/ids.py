@@ -14,7 +14,8 @@ def new_id(now_ms: int) -> str:
     """Return a unique id of 32 hexadecimal digits: 48 bits of time and 80 random ones, much like a UUID of version 7.
 
     In an index of random ids each new one stands on a page of its own, which has to be read and written; ids in the
-    order of their times share the last page. (RFC 9562, section 5.7.)
+    order of their times share the last page. (RFC 9562, section 5.7.) Processes that are started from one image of a
+    process's memory may give the same random digits, and differ by their times alone.
 
     Args:
         now_ms: The wall time, in milliseconds since the Unix epoch.

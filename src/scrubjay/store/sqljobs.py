@@ -114,7 +114,7 @@ class SqlJobs:
             try:
                 gone += await self._of_owner(kind, scope, session, before_ms, limit - gone, now)
             except WrittenBehind as error:
-                error.key = JournalKey(scope, sweeps.LISTS[kind], session)
+                error.key, error.gone = JournalKey(scope, sweeps.LISTS[kind], session), gone
                 raise
             if gone >= limit:
                 break

@@ -45,9 +45,11 @@ class WrittenBehind(JournalUnavailable):
 
     Attributes:
         key: The list, where the caller has not named it; None where it has.
+        gone: How many rows were deleted before, where many things are deleted one after the other.
     """
 
     key: JournalKey | None = None
+    gone: int = 0
 
 
 class NewEntry(NamedTuple):
