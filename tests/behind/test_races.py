@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scrubjay.core.ports import Mark
+from scrubjay.core.ports import JournalKey, Mark, Tail
 from scrubjay.testing.schedule import Scheduler, explore
 from tests.behind.conftest import behind, chat_of, say, shown, stored
 from tests.coherence import heard
@@ -102,3 +102,33 @@ async def test_idle_sessions_need_no_journal(open_behind: Open) -> None:
     await say(one, "b")
     await heard(two.jay)
     assert await shown(two) == ["a", "b"]
+
+
+async def test_a_list_that_is_opened_while_it_is_taken_for_lost(open_behind: Open) -> None:
+    """Who marked it was long about opening it: what it has acknowledged by then comes to the store all the same."""
+    slow, searcher = [await open_behind() for _ in range(2)]
+    await say(slow, "first")
+    await behind(slow).flusher.everything(release=True)
+    key = chat_of(slow)._journal_key
+    store, journal = behind(slow).lists._store, behind(slow).journal
+    epoch = f"{slow.engine.services.clock.now_ms() - 60_000:x}-slow"
+    opened = await store.behind_open(key, epoch)
+    assert opened.epoch == epoch
+    tails, first = behind(searcher).journal.tails, True
+
+    async def looked(keys: Sequence[JournalKey], most: int) -> list[Tail]:
+        nonlocal first
+        found = await tails(keys, most)
+        if first:
+            first = False
+            await journal.open(key, opened)
+            await say(slow, "second")
+        return found
+
+    behind(searcher).journal.tails = looked  # type: ignore[method-assign]
+    await behind(searcher).flusher.search()
+    assert not first
+    await behind(slow).flusher.flush()
+    assert await stored(slow) == ["first", "second"]
+    assert await shown(searcher) == ["first", "second"]
+    assert behind(searcher).lists.counts.discarded == behind(slow).lists.counts.discarded == 0

@@ -130,16 +130,11 @@ class Flusher:
         journal = self._lists.journal
         async for marks in self._marked():
             tails = await journal.tails([mark.key for mark in marks], 0)
-            lost = [
-                mark
-                for mark, tail in zip(marks, tails, strict=True)
-                if tail.epoch != mark.epoch and self._lists.old(mark.epoch) and await journal.seal(mark.key, mark.epoch)
-            ]
-            for mark in lost:
-                self._lists.lost(mark.key)
-            await self._store.behind_release(lost, leap=True)
-            for mark in lost:
-                await journal.release(mark.key, mark.epoch)
+            for mark, tail in zip(marks, tails, strict=True):
+                if tail.epoch != mark.epoch and self._lists.old(mark.epoch):
+                    # Somebody may be opening it after all, and have it take appends before it is sealed: never is a
+                    # mark taken away before what is pending has been brought over.
+                    await self._lists.shut(mark.key)
 
     async def everything(self, *, release: bool, progress: Callable[[int], None] | None = None) -> int:
         """Bring all that is pending to the store, whoever has taken it; return how many lists were looked at.
