@@ -136,12 +136,12 @@ class MemoryJournal:
         if idle and known.pending:
             return False
         known.epoch, known.open = epoch, False
+        self.server.sealed.add(epoch)
         return True
 
     async def release(self, key: JournalKey, epoch: str) -> None:
         known = self._of(key)
         if not known.open and known.epoch in ("", epoch):
-            self.server.sealed.add(epoch)
             self.server.idle.discard(key)
 
     async def discard(self, key: JournalKey, epoch: str) -> int:

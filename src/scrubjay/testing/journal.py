@@ -266,6 +266,18 @@ class JournalSuite:
                 assert await journal.open(CHAT, opened(f"e{late}")) is Opening.SEALED
                 assert await journal.append(CHAT, [entry()]) is Refusal.CLOSED
 
+    async def test_what_was_sealed_is_never_opened_again_also_before_it_is_released(self, rig: JournalRig) -> None:
+        """Its mark is gone, others have come and gone, and who sealed it has died, or is late: so is who opens it."""
+        journal = rig.journal
+        for number in range(1, 6):
+            assert await journal.open(CHAT, opened(f"e{number}")) is Opening.NEW
+            if number % 2:
+                await journal.release(CHAT, f"e{number - 1}")
+            assert await journal.seal(CHAT, f"e{number}")
+            for late in range(1, number + 1):
+                assert await journal.open(CHAT, opened(f"e{late}")) is Opening.SEALED
+                assert await journal.append(CHAT, [entry()]) is Refusal.CLOSED
+
     async def test_a_seal_of_what_was_never_opened(self, rig: JournalRig) -> None:
         journal = rig.journal
         assert await journal.seal(CHAT, "e1")

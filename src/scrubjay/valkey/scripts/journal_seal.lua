@@ -22,7 +22,12 @@ if what == 'idle' and redis.call('EXISTS', KEYS[2]) == 1 then return -1 end
 if what == 'release' and redis.call('HEXISTS', KEYS[1], 'o') == 1 then return -1 end
 -- A field less takes no memory, of which there may be none left.
 redis.call('HDEL', KEYS[1], 'o')
-if not known and epoch ~= '' then redis.call('HSET', KEYS[1], 'e', epoch) end
+if epoch ~= '' then
+  if not known then redis.call('HSET', KEYS[1], 'e', epoch) end
+  -- Now, and not when it is released: its mark may be gone before that, another epoch have been opened and sealed in its
+  -- place, and who was to open this one come only then.
+  redis.call('SET', KEYS[5], '1', 'PX', ms)
+end
 local dropped = 0
 if what == 'discard' then
   local bytes = 0
@@ -35,7 +40,6 @@ if what == 'discard' then
   end
 end
 if what == 'release' or what == 'discard' then
-  if epoch ~= '' then redis.call('SET', KEYS[5], '1', 'PX', ms) end
   redis.call('PEXPIRE', KEYS[1], ms)
   redis.call('ZREM', KEYS[4], ARGV[4])
 end
