@@ -8,16 +8,10 @@ from typing import Any
 import pytest
 
 from scrubjay.core.ports import JournalKey, Mark, Tail
-from scrubjay.testing.schedule import Scheduler, explore
 from tests.behind.conftest import behind, chat_of, say, shown, stored
+from tests.behind.racing import flushes, raced, shuts
 from tests.coherence import heard
 from tests.coherence.conftest import Open, Process
-
-RUNS = 25
-
-
-async def _flushes(process: Process, session: str) -> None:
-    await behind(process).flusher.flush()
 
 
 async def _says_system(process: Process, session: str) -> None:
@@ -28,21 +22,15 @@ async def _says(process: Process, session: str) -> None:
     await say(process, "b1", "b2", session=session)
 
 
-async def _shuts(process: Process, session: str) -> None:
-    for mark in await behind(process).lists._store.behind_marks():
-        await behind(process).lists.shut(mark.key)
-
-
 async def _counts(process: Process, session: str) -> None:
     await chat_of(process, session).count()
 
 
 @pytest.mark.parametrize("coherence", ["pubsub", "tracking"])
-@pytest.mark.parametrize("does", [_flushes, _says_system, _says, _shuts, _counts], ids=lambda does: does.__name__)
+@pytest.mark.parametrize("does", [flushes, _says_system, _says, shuts, _counts], ids=lambda does: does.__name__)
 async def test_whatever_comes_first(open_behind: Open, does: Any, coherence: str) -> None:
     """One speaks and reads, another reads, and a third one does something else: in the end all see the same."""
     speaker, reader, third = [await open_behind(coherence=coherence) for _ in range(3)]
-    run = 0
 
     async def speak(session: str) -> None:
         for text in ("a1", "a2"):
@@ -54,31 +42,22 @@ async def test_whatever_comes_first(open_behind: Open, does: Any, coherence: str
         second = await shown(reader, session=session)
         assert second[: len(first)] == first, "what was there stays there"
 
-    async def make(scheduler: Scheduler) -> Sequence[Coroutine[Any, Any, Any]]:
-        nonlocal run
-        run += 1
-        session = f"s{run}"
+    async def begin(session: str) -> None:
         await say(speaker, "begun", session=session)
         for process in (speaker, reader):
             await shown(process, session=session)
-        await heard(speaker.jay, reader.jay, third.jay)
-        for process in (speaker, reader, third):
-            process.faults.inner = scheduler
-        return [speak(session), read(session), does(third, session)]
 
-    async def check() -> None:
-        for process in (speaker, reader, third):
-            process.faults.inner = None
-            await process.quiet()
-        await heard(speaker.jay, reader.jay, third.jay)
-        session = f"s{run}"
+    async def check(session: str) -> None:
         found = [await shown(process, session=session) for process in (speaker, reader, third)]
         await behind(third).flusher.everything(release=True)
         assert found == [await stored(speaker, session)] * 3
         assert len(found[0]) == len(set(found[0]))
         assert [text for text in found[0] if text in {"begun", "a1", "a2"}] == ["begun", "a1", "a2"]
 
-    assert (await explore(make, check, limit=RUNS, seed=1)).runs == RUNS
+    def steps(session: str) -> Sequence[Coroutine[Any, Any, Any]]:
+        return [speak(session), read(session), does(third, session)]
+
+    await raced((speaker, reader, third), begin, steps, check)
 
 
 async def test_idle_sessions_need_no_journal(open_behind: Open) -> None:

@@ -18,15 +18,14 @@ from scrubjay.core.ports import Load
 from scrubjay.core.scope import Scope
 from scrubjay.memory.tools import Tools
 from scrubjay.testing.faults import Fail, LoseReply
-from scrubjay.testing.schedule import Scheduler, explore
 from scrubjay.testing.servers import ValkeyServer
 from tests.behind.conftest import BEHIND, behind, pending, say, shown
+from tests.behind.racing import flushes, raced, shuts
 from tests.coherence import heard
 from tests.coherence.conftest import Open, Process
 from tests.waiting import until_told
 
 APART = pytest.mark.parametrize("apart", [False, True], ids=["beside the cache", "on a server of its own"])
-RUNS = 25
 LARGE = 20_000
 """A preview stands for it in the index, and the journal takes it."""
 
@@ -400,10 +399,6 @@ async def test_inside_a_transaction_what_is_written_behind_is_refused(
 # --- races
 
 
-async def _flushes(process: Process, session: str) -> None:
-    await behind(process).flusher.flush()
-
-
 async def _records(process: Process, session: str) -> None:
     await record(process, "b1", session=session)
     await tools_of(process, session).record(step=1, output="begun again")
@@ -413,17 +408,11 @@ async def _records_large(process: Process, session: str) -> None:
     await record(process, "x" * MOST_OUTPUT_BYTES, session=session)
 
 
-async def _shuts(process: Process, session: str) -> None:
-    for mark in await behind(process).lists._store.behind_marks():
-        await behind(process).lists.shut(mark.key)
-
-
 @APART
-@pytest.mark.parametrize("does", [_flushes, _records, _records_large, _shuts], ids=lambda does: does.__name__)
+@pytest.mark.parametrize("does", [flushes, _records, _records_large, shuts], ids=lambda does: does.__name__)
 async def test_whatever_comes_first(open_behind: Open, journal_server: ValkeyServer, does: Any, apart: bool) -> None:
     """One records and reads, another reads, and a third one does something else: in the end all see the same."""
     speaker, reader, third = [await open_behind(**settings(journal_server, apart)) for _ in range(3)]
-    run = 0
 
     async def speak(session: str) -> None:
         for text in ("a1", "a2"):
@@ -437,24 +426,12 @@ async def test_whatever_comes_first(open_behind: Open, journal_server: ValkeySer
         assert first.keys() <= second.keys(), "what was there stays there"
         assert await got(reader, 1, session) in ("begun", "begun again")
 
-    async def make(scheduler: Scheduler) -> Sequence[Coroutine[Any, Any, Any]]:
-        nonlocal run
-        run += 1
-        session = f"s{run}"
+    async def begin(session: str) -> None:
         await record(speaker, "begun", session=session)
         for process in (speaker, reader):
             await listed(process, session)
-        await heard(speaker.jay, reader.jay, third.jay)
-        for process in (speaker, reader, third):
-            process.faults.inner = scheduler
-        return [speak(session), read(session), does(third, session)]
 
-    async def check() -> None:
-        for process in (speaker, reader, third):
-            process.faults.inner = None
-            await process.quiet()
-        await heard(speaker.jay, reader.jay, third.jay)
-        session = f"s{run}"
+    async def check(session: str) -> None:
         found = [await listed(process, session) for process in (speaker, reader, third)]
         first = [await got(process, 1, session) for process in (speaker, reader, third)]
         await behind(third).flusher.everything(release=True)
@@ -463,4 +440,7 @@ async def test_whatever_comes_first(open_behind: Open, journal_server: ValkeySer
         texts = [*found[0].values()]
         assert [text for text in texts if text in ("a1", "a2")] == ["a1", "a2"]
 
-    assert (await explore(make, check, limit=RUNS, seed=1)).runs == RUNS
+    def steps(session: str) -> Sequence[Coroutine[Any, Any, Any]]:
+        return [speak(session), read(session), does(third, session)]
+
+    await raced((speaker, reader, third), begin, steps, check)
