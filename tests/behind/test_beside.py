@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from scrubjay.valkey.line import Lines
 from scrubjay.valkey.open import client_of
 from scrubjay.valkey.tier import SCRIPTS, ValkeyTier
 from scrubjay.valkey.url import parse_cache_url
+from tests.behind.listening import Subscriber
 from tests.behind.rigs import ValkeyJournalRig
 from tests.waiting import until_told
 
@@ -31,6 +31,7 @@ class Beside:
     """A journal and a cache on one server."""
 
     def __init__(self, server: ValkeyServer) -> None:
+        self.server = server
         self.rig = ValkeyJournalRig(server)
         client = client_of(parse_cache_url(server.url), deadline=30.0, scripts=SCRIPTS)
         assert isinstance(client, ValkeyClient)
@@ -144,9 +145,9 @@ async def test_nobody_is_told_where_nobody_else_listens(beside: Beside, held: bo
     if held:
         await beside.raw("RPUSH", beside.key("s").key, f"1;{LIFE};g;{VERSION};k;0;w;5000")
     assert await beside.appended() == 1, "its own line is not there: somebody's may be that is not counted"
-    own = await Subscriber.open(beside, beside.lines.shared, beside.lines.own)
+    own = await Subscriber.open(beside.server, beside.lines.shared, beside.lines.own)
     assert await beside.appended() == 0
-    another = await Subscriber.open(beside, beside.lines.shared, "another's own")
+    another = await Subscriber.open(beside.server, beside.lines.shared, "another's own")
     assert await beside.appended() == 1
     await own.close()
     assert await beside.appended() == 1, "who listens now is somebody else"
@@ -159,7 +160,7 @@ async def test_all_are_told_where_a_replica_may_have_listeners() -> None:
     with ValkeyServer() as primary, ValkeyServer() as replica:
         beside, other = Beside(primary), Beside(replica)
         await beside.rig.journal.open(CHAT, opened(version=VERSION))
-        own = await Subscriber.open(beside, beside.lines.shared, beside.lines.own)
+        own = await Subscriber.open(beside.server, beside.lines.shared, beside.lines.own)
         assert await beside.appended() == 0
         await other.raw("REPLICAOF", "127.0.0.1", primary.port)
         await until_told(lambda: _says(beside, "connected_slaves:1"))
@@ -174,22 +175,3 @@ async def test_all_are_told_where_a_replica_may_have_listeners() -> None:
 
 async def _says(beside: Beside, what: str) -> bool:
     return what in await beside.info("replication")
-
-
-class Subscriber:
-    """A connection that listens."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    @classmethod
-    async def open(cls, beside: Beside, *channels: str) -> Subscriber:
-        reader, writer = await asyncio.open_connection("127.0.0.1", beside.rig.server.port)
-        writer.write(f"SUBSCRIBE {' '.join(repr(each) for each in channels)}\r\n".encode())
-        for _ in channels:
-            await reader.readuntil(b":")
-        return cls(reader, writer)
-
-    async def close(self) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from scrubjay import ToolResultWithoutCall
+from scrubjay.core.ports import Miss, MissReason
 from scrubjay.testing.servers import ValkeyServer
 from tests.behind.conftest import behind, chat_of, pending, say, shown, stored
 from tests.coherence import heard
@@ -106,6 +107,41 @@ async def test_what_was_read_stays_as_it_was(open_behind: Open) -> None:
     assert [message["content"] for message in await chat.recent(50)] == [*"abcd"]
     assert read == before
     assert [len(each) for each in read] == [0, 1, 1, 1]
+
+
+@EACH_WAY
+async def test_what_one_process_holds_alone_others_find_whole(open_behind: Open, coherence: str) -> None:
+    """The only process leaves the cached list behind; whoever comes later finds all, and hears of what follows."""
+    one = await open_behind(coherence=coherence)
+    await say(one, "a")
+    await shown(one)
+    await heard(one.jay)
+    await shown(one)
+    await say(one, *"bcd")
+    two = await open_behind(coherence=coherence)
+    await say(one, "e")
+    assert await shown(two) == [*"abcde"]
+    await heard(two.jay)
+    assert await shown(two) == [*"abcde"]
+    for text in "fgh":
+        await say(one, text)
+        await heard(two.jay)
+        assert (await shown(two))[-1] == (await shown(one))[-1] == text
+    await behind(one).flusher.flush()
+    await say(one, "i")
+    await heard(two.jay)
+    assert await shown(two) == await shown(one) == [*"abcdefghi"]
+
+
+async def test_what_is_loaded_past_the_shared_cache_is_not_kept(open_behind: Open) -> None:
+    """Whoever appends tells only those who have read from there."""
+    one = await open_behind()
+    await say(one, "a")
+    source, load = chat_of(one)._list, one.engine.aside.flights.load
+    (past,) = await load([(source, Miss(MissReason.UNAVAILABLE))])
+    assert (past.count, past.journal != "", past.lasting) == (1, True, False)
+    (leased,) = await load([(source, None)])
+    assert (leased.count, leased.lasting) == (1, True)
 
 
 @EACH_WAY

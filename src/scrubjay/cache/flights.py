@@ -318,6 +318,9 @@ class Flights:
         for (flight, miss), loaded in zip(flights, found, strict=True):
             key = flight.source.read.key
             parts.floors.loaded(key.key, loaded.version, since)
+            if loaded.journal and miss.lease is None:
+                # Whoever appends to it tells only those of whom the shared cache knows.
+                loaded.lasting = False
             fill = None if miss.lease is None else filling(self._parts, flight.source, loaded, cost_ms, miss)
             if fill is not None:
                 loaded.fresh_until_ms = fill.loaded.fresh_until_ms

@@ -71,13 +71,14 @@ class Growing:
         self._tell = tell
 
     async def append(
-        self, source: Source[Any], commit: Callable[[], Coroutine[Any, Any, Grown[T] | None]]
+        self, source: Source[Any], commit: Callable[[bool], Coroutine[Any, Any, Grown[T] | None]]
     ) -> Grown[T] | None:
         """Append to a list.
 
         Args:
             source: The list, as it is read.
-            commit: Appends; None if it could not be done so, and nothing was.
+            commit: Appends, and is told whether this process holds the list; None if it could not be done so, and
+                nothing was.
         """
         start = self._clock.monotonic()
         key = source.read.key
@@ -88,7 +89,7 @@ class Growing:
             if entry is not None:
                 ticket = self._l1.ticket(key.key, key.generation, key.tenant)
         try:
-            grown = await commit()
+            grown = await commit(entry is not None)
         except BaseException:
             # It may have been done.
             self._let_go(ticket)

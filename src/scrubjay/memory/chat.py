@@ -268,8 +268,8 @@ class Chat:
                     return grown.items
         return await self._through(new)
 
-    async def _behind(self, journal: ChatJournal, new: Sequence[NewMessage]) -> Grown[Message] | None:
-        done = await journal.append(self._journal_key, new, self._growth)
+    async def _behind(self, journal: ChatJournal, new: Sequence[NewMessage], held: bool) -> Grown[Message] | None:
+        done = await journal.append(self._journal_key, new, self._growth_held if held else self._growth)
         if done is None:
             return None
         messages, size = [], 0
@@ -292,6 +292,11 @@ class Chat:
     def _growth(self) -> Mutation:
         """How an append changes the cached list, but for versions and items."""
         return Mutation(self._list.read.key, Op.APPEND, keep=self._list.keep, ttl_ms=self._list.ttl_ms)
+
+    @cached_property
+    def _growth_held(self) -> Mutation:
+        """The same where this process holds the list."""
+        return replace(self._growth, later=True)
 
     async def _through(self, new: Sequence[NewMessage]) -> list[Message]:
         services = self._services

@@ -42,15 +42,15 @@ class Script:
         object.__setattr__(self, "sha", digest)
 
     @classmethod
-    def packaged(cls, name: str, *, function: str = "") -> Script:
+    def packaged(cls, name: str, *functions: str) -> Script:
         """Return the script `scripts/<name>.lua` of this package.
 
         Args:
             name: Its name.
-            function: Another one that it calls, as a function of that name; empty for none.
+            functions: Others that it calls, as functions of those names; each may call those before it.
         """
-        before = f"local function {function}(KEYS, ARGV)\n{_text(function)}end\n" if function else ""
-        return cls(name, before + _text(name))
+        before = [f"local function {each}(KEYS, ARGV)\n{_text(each)}end\n" for each in functions]
+        return cls(name, "".join(before) + _text(name))
 
     def command(self, keys: Sequence[str], arguments: Iterable[bytes | str | int]) -> Command:
         """Return the command that runs it; its keys must live in one slot."""

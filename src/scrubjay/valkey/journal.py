@@ -38,11 +38,11 @@ from scrubjay.valkey.journal_keys import JournalKeys, key_of, name_of, pending_o
 from scrubjay.valkey.tier import ValkeyTier
 from scrubjay.valkey.wire import pack
 
-APPEND: Final = Script.packaged("journal_append", function="apply")
+APPEND: Final = Script.packaged("journal_append", "settle", "apply")
 OPEN: Final = Script.packaged("journal_open")
 SEAL: Final = Script.packaged("journal_seal")
 TAIL: Final = Script.packaged("journal_tail")
-DONE: Final = Script.packaged("journal_done")
+DONE: Final = Script.packaged("journal_done", "settle")
 JOURNAL_SCRIPTS: Final = (APPEND, OPEN, SEAL, TAIL, DONE)
 
 GROUP: Final = "flush"
@@ -55,7 +55,7 @@ _UNIT: Final = 2**32
 """In one count of a shard: what is below it are bytes, what is above it are entries."""
 _MAX_PLACES: Final = 4_000
 _Told = tuple[bytes | str | int, ...]
-_NO_CACHE: Final[_Told] = ("", 0, 0, "", "", "")
+_NO_CACHE: Final[_Told] = ("", 0, 0, "", "", "", 0)
 _EMPTY: Final = b"$0\r\n\r\n"
 _SYNCING: Final = ("appendfsync", "no-appendfsync-on-rewrite")
 _MOVED: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
@@ -94,6 +94,7 @@ class ValkeyJournal:
         dead_s: float = DEAD_S,
     ) -> None:
         self.client = client
+        self._hot = keys
         self._keys = JournalKeys(keys, store, shards)
         self._consumer = consumer
         self.durability = durability
@@ -363,6 +364,8 @@ class ValkeyJournal:
             self._keys.known(name), self._keys.pending(name), self._keys.streams[shard], self._keys.counts(shard),
             self._keys.idle(shard), self._keys.aside(shard),
         ]  # fmt: skip
+        if self.cache is not None:
+            keys.append(self._hot.of(key.kind, key.scope, key.name).key)
         _checked(await self._one(DONE.command(keys, (epoch, through, why, GROUP, name, *tickets))))
 
     async def _tails(self, names: Sequence[str], most: int) -> list[Tail]:

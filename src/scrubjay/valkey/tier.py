@@ -37,9 +37,9 @@ GENERATION_MS = 30 * DAY
 MAX_READS = 64
 """The most reads that one script call answers: the server does nothing else meanwhile."""
 
-READ: Final = Script.packaged("read")
+READ: Final = Script.packaged("read", "settle")
 FILL: Final = Script.packaged("fill")
-APPLY: Final = Script.packaged("apply")
+APPLY: Final = Script.packaged("apply", "settle")
 PUT: Final = Script.packaged("put")
 PUSH: Final = Script.packaged("push")
 TELL: Final = Script.packaged("tell")
@@ -377,6 +377,7 @@ class ValkeyTier:
         """Return the arguments by which a journal's script applies an append in its own step."""
         return (
             self._lives.of(mutation.key.tenant), mutation.keep, mutation.ttl_ms, self._shared, self._own, self._sender,
+            1 if mutation.later else 0,
         )  # fmt: skip
 
     def told_beside(self, key: HotKey) -> None:

@@ -135,6 +135,8 @@ class Mutation:
         op: PUT and REPLACE take `fields`, DELETE takes `fields`' keys, APPEND takes `items`, TRIM takes `keep`.
         keep: APPEND and TRIM: the most items that stay.
         ttl_ms: The new time to live in milliseconds; 0 for none.
+        later: APPEND: whether the entry may get it only when it is read, as long as nobody else holds it: who makes it
+            has the list in memory.
     """
 
     key: HotKey
@@ -145,6 +147,7 @@ class Mutation:
     items: Sequence[bytes] = ()
     keep: int = 0
     ttl_ms: int = 0
+    later: bool = False
 
 
 class HotTier(Protocol):

@@ -1,6 +1,8 @@
 -- Apply one committed write to its entry, if that is complete and exactly one version behind. The lease always goes, so
 -- that no load begun before the write can fill.
 --
+-- The function `settle` stands before it: `settle.lua`.
+--
 -- KEYS: key, lease.
 -- ARGV: the store's life, operation, version, previous version, most items kept, ttl ms (0: none), the channel that
 --       changes are published on ('': none), what is published, 1 if only those need it who do not hear from the server
@@ -42,6 +44,7 @@ if op == DROP then return drop() end
 local is_list = op == APPEND or op == TRIM
 local header = redis.pcall(is_list and 'LINDEX' or 'HGET', key, is_list and 0 or '\000')
 if type(header) ~= 'string' then return drop() end
+if string.sub(header, 1, 7) == 'behind;' then header = settle({ key }, { header }) or '' end
 local incarnation, generation, shown, key_id, count, whole = string.match(header, PATTERN)
 if not incarnation or incarnation ~= ARGV[1] then return drop() end
 if tonumber(shown) >= tonumber(version) then return unchanged(2) end

@@ -1,12 +1,14 @@
 -- Append to a list that is open in the journal: all of it or nothing.
 --
--- The function `apply` stands before it: `apply.lua`, by which a cache on the same server is told in the same step.
+-- The functions `settle` and `apply` stand before it: `apply.lua`, by which a cache on the same server is told in the
+-- same step.
 --
 -- KEYS: what is known of the list, what is pending of it, its shard's stream, its shard's counts; then, if the cache is on
 --       this server, the list's key there, and its lease.
 -- ARGV: the server's life, the epoch under which it must be open ('': any), the most entries and the most bytes that may
 --       be pending in the shard, the list's name in the stream; for the cache the store's life, the most items kept, ttl ms,
---       the channel that changes are published on, the one of the process that publishes, and its name; then each entry:
+--       the channel that changes are published on, the one of the process that publishes, its name, and 1 if that holds the
+--       list in its memory; then each entry:
 --       '' for one that has nothing special, or its number (-1: the next), its id ('': none), the call that it answers
 --       ('': none), how many calls it makes, and those; then the text before its number and the text after it.
 -- Returns why not, as text; or the list's epoch, its version (negative, if a number was not above those before it: then
@@ -21,7 +23,7 @@ local number, version, place = tonumber(known[3]), tonumber(known[4]), tonumber(
 local reply, entries, items, bytes = { known[2], '' }, {}, {}, 0
 local rising = true
 local gained, lost = {}, {} -- fields of what is known: ids and calls
-local at = 12
+local at = 13
 while ARGV[at] do
   local mine = number + 1
   if ARGV[at] == '' then
@@ -73,6 +75,13 @@ for field in pairs(lost) do redis.call('HDEL', KEYS[1], field) end
 if length == #entries then redis.call('XADD', KEYS[3], '*', 'l', ARGV[5]) end
 if not KEYS[5] then return reply end
 
+local key, leased = KEYS[5], redis.call('EXISTS', KEYS[6]) == 1
+local header = redis.pcall('LINDEX', key, 0)
+local behind = 'behind;' .. ARGV[11] .. ';'
+-- The process that appends has it in memory, and left it behind when nobody else had. Whoever has read it since then has
+-- settled it first.
+if rising and not leased and type(header) == 'string' and string.sub(header, 1, #behind) == behind then return reply end
+
 -- The process that appends knows of it: where nobody else listens, nothing has to be said. Its line has both channels or
 -- none, so one subscriber of each is that line. A replica passes on what is published, and may have other listeners; also
 -- one that was here not long ago and comes back: as long as that is possible, there is a backlog for it.
@@ -84,20 +93,21 @@ local function alone(channel, own)
     and string.find(facts, 'repl_backlog_active:0\r', 1, true) and string.find(facts, 'role:master\r', 1, true)
 end
 
-local channel, line = ARGV[9], ''
+local channel, line, later = ARGV[9], '', false
 if channel ~= '' then
-  if alone(channel, ARGV[10]) then channel = '' end
-  line = '1;' .. ARGV[11] .. ';c;' .. version .. ';' .. KEYS[5]
+  if alone(channel, ARGV[10]) then channel, later = '', ARGV[12] == '1' end
+  line = '1;' .. ARGV[11] .. ';c;' .. version .. ';' .. key
 end
-local key, leased = KEYS[5], redis.call('EXISTS', KEYS[6]) == 1
-local header = redis.pcall('LINDEX', key, 0)
 if leased or header then
-  -- What is most frequent is done here, and not there: one item after a list that is just one version behind.
+  -- What is most frequent is done here, and not there: a list that is just one append behind.
   local before_, life, shown, rest, count, whole
-  if rising and not leased and #items == 1 and type(header) == 'string' then
+  if rising and not leased and type(header) == 'string' then
     before_, life, shown, rest, count, whole = string.match(header, '^(1;([^;]+);[^;]+;)(%d+)(;[^;]+;)(%d+);([wp]);')
   end
-  if shown == known[4] and life == ARGV[6] then
+  local fits = shown == known[4] and life == ARGV[6]
+  if fits and later then
+    redis.call('LSET', key, 0, behind .. ARGV[7] .. ';' .. KEYS[1] .. ';' .. KEYS[2] .. ';' .. header)
+  elseif fits and #items == 1 then
     local held, keep = redis.call('RPUSH', key, items[1]) - 1, tonumber(ARGV[7])
     if held ~= count + 1 then
       redis.call('UNLINK', key)

@@ -1,7 +1,9 @@
 -- Forget what is in the store, or put the oldest entry aside, which the store does not take.
 --
+-- The function `settle` stands before it: `settle.lua`.
+--
 -- KEYS: what is known of the list, what is pending of it, its shard's stream, its shard's counts, its shard's idle lists,
---       its shard's entries that were put aside.
+--       its shard's entries that were put aside; then, if the cache is on this server, the list's key there.
 -- ARGV: the epoch, the place of the last entry that is done, why it is put aside ('': it is in the store), the group, the
 --       list's name, then the stream's ids that said that something was pending.
 -- Returns how many entries were forgotten.
@@ -14,6 +16,11 @@ local place = first and tonumber(string.match(first, '^%d+'))
 if place and (why == '' and place <= through or place == through) then
   local entries = redis.call('LRANGE', KEYS[2], 0, through - place)
   done = #entries
+  -- What the cached list lacks must not go before it has it.
+  local header = KEYS[7] and redis.pcall('LINDEX', KEYS[7], 0)
+  if type(header) == 'string' and string.sub(header, 1, 7) == 'behind;' and not settle({ KEYS[7] }, { header }) then
+    redis.call('UNLINK', KEYS[7])
+  end
   for i = 1, done do bytes = bytes + #entries[i] end
   if why ~= '' then
     redis.call('RPUSH', KEYS[6], cjson.encode({ list = name, why = why }) .. '\n' .. first)

@@ -1,5 +1,7 @@
 -- Read cached things of one owner. What cannot be trusted is deleted; what is missing is leased to the reader.
 --
+-- The function `settle` stands before it: `settle.lua`.
+--
 -- KEYS: the owner's generation; then, for each read, its key and its lease.
 -- ARGV: the store's life, a new random id, lease ms (0: no leases), generation ms, the channel of a reader that waits for
 --       leases ('': it does not); then, for each read, its shape, the most items wanted (0: all), 1 to slide the expiry, how
@@ -7,7 +9,7 @@
 -- Returns the generation, then for each read what the server holds, header included, or, for a miss, the integer
 --       2 * reason + (1 if leased); reasons: 0 absent, 1 outdated, 2 corrupt, 3 there is no memory for a lease, nor for a fill.
 --
--- One loop without functions: the server makes each function anew at every call, and this is the call of most reads.
+-- One loop without functions of its own: the server makes each anew at every call.
 
 local HEADER = '^1;([%w_%-]+);([%w_%-]+);(%d+);([%w_%-]+);(%d+);[wp];(%d+)([;%d]*)'
 
@@ -28,6 +30,9 @@ for i = 2, #KEYS, 2 do
     raw = redis.pcall('GET', key)
     if type(raw) == 'string' then header = raw end
   elseif shape == 'l' then
+    header = redis.pcall('LINDEX', key, 0)
+    -- One that cannot be settled is corrupt, as its header is no header.
+    if type(header) == 'string' and string.sub(header, 1, 7) == 'behind;' then settle({ key }, { header }) end
     raw = redis.pcall('LRANGE', key, last > 0 and -1 - last or 0, -1)
     actual = #raw - 1
     if last > 0 and actual == last then

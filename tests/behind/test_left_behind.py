@@ -1,0 +1,266 @@
+"""A cached list that the process which appends has left behind: whoever reads it finds all of it, or nothing.
+
+As long as nobody else can hold a list, an append leaves the cached one as it is, and says so in its header. Here that
+is held against what was appended, whatever is done in between, and by whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scrubjay.core.ports import Acknowledged, Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Read, Shape
+from scrubjay.testing.journal import CHAT, entry, opened
+from scrubjay.testing.servers import ValkeyServer
+from scrubjay.valkey.line import Lines
+from scrubjay.valkey.tier import ValkeyTier
+from tests.behind.listening import Subscriber
+from tests.behind.test_beside import LIFE, VERSION, Beside
+
+KEEP: Final = 4
+TTL_MS: Final = 60_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def left(server: ValkeyServer) -> AsyncIterator[LeftBehind]:
+    left = LeftBehind(server)
+    await left.begin()
+    yield left
+    await left.close()
+
+
+class LeftBehind(Beside):
+    """A process that appends and holds the list, another one, and all that was appended."""
+
+    def __init__(self, server: ValkeyServer) -> None:
+        super().__init__(server)
+        self.hot = self.key("s")
+        self.all: list[bytes] = []
+        self.epoch = 0
+        other = self.rig.make()
+        self.other = other.cache = ValkeyTier(self.client, LIFE, 1_000, lines=Lines(self.rig.prefix, "two"))
+        self.journals = [self.rig.journal, other]
+        self.listening: list[Subscriber] = []
+
+    async def begin(self) -> None:
+        self.listening.append(await Subscriber.open(self.server, self.lines.shared, self.lines.own))
+        await self.anew()
+
+    async def anew(self) -> None:
+        """Forget everything, and open the list."""
+        await self.raw("FLUSHALL")
+        self.all.clear()
+        self.epoch = 1
+        await self.rig.journal.open(CHAT, opened("e1", version=VERSION))
+        await self.read()
+
+    @property
+    def version(self) -> int:
+        return VERSION + len(self.all)
+
+    @property
+    def epoch_name(self) -> str:
+        return f"e{self.epoch}"
+
+    async def append(self, count: int = 1, *, by: int = 0, later: bool = True) -> None:
+        growth = Mutation(self.hot, Op.APPEND, keep=KEEP, ttl_ms=TTL_MS, later=later)
+        done = await self.journals[by].append(CHAT, [entry() for _ in range(count)], mutation=growth)
+        assert isinstance(done, Acknowledged)
+        self.all += [b'[%d,"x"]' % number for number in done.numbers]
+        assert done.version == self.version
+
+    async def header(self) -> bytes:
+        header = await self.raw("LINDEX", self.hot.key, 0)
+        return header if isinstance(header, bytes) else b""
+
+    async def is_behind(self) -> bool:
+        return (await self.header()).startswith(b"behind;")
+
+    async def answer(self) -> Hit | Miss:
+        (answer,) = await self.tier.read([Read(self.hot, Shape.LIST)])
+        return answer
+
+    async def read(self) -> bool:
+        """Read the list, and fill it where it is missing; return whether it was there, all of it."""
+        answer = await self.answer()
+        if isinstance(answer, Hit):
+            self._check(answer.loaded)
+            return True
+        if answer.lease is not None:
+            loaded = Loaded(self.version, self.all[-KEEP:], min(KEEP, len(self.all)), len(self.all) <= KEEP, TTL_MS)
+            await self.tier.fill([Fill.under(answer, self.hot, Shape.LIST, loaded)])
+        return False
+
+    def _check(self, loaded: Loaded) -> None:
+        assert loaded.version == self.version
+        assert isinstance(loaded.payload, list)
+        assert len(loaded.payload) == loaded.count == min(KEEP, len(self.all))
+        assert loaded.payload == self.all[len(self.all) - loaded.count :]
+        assert not loaded.whole or loaded.count == len(self.all)
+
+    async def flush(self, most: int) -> None:
+        """Bring some of what is pending to the store, which is not here."""
+        (tail,) = await self.rig.journal.tails([CHAT], most)
+        if tail.pending:
+            await self.rig.journal.done(CHAT, tail.epoch, tail.pending[min(most, len(tail.pending)) - 1].place)
+
+    async def reopen(self) -> None:
+        """Seal the list after all of it has been flushed, and open it again."""
+        await self.flush(10_000)
+        assert await self.rig.journal.seal(CHAT, self.epoch_name)
+        await self.rig.journal.release(CHAT, self.epoch_name)
+        self.epoch += 1
+        assert await self.rig.journal.open(CHAT, opened(self.epoch_name, len(self.all), self.version))
+
+    async def told(self) -> None:
+        """Tell the cache of the last one, as a flusher does."""
+        if self.all:
+            last = Mutation(self.hot, Op.APPEND, self.version, self.version - 1, items=self.all[-1:], keep=KEEP)
+            assert await self.other.apply([last])
+
+    async def close(self) -> None:
+        for each in self.listening:
+            await each.close()
+        await super().close()
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("append"), st.integers(1, KEEP + 2)),
+    st.tuples(st.just("append"), st.just(1)),
+    st.tuples(st.sampled_from(["without", "other", "flush"]), st.integers(1, KEEP + 2)),
+    st.tuples(st.sampled_from(["read", "told", "drop", "reopen", "lease", "expire"]), st.just(0)),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@given(steps=st.lists(STEPS, max_size=25))
+async def test_whoever_reads_finds_all_or_nothing(left: LeftBehind, steps: Sequence[tuple[str, int]]) -> None:
+    await left.anew()
+    for step, count in steps:
+        match step:
+            case "append":
+                await left.append(count)
+            case "without":
+                await left.append(count, later=False)
+            case "other":
+                await left.append(count, by=1)
+            case "flush":
+                await left.flush(count)
+            case "read":
+                await left.read()
+            case "told":
+                await left.told()
+            case "drop":
+                assert await left.tier.apply([Mutation(left.hot, Op.DROP)])
+            case "reopen":
+                await left.reopen()
+            case "lease":
+                await left.tier.lease(left.hot)
+            case "expire":
+                await left.raw("UNLINK", left.hot.key)
+    await left.raw("UNLINK", left.hot.lease)
+    await left.read()
+    assert await left.read()
+
+
+async def test_it_is_left_behind_and_settled_when_it_is_read(left: LeftBehind) -> None:
+    await left.append()
+    assert await left.is_behind()
+    before = await left.raw("LLEN", left.hot.key)
+    await left.append(3)
+    assert await left.raw("LLEN", left.hot.key) == before
+    assert await left.read(), "no store is asked"
+    assert not await left.is_behind()
+    assert await left.read()
+    ttl = await left.raw("PTTL", left.hot.key)
+    assert isinstance(ttl, int)
+    assert 0 < ttl <= TTL_MS
+
+
+async def test_it_is_settled_before_what_it_lacks_goes_from_the_journal(left: LeftBehind) -> None:
+    await left.append()
+    await left.append(6)
+    await left.flush(2)
+    assert not await left.is_behind()
+    assert await left.read()
+
+
+@pytest.mark.parametrize("what", ["nobody holds it", "others listen", "it is leased", "another one appends"])
+async def test_it_is_not_left_behind_where(left: LeftBehind, what: str) -> None:
+    if what == "others listen":
+        left.listening.append(await Subscriber.open(left.server, left.lines.shared, "two's own"))
+    if what == "it is leased":
+        await left.tier.lease(left.hot)
+    if what == "another one appends":
+        await left.append()
+    await left.append(by=int(what == "another one appends"), later=what != "nobody holds it")
+    assert not await left.is_behind()
+
+
+async def test_others_are_told_again_once_one_of_them_has_read_it(left: LeftBehind) -> None:
+    await left.append()
+    left.listening.append(await Subscriber.open(left.server, left.lines.shared, "two's own"))
+    assert await left.appended() == 0, "whoever came since then has not got it from here"
+    assert await left.is_behind()
+    left.all.append(b'[2,"x"]')
+    assert await left.read()
+    assert await left.appended() == 1
+
+
+@pytest.mark.parametrize("what", ["what is known", "what is pending", "a part of it", "its items", "its header"])
+async def test_what_cannot_be_settled_is_no_hit(left: LeftBehind, what: str) -> None:
+    await left.append(2)
+    await left.append(1)
+    keys = left.journals[0]._place(CHAT).keys  # what is known of it, what is pending
+    if what == "what is known":
+        await left.raw("UNLINK", keys[0])
+    elif what == "what is pending":
+        await left.raw("UNLINK", keys[1])
+    elif what == "a part of it":
+        await left.raw("RPOP", keys[1])
+    elif what == "its items":
+        await left.raw("RPUSH", left.hot.key, "one more")
+    else:
+        await left.raw("LSET", left.hot.key, 0, (await left.header()).replace(b";p;", b";q;").replace(b";w;", b";q;"))
+    answer = await left.answer()
+    assert isinstance(answer, Miss)
+    assert (answer.reason, answer.lease is None) == (MissReason.CORRUPT, False)
+    assert await left.raw("EXISTS", left.hot.key) == 0
+
+
+async def test_without_memory_it_is_dropped(left: LeftBehind) -> None:
+    await left.append(3)
+    assert await left.is_behind()
+    await left.raw("CONFIG", "SET", "maxmemory", 1)
+    try:
+        assert isinstance(await left.answer(), Miss)
+        await left.flush(1)
+        assert await left.raw("EXISTS", left.hot.key) == 0
+    finally:
+        await left.raw("CONFIG", "SET", "maxmemory", 0)
+    await left.raw("UNLINK", left.hot.lease)
+    assert not await left.read()
+    assert await left.read()
+
+
+async def test_many_at_once(left: LeftBehind) -> None:
+    """More than Lua's stack holds."""
+    growth = Mutation(left.hot, Op.APPEND, keep=20_000, ttl_ms=0, later=True)
+    for _ in range(4):
+        done = await left.rig.journal.append(CHAT, [entry() for _ in range(2_500)], mutation=growth)
+        assert isinstance(done, Acknowledged)
+    assert await left.is_behind()
+    answer = await left.answer()
+    assert isinstance(answer, Hit)
+    assert (answer.loaded.count, answer.loaded.version) == (10_000, VERSION + 10_000)
+    assert answer.loaded.payload == [b'[%d,"x"]' % number for number in range(1, 10_001)]
