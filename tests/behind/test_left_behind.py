@@ -187,6 +187,23 @@ async def test_it_is_left_behind_and_settled_when_it_is_read(left: LeftBehind) -
     assert 0 < ttl <= TTL_MS
 
 
+async def test_what_is_not_cached_is_left_behind_as_well(left: LeftBehind) -> None:
+    """So nobody is asked who listens at each append; whoever reads it loads it, and hears of what follows."""
+    await left.raw("UNLINK", left.hot.key)
+    await left.append(2)
+    assert await left.raw("LRANGE", left.hot.key, 0, -1) == [b"behind;one;"]
+    ttl = await left.raw("PTTL", left.hot.key)
+    assert isinstance(ttl, int)
+    assert 0 < ttl <= TTL_MS
+    await left.append(1)
+    answer = await left.answer()
+    assert isinstance(answer, Miss)
+    assert (answer.reason, answer.lease is None) == (MissReason.ABSENT, False)
+    assert await left.raw("EXISTS", left.hot.key) == 0
+    left.listening.append(await Subscriber.open(left.server, left.lines.shared, "two's own"))
+    assert await left.appended() == 1
+
+
 async def test_it_is_settled_before_what_it_lacks_goes_from_the_journal(left: LeftBehind) -> None:
     await left.append()
     await left.append(6)
@@ -234,7 +251,7 @@ async def test_what_cannot_be_settled_is_no_hit(left: LeftBehind, what: str) -> 
         await left.raw("LSET", left.hot.key, 0, (await left.header()).replace(b";p;", b";q;").replace(b";w;", b";q;"))
     answer = await left.answer()
     assert isinstance(answer, Miss)
-    assert (answer.reason, answer.lease is None) == (MissReason.CORRUPT, False)
+    assert (answer.reason, answer.lease is None) == (MissReason.ABSENT, False)
     assert await left.raw("EXISTS", left.hot.key) == 0
 
 

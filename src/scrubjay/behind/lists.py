@@ -103,7 +103,7 @@ class Lists:
                     return None
                 epoch = tail.epoch
             answer = await self.journal.append(key, entries, epoch=epoch, mutation=mutation)
-            if isinstance(answer, Acknowledged):
+            if type(answer) is Acknowledged:
                 self._count(key, answer)
                 return answer
             if answer is Refusal.CALL:

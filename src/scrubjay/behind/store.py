@@ -84,7 +84,12 @@ class JournalledStore:
 
     def takes(self, messages: Sequence[NewMessage]) -> bool:
         """Return whether messages may be written behind: not what stands in every window, outside of the list."""
-        return Kind.CHAT in self._behind and not any(each.pinned or is_system(each.body) for each in messages)
+        if Kind.CHAT not in self._behind:
+            return False
+        for each in messages:  # noqa: SIM110 - a generator costs each append more than this does
+            if each.pinned or is_system(each.body):
+                return False
+        return True
 
     async def append(self, key: JournalKey, messages: Sequence[NewMessage], mutation: Mutation) -> Behind | None:
         """Append messages to a chat in the journal; see `ChatJournal`."""
@@ -304,9 +309,12 @@ def unjournalled(store: Store) -> Store:
 
 def _entry(message: NewMessage, now_ms: int) -> NewEntry:
     known = orjson.dumps([message.id, now_ms, message.tokens, message.encoding])[1:-1]
+    after = b",%b,%b]" % (known, message.raw)
+    if not message.keyed and message.role != "tool" and "tool_calls" not in message.body:
+        return NewEntry(b"[", after)
     return NewEntry(
         b"[",
-        b",%b,%b]" % (known, message.raw),
+        after,
         id=message.id if message.keyed else "",
         calls=tuple(call_ids(message.body)),
         answers=message.body["tool_call_id"] if message.role == "tool" else "",

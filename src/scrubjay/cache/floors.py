@@ -39,7 +39,8 @@ class Floors:
 
     def written(self, key: str, version: int) -> None:
         """Note a version that this process has written."""
-        if version > self.least(key):
+        floor = self._floors.get(key)
+        if floor is None or version > floor[0]:
             self._set(key, version)
 
     def loaded(self, key: str, version: int, since: int) -> None:

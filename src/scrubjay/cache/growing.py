@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from scrubjay.cache.distrust import Distrust
-from scrubjay.cache.l1 import L1, Entry, Ticket
+from scrubjay.cache.l1 import L1, Entry
 from scrubjay.cache.local import Local
 from scrubjay.cache.source import Source
 from scrubjay.cache.watch import Watch
@@ -18,6 +18,7 @@ from scrubjay.core.policy import SECOND
 from scrubjay.core.ports import Mutation
 
 T = TypeVar("T")
+N = TypeVar("N")
 
 
 @dataclass(slots=True)
@@ -71,51 +72,43 @@ class Growing:
         self._tell = tell
 
     async def append(
-        self, source: Source[Any], commit: Callable[[bool], Coroutine[Any, Any, Grown[T] | None]]
+        self, source: Source[Any], commit: Callable[[N, bool], Coroutine[Any, Any, Grown[T] | None]], new: N
     ) -> Grown[T] | None:
         """Append to a list.
 
         Args:
             source: The list, as it is read.
-            commit: Appends, and is told whether this process holds the list; None if it could not be done so, and
-                nothing was.
+            commit: Appends what it is given, and is told whether this process holds the list; None if it could not be
+                done so, and nothing was.
+            new: What to append.
         """
         start = self._clock.monotonic()
         key = source.read.key
-        entry = ticket = None
-        if not (self._distrust.any and self._distrust.covers(key)):
-            # What is heard of it from now on spoils what memory holds.
-            entry = self._l1.get(key.key)
-            if entry is not None:
-                ticket = self._l1.ticket(key.key, key.generation, key.tenant)
+        # Whatever is heard of it from now on takes it from memory.
+        entry = None if self._distrust.any and self._distrust.covers(key) else self._l1.get(key.key)
         try:
-            grown = await commit(entry is not None)
+            grown = await commit(new, entry is not None)
         except BaseException:
             # It may have been done.
-            self._let_go(ticket)
             self._local.changed([key])
             raise
         if grown is None:
-            self._let_go(ticket)
             return None
         version = grown.version
-        if entry is not None and ticket is not None and ticket.good and entry.version == version - len(grown.items):
-            self._grow(source, entry, grown)
+        now = self._clock.monotonic()
+        if entry is not None and entry.version == version - len(grown.items) and self._l1.holds(entry):
+            self._grow(source, entry, grown, now)
             self._local.grown(key, version)
         else:
             self._local.changed([key], (), [version], grown=True)
-        self._let_go(ticket)
         if grown.mutation is not None:
             await self._tell(grown.mutation)
+            now = self._clock.monotonic()
         source.tally.writes += 1
-        self._watch.recorder.record(Outcome("write", (key.kind,), Tier.STORE, 0, 0, self._clock.monotonic() - start))
+        self._watch.recorder.record(Outcome("write", (key.kind,), Tier.STORE, 0, 0, now - start))
         return grown
 
-    def _let_go(self, ticket: Ticket | None) -> None:
-        if ticket is not None:
-            self._l1.give_back(ticket)
-
-    def _grow(self, source: Source[Any], entry: Entry, grown: Grown[T]) -> None:
+    def _grow(self, source: Source[Any], entry: Entry, grown: Grown[T], now: float) -> None:
         held = entry.value
         cut = max(0, len(held) + len(grown.items) - source.keep) if source.keep else 0
         # What is cut was about as large as the others.
@@ -124,5 +117,5 @@ class Growing:
         list.extend(held, grown.items)
         if cut:
             list.__delitem__(held, slice(cut))
-        until = self._clock.monotonic() + source.ttl_ms / SECOND if source.ttl_ms else math.inf
+        until = now + source.ttl_ms / SECOND if source.ttl_ms else math.inf
         self._l1.grow(entry, held, grown.version, whole=entry.whole and not cut, until=until, more=more)

@@ -197,8 +197,12 @@ class L1:
         self._make_room()
         return True
 
+    def holds(self, entry: Entry) -> bool:
+        """Return whether an entry is still held: nothing was heard of it since it was given out."""
+        return self._entries.get(entry.key) is entry
+
     def grow(self, entry: Entry, value: Any, version: int, *, whole: bool, until: float, more: int) -> None:
-        """Let a list that is held show what was appended to it, unless it is held no more.
+        """Let a list that is held show what was appended to it.
 
         Args:
             entry: What is held.
@@ -208,8 +212,6 @@ class L1:
             until: Until when it may be served, in seconds of the monotonic clock.
             more: How many bytes it takes more than before.
         """
-        if self._entries.get(entry.key) is not entry:
-            return
         entry.value, entry.version, entry.whole, entry.count, entry.until = value, version, whole, len(value), until
         self._queues.grew(entry, more)
         self._bytes += more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from sys import getsizeof
 from typing import Any, Final, TypeVar
@@ -22,7 +22,6 @@ from scrubjay.core.messages import is_system, normalise_message
 from scrubjay.core.policy import MAX_VERSION, check_limit
 from scrubjay.core.ports import (
     Appended,
-    ChatJournal,
     Cut,
     JournalKey,
     Load,
@@ -240,26 +239,28 @@ class Chat:
         return await self._written(pin, plan) is not None
 
     def _new(self, message: object, key: str | None, fields: dict[str, Any], *, pinned: bool = False) -> NewMessage:
-        self._services.check_open()
+        services = self._services
+        services.check_open()
         body = normalise_message(message, fields)
-        raw = to_json(body, "message", max_bytes=self._services.policies.limits.message_bytes)
-        tokenizer = self._services.tokenizer
+        as_it_is = plain(body)
+        raw = to_json(body, "message", max_bytes=services.policies.limits.message_bytes, checked=as_it_is)
+        tokenizer = services.tokenizer
         return NewMessage(
-            id=new_id(self._services.clock.now_ms()) if key is None else check_id(key, "idempotency key"),
-            keyed=key is not None,
-            role=body["role"],
-            raw=raw,
-            body=body if plain(body) else from_json(raw),
-            tokens=self._services.message_tokens(body, tokenizer),
-            encoding=tokenizer.name,
-            pinned=pinned,
+            new_id(services.clock.now_ms()) if key is None else check_id(key, "idempotency key"),
+            key is not None,
+            body["role"],
+            raw,
+            body if as_it_is else from_json(raw),
+            services.message_tokens(body, tokenizer),
+            tokenizer.name,
+            pinned,
         )
 
     async def _append(self, new: Sequence[NewMessage]) -> list[Message]:
         behind = self._services.behind
         if behind is not None and behind.journal.takes(new):
             try:
-                grown = await behind.growing.append(self._list, partial(self._behind, behind.journal, new))
+                grown = await behind.growing.append(self._list, self._behind, new)
             except JournalUnavailable:
                 # It may have them all the same; then the store, which takes them after all of that, finds them.
                 new = [message._replace(keyed=True) for message in new]
@@ -268,12 +269,14 @@ class Chat:
                     return grown.items
         return await self._through(new)
 
-    async def _behind(self, journal: ChatJournal, new: Sequence[NewMessage], held: bool) -> Grown[Message] | None:
-        done = await journal.append(self._journal_key, new, self._growth_held if held else self._growth)
+    async def _behind(self, new: Sequence[NewMessage], held: bool) -> Grown[Message] | None:
+        behind = self._services.behind
+        assert behind is not None
+        done = await behind.journal.append(self._journal_key, new, self._growth_held if held else self._growth)
         if done is None:
             return None
         messages, size = [], 0
-        for number, each in zip(done.numbers, new, strict=True):
+        for number, each in zip(done.numbers, new):  # noqa: B905 - one each, and on the way of every append
             message = Message.make(dict(each.body), number, each.id, done.at_ms, each.tokens, each.encoding)
             messages.append(message)
             words = message["content"] if len(message) == 2 else None

@@ -39,11 +39,12 @@ from scrubjay.valkey.tier import ValkeyTier
 from scrubjay.valkey.wire import pack
 
 APPEND: Final = Script.packaged("journal_append", "settle", "apply")
+APPEND_ONE: Final = Script.packaged("journal_append_one")
 OPEN: Final = Script.packaged("journal_open")
 SEAL: Final = Script.packaged("journal_seal")
 TAIL: Final = Script.packaged("journal_tail")
 DONE: Final = Script.packaged("journal_done", "settle")
-JOURNAL_SCRIPTS: Final = (APPEND, OPEN, SEAL, TAIL, DONE)
+JOURNAL_SCRIPTS: Final = (APPEND, APPEND_ONE, OPEN, SEAL, TAIL, DONE)
 
 GROUP: Final = "flush"
 REMEMBERED_MS: Final = 2 * MINUTE
@@ -126,45 +127,71 @@ class ValkeyJournal:
         life = self._now(shard) or await self._life(shard)
         # What is not durable yet must not be read: then the cache is told by whoever appends.
         cache = self.cache if mutation is not None and life.direct else None
-        told = _NO_CACHE if cache is None or mutation is None else cache.beside(mutation)
         reply: Reply = None
-        if len(entries) == 1 and not epoch and life.simple and entries[0].plain:
-            reply = await self._simply(place, life, told, mutation, entries[0])
+        if life.simple and not epoch and len(entries) == 1 and entries[0].plain:
+            reply = await self._simply(place, life, cache, mutation, entries[0])
         if reply is None:
+            told = _NO_CACHE if cache is None or mutation is None else cache.beside(mutation)
             arguments: list[bytes | str | int] = []
             for entry in entries:
                 arguments += _arguments(entry)
             reply = await self._durably(shard, self._command(place, life, epoch, told, mutation, arguments))
         if type(reply) is not list:
             return _refused(reply)
-        if self._now(shard) is not life and (await self._life(shard)).run != life.run:
+        if (self._several or life.connects != life.client.connects) and (await self._life(shard)).run != life.run:
             # It went to a server that was started anew, or to another one, with what was left, under a name of before.
             raise JournalUnavailable("the journal was started anew meanwhile: it is not known whether it has this")
         if cache is not None and mutation is not None:
             cache.told_beside(mutation.key)
-        version, numbers = int(reply[1]), [int(number) for number in reply[2:]]
+            place.left = reply[2] == b"1"
+        version, numbers = int(reply[1]), [*map(int, reply[3:])]
         return Acknowledged(reply[0].decode(), numbers, abs(version), cache is not None, version > 0)
 
     async def _simply(
-        self, place: _Place, life: _Life, told: _Told, mutation: Mutation | None, entry: NewEntry
+        self, place: _Place, life: _Life, cache: ValkeyTier | None, mutation: Mutation | None, entry: NewEntry
     ) -> Reply:
         """Append one entry that has nothing special: most of what is appended, in as few steps as can be.
 
         Returns:
             The reply; None if it has to be done in the usual way, and nothing was done.
         """
-        said = (life.run, told)
-        if place.said != said:
-            # All but the last two arguments is the same for the next one.
-            packed = pack([self._command(place, life, "", told, mutation, ["", "", ""])])
-            place.said, place.begun = said, packed.removesuffix(_EMPTY + _EMPTY)
+        of = "" if cache is None or mutation is None else cache.life(mutation.key)
+        known = place.mutation is mutation or place.mutation == mutation
+        if not known or place.life is not life or place.of != of:
+            self._prepare(place, life, cache, mutation, of)
+        reply: Reply = None
+        if place.left:
+            reply = await self._said(life, place.one, entry)
+            place.left = reply is not None
+        if reply is None:
+            reply = await self._said(life, place.begun, entry)
+        return reply
+
+    async def _said(self, life: _Life, begun: bytes, entry: NewEntry) -> Reply:
+        """Send a plain entry behind a command's other arguments; None if the server has lost the script."""
         before, after = entry.before, entry.after
-        packed = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (place.begun, len(before), before, len(after), after)
+        packed = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (begun, len(before), before, len(after), after)
         try:
             reply: Reply = await life.client.ask(packed)
+            if type(reply) is ServerError and reply.code == "NOSCRIPT":
+                await life.client.call([("SCRIPT", "LOAD", script.source) for script in (APPEND, APPEND_ONE)])
+                return None
         except (CacheUnavailable, Closed) as error:
             raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
-        return None if type(reply) is ServerError and reply.code == "NOSCRIPT" else reply
+        return reply
+
+    def _prepare(
+        self, place: _Place, life: _Life, cache: ValkeyTier | None, mutation: Mutation | None, of: str
+    ) -> None:
+        """Note what plain appends of a list are, but for their entries: the same for one as for the next."""
+        told = _NO_CACHE if cache is None or mutation is None else cache.beside(mutation)
+        place.begun = _without_entry(self._command(place, life, "", told, mutation, ["", "", ""]))
+        place.mutation, place.life, place.of, place.left = mutation, life, of, False
+        if cache is not None and mutation is not None:
+            keys = [*place.keys, mutation.key.key, mutation.key.lease]
+            place.one = _without_entry(
+                APPEND_ONE.command(keys, [life.run, *self._most, place.name, cache.left_by_this, "", ""])
+            )
 
     def _command(
         self,
@@ -458,15 +485,23 @@ class _Place:
         name: Its name.
         shard: Its shard.
         keys: The keys of an append.
-        said: What stands before the entry of a plain append, besides names.
-        begun: That, as it goes over the wire.
+        begun: What a plain append is before its entry, as it goes over the wire.
+        one: The same where the cached list was left behind.
+        left: Whether it was, as far as is known.
+        mutation: How the cached list changes, as it says.
+        life: The run of the server that it names.
+        of: The life of the tenant's entries that it names.
     """
 
     name: str
     shard: int
     keys: list[str]
-    said: tuple[str, _Told] | None = None
     begun: bytes = b""
+    one: bytes = b""
+    left: bool = False
+    mutation: Mutation | None = None
+    life: _Life | None = None
+    of: str = ""
 
 
 class _Life(NamedTuple):
@@ -487,6 +522,11 @@ class _Life(NamedTuple):
     unsafe: str | None
     direct: bool
     simple: bool
+
+
+def _without_entry(command: Command) -> bytes:
+    """Return a command as it goes over the wire, but for its last two arguments, which are empty."""
+    return pack([command]).removesuffix(_EMPTY + _EMPTY)
 
 
 def _arguments(entry: NewEntry) -> tuple[bytes | str | int, ...]:

@@ -380,6 +380,15 @@ class ValkeyTier:
             1 if mutation.later else 0,
         )  # fmt: skip
 
+    @property
+    def left_by_this(self) -> str:
+        """What the header of a list begins with that this process has left behind."""
+        return f"behind;{self._sender};"
+
+    def life(self, key: HotKey) -> str:
+        """Return the life under which a key's entries are believed now: the first of these arguments."""
+        return self._lives.of(key.tenant)
+
     def told_beside(self, key: HotKey) -> None:
         """Note that this was told."""
         if self._told_keys is not None:

@@ -12,15 +12,17 @@
 --       '' for one that has nothing special, or its number (-1: the next), its id ('': none), the call that it answers
 --       ('': none), how many calls it makes, and those; then the text before its number and the text after it.
 -- Returns why not, as text; or the list's epoch, its version (negative, if a number was not above those before it: then
--- the cached list is dropped), and the numbers.
+-- the cached list is dropped), '1' if the cached list is left behind, and the numbers.
 
-local known = redis.call('HMGET', KEYS[1], 'o', 'e', 'q', 'v', 'n', 'r')
+local known = redis.call('HMGET', KEYS[1], 'o', 'e', 's', 'r')
 if known[1] ~= '1' or (ARGV[2] ~= '' and ARGV[2] ~= known[2]) then return 'closed' end
 -- A server that was started anew may have lost what the store has got of it already: it would give the same versions again.
-if known[6] ~= ARGV[1] then return 'restarted' end
+if known[4] ~= ARGV[1] then return 'restarted' end
 local format = string.format
-local number, version, place = tonumber(known[3]), tonumber(known[4]), tonumber(known[5])
-local reply, entries, items, bytes = { known[2], '' }, {}, {}, 0
+local number, was, place = string.match(known[3], '^(%d+) (%d+) (%d+)$')
+number, place = tonumber(number), tonumber(place)
+local version = tonumber(was)
+local reply, entries, items, bytes = { known[2], '', '' }, {}, {}, 0
 local rising = true
 local gained, lost = {}, {} -- fields of what is known: ids and calls
 local at = 13
@@ -51,7 +53,7 @@ while ARGV[at] do
   local item = ARGV[at] .. text .. ARGV[at + 1]
   local entry = format('%.0f %.0f ', place, version) .. item
   local count = #entries + 1
-  items[count], entries[count], reply[count + 2], bytes = item, entry, text, bytes + #entry
+  items[count], entries[count], reply[count + 3], bytes = item, entry, text, bytes + #entry
   at = at + 2
 end
 
@@ -68,7 +70,7 @@ local length = 0
 for first = 1, #entries, 1000 do
   length = redis.call('RPUSH', KEYS[2], unpack(entries, first, math.min(first + 999, #entries)))
 end
-redis.call('HSET', KEYS[1], 'q', number, 'v', version, 'n', place)
+redis.call('HSET', KEYS[1], 's', format('%.0f %s %.0f', number, version, place))
 for field in pairs(gained) do redis.call('HSET', KEYS[1], field, '1') end
 for field in pairs(lost) do redis.call('HDEL', KEYS[1], field) end
 -- One word in the stream for all that is pending of a list.
@@ -80,7 +82,10 @@ local header = redis.pcall('LINDEX', key, 0)
 local behind = 'behind;' .. ARGV[11] .. ';'
 -- The process that appends has it in memory, and left it behind when nobody else had. Whoever has read it since then has
 -- settled it first.
-if rising and not leased and type(header) == 'string' and string.sub(header, 1, #behind) == behind then return reply end
+if rising and not leased and type(header) == 'string' and string.sub(header, 1, #behind) == behind then
+  reply[3] = '1'
+  return reply
+end
 
 -- The process that appends knows of it: where nobody else listens, nothing has to be said. Its line has both channels or
 -- none, so one subscriber of each is that line. A replica passes on what is published, and may have other listeners; also
@@ -98,14 +103,20 @@ if channel ~= '' then
   if alone(channel, ARGV[10]) then channel, later = '', ARGV[12] == '1' end
   line = '1;' .. ARGV[11] .. ';c;' .. version .. ';' .. key
 end
-if leased or header then
+if later and not leased and header == false then
+  -- Nor does anybody hold what is not cached. Whoever reads it finds that there is nothing, and loads it.
+  reply[3] = '1'
+  redis.call('RPUSH', key, behind)
+  if ARGV[8] ~= '0' then redis.call('PEXPIRE', key, ARGV[8]) end
+elseif leased or header then
   -- What is most frequent is done here, and not there: a list that is just one append behind.
   local before_, life, shown, rest, count, whole
   if rising and not leased and type(header) == 'string' then
     before_, life, shown, rest, count, whole = string.match(header, '^(1;([^;]+);[^;]+;)(%d+)(;[^;]+;)(%d+);([wp]);')
   end
-  local fits = shown == known[4] and life == ARGV[6]
+  local fits = shown == was and life == ARGV[6]
   if fits and later then
+    reply[3] = '1'
     redis.call('LSET', key, 0, behind .. ARGV[7] .. ';' .. KEYS[1] .. ';' .. KEYS[2] .. ';' .. header)
   elseif fits and #items == 1 then
     local held, keep = redis.call('RPUSH', key, items[1]) - 1, tonumber(ARGV[7])
@@ -120,7 +131,7 @@ if leased or header then
       if ARGV[8] ~= '0' then redis.call('PEXPIRE', key, ARGV[8]) else redis.call('PERSIST', key) end
     end
   else
-    local told = { ARGV[6], rising and '4' or '0', version, known[4], ARGV[7], ARGV[8], channel, line, '0' }
+    local told = { ARGV[6], rising and '4' or '0', version, was, ARGV[7], ARGV[8], channel, line, '0' }
     for i = 1, #items do told[i + 9] = items[i] end
     apply({ key, KEYS[6] }, told)
     channel = ''

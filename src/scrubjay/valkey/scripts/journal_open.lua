@@ -11,7 +11,8 @@ if known[1] == '1' then return 'open' end
 -- Another epoch may have come and gone since: each that was sealed is remembered by itself.
 if known[2] == ARGV[1] or redis.call('EXISTS', KEYS[3]) == 1 then return 'sealed' end
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'pending' end
-local fields = { 'o', '1', 'e', ARGV[1], 'q', ARGV[2], 'v', ARGV[3], 'r', ARGV[4], 'n', '0' }
+-- The last number, the version, and the last place.
+local fields = { 'o', '1', 'e', ARGV[1], 's', ARGV[2] .. ' ' .. ARGV[3] .. ' 0', 'r', ARGV[4] }
 for i = 6, #ARGV do
   fields[#fields + 1], fields[#fields + 2] = 'c' .. ARGV[i], '1'
 end

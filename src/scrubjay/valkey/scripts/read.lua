@@ -31,8 +31,10 @@ for i = 2, #KEYS, 2 do
     if type(raw) == 'string' then header = raw end
   elseif shape == 'l' then
     header = redis.pcall('LINDEX', key, 0)
-    -- One that cannot be settled is corrupt, as its header is no header.
-    if type(header) == 'string' and string.sub(header, 1, 7) == 'behind;' then settle({ key }, { header }) end
+    if type(header) == 'string' and string.sub(header, 1, 7) == 'behind;' and not settle({ key }, { header }) then
+      redis.call('UNLINK', key)
+    end
+    header = nil
     raw = redis.pcall('LRANGE', key, last > 0 and -1 - last or 0, -1)
     actual = #raw - 1
     if last > 0 and actual == last then

@@ -1,7 +1,8 @@
 -- Bring a cached list up to what the journal has of it: whoever appends to it holds it in memory, and has left it behind.
 --
--- Its header says so: `behind;<who>;<most items kept>;<key of what is known>;<key of what is pending>;<header as it was>`.
--- What it lacks is pending: nothing is taken from there before the list has been settled.
+-- Its header says so: `behind;<who>;<most items kept>;<key of what is known>;<key of what is pending>;<header as it was>`,
+-- or `behind;<who>;` where nothing was cached. What it lacks is pending: nothing is taken from there before the list has
+-- been settled.
 --
 -- KEYS: key.
 -- ARGV: its header, as it is.
@@ -9,8 +10,9 @@
 
 local PATTERN = '^behind;[^;]*;(%d+);([^;]+);([^;]+);(1;[^;]+;[^;]+;)(%d+)(;[^;]+;)(%d+);([wp]);(%d+)$'
 local keep, known, pending, first, shown, middle, count, whole, ttl = string.match(ARGV[1], PATTERN)
-local version = keep and redis.pcall('HGET', known, 'v')
-if type(version) ~= 'string' then return nil end
+local state = keep and redis.pcall('HGET', known, 's')
+if type(state) ~= 'string' then return nil end
+local version = string.match(state, ' (%d+) ')
 local key, wanted = KEYS[1], tonumber(version) - tonumber(shown)
 keep, count = tonumber(keep), tonumber(count)
 if wanted < 0 or redis.call('LLEN', key) - 1 ~= count then return nil end
