@@ -291,7 +291,7 @@ async def test_a_restart_is_told_of(own_server: ValkeyServer) -> None:
     await rig.close()
 
 
-@pytest.mark.parametrize("how", ["_simply", "_durably"])
+@pytest.mark.parametrize("how", ["_said", "_durably"])
 async def test_an_append_that_meets_a_new_server_is_not_acknowledged(own_server: ValkeyServer, how: str) -> None:
     """It goes there under the old server's name, and may take a version that was given before and lost."""
     rig = ValkeyJournalRig(own_server)
@@ -308,7 +308,7 @@ async def test_an_append_that_meets_a_new_server_is_not_acknowledged(own_server:
         return await real(*arguments)
 
     setattr(journal, how, late)
-    entries = [entry("a")] if how == "_simply" else [entry("a"), entry("b")]
+    entries = [entry("a")] if how == "_said" else [entry("a"), entry("b")]
     with pytest.raises(JournalUnavailable, match="started anew"):
         await journal.append(CHAT, entries)
     await rig.close()

@@ -7,13 +7,27 @@ is held against what was appended, whatever is done in between, and by whom.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scrubjay.core.ports import Acknowledged, Fill, Hit, Loaded, Miss, MissReason, Mutation, Op, Read, Shape
+from scrubjay.core.errors import JournalUnavailable
+from scrubjay.core.ports import (
+    Acknowledged,
+    Fill,
+    Hit,
+    Loaded,
+    Miss,
+    MissReason,
+    Mutation,
+    Op,
+    Opening,
+    Read,
+    Refusal,
+    Shape,
+)
 from scrubjay.testing.journal import CHAT, entry, opened
 from scrubjay.testing.servers import ValkeyServer
 from scrubjay.valkey.line import Lines
@@ -268,6 +282,61 @@ async def test_without_memory_it_is_dropped(left: LeftBehind) -> None:
     await left.raw("UNLINK", left.hot.lease)
     assert not await left.read()
     assert await left.read()
+
+
+async def test_one_that_meets_a_new_server_is_not_acknowledged() -> None:
+    """It finds there what it has left behind: the server may know less than it has acknowledged."""
+    with ValkeyServer(extra={"appendonly": "yes", "appendfsync": "always"}) as own:
+        left = LeftBehind(own)
+        await left.begin()
+        await left.append()
+        await left.append()
+        journal, real = left.rig.journal, left.rig.journal._said
+        assert journal._place(CHAT).shard >= 0
+
+        async def late(*arguments: Any) -> Any:
+            journal._said = real  # type: ignore[method-assign]
+            await left.rig.restart()
+            return await real(*arguments)
+
+        journal._said = late  # type: ignore[method-assign]
+        with pytest.raises(JournalUnavailable, match="started anew"):
+            await left.append()
+        assert (await left.rig.journal.tails([CHAT], 9))[0].pending[-1].version == VERSION + 3, "it was taken"
+        growth = Mutation(left.hot, Op.APPEND, keep=KEEP, ttl_ms=TTL_MS, later=True)
+        assert await journal.append(CHAT, [entry()], mutation=growth) is Refusal.RESTARTED
+        await left.close()
+
+
+async def test_a_script_that_the_server_has_lost_is_sent_again(left: LeftBehind) -> None:
+    await left.append()
+    await left.append()
+    await left.raw("SCRIPT", "FLUSH")
+    await left.append()
+    before = await calls(left, "pubsub|numsub")
+    for _ in range(3):
+        await left.append()
+    assert await calls(left, "pubsub|numsub") == before, "nobody is asked who listens"
+    assert await left.read()
+
+
+async def test_one_that_is_too_many_is_refused(left: LeftBehind) -> None:
+    """By the limit of the journal, as in the usual way."""
+    journal = left.rig.make(most_entries=3)
+    journal.cache = left.tier
+    growth = Mutation(left.hot, Op.APPEND, keep=KEEP, ttl_ms=TTL_MS, later=True)
+    assert await journal.open(CHAT, opened("e9", version=VERSION)) in {Opening.NEW, Opening.OPEN}
+    for _ in range(3):
+        assert isinstance(await journal.append(CHAT, [entry()], mutation=growth), Acknowledged)
+    assert await left.is_behind()
+    assert await journal.append(CHAT, [entry()], mutation=growth) is Refusal.FULL
+    assert (await journal.backlog()).entries == 3
+
+
+async def calls(left: LeftBehind, command: str) -> int:
+    """Return how often scripts and others have called a command."""
+    _, _, after = (await left.info("commandstats")).partition(f"cmdstat_{command}:calls=")
+    return int(after.partition(",")[0]) if after else 0
 
 
 async def test_many_at_once(left: LeftBehind) -> None:

@@ -89,7 +89,7 @@ class Lists:
             JournalUnavailable: The journal does not answer; the entries may or may not have been appended.
             StoreUnavailable: The list had to be opened, and the store cannot be reached.
         """
-        keyed = [entry.id for entry in entries if entry.id]
+        keyed = [entry.id for entry in entries if entry.id] if len(entries) > 1 or entries[0].id else ()
         for _ in range(TRIES):
             epoch = ""
             if keyed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -94,7 +95,7 @@ class JournalledStore:
     async def append(self, key: JournalKey, messages: Sequence[NewMessage], mutation: Mutation) -> Behind | None:
         """Append messages to a chat in the journal; see `ChatJournal`."""
         now_ms = self._clock.now_ms()
-        entries = [_entry(message, now_ms) for message in messages]
+        entries = [*map(_entry, messages, repeat(now_ms))]
         done = await self._lists.append(key, entries, mutation)
         if done is None:
             self._lists.counts.passed += len(messages)

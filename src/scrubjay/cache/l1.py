@@ -215,9 +215,10 @@ class L1:
         entry.value, entry.version, entry.whole, entry.count, entry.until = value, version, whole, len(value), until
         self._queues.grew(entry, more)
         self._bytes += more
-        if entry.size * MAX_SHARE > self._max_bytes:
-            self._remove(entry.key)
-        self._make_room()
+        if more > 0:
+            if entry.size * MAX_SHARE > self._max_bytes:
+                self._remove(entry.key)
+            self._make_room()
 
     def spoil(self, key: str) -> None:
         """Spoil what is on its way for a key, and leave what is held."""

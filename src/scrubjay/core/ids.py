@@ -20,18 +20,19 @@ def new_id(now_ms: int) -> str:
     Args:
         now_ms: The wall time, in milliseconds since the Unix epoch.
     """
-    return f"{now_ms:012x}{_random()}"
+    try:
+        digits = _ready.pop()
+    except IndexError:
+        digits = _random()
+    return f"{now_ms:012x}{digits}"
 
 
 def _random() -> str:
     """Return random digits; many are made at a time, because each call to the system costs more than the rest."""
-    try:
-        return _ready.pop()
-    except IndexError:
-        digits = os.urandom(_BYTES * _AT_ONCE).hex()
-        length = 2 * _BYTES
-        _ready.extend(digits[start : start + length] for start in range(length, len(digits), length))
-        return digits[:length]
+    digits = os.urandom(_BYTES * _AT_ONCE).hex()
+    length = 2 * _BYTES
+    _ready.extend(digits[start : start + length] for start in range(length, len(digits), length))
+    return digits[:length]
 
 
 if hasattr(os, "register_at_fork"):

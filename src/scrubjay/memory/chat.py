@@ -141,7 +141,8 @@ class Chat:
             TooLarge: It is over the limit, or the session has too many pinned messages.
             StoreUnavailable: The store cannot be reached; nothing was written.
         """
-        _check_flag(pinned)
+        if pinned is not False:
+            _check_flag(pinned)
         (appended,) = await self._append([self._new(message, idempotency_key, fields, pinned=pinned)])
         return appended
 
@@ -242,7 +243,7 @@ class Chat:
         services = self._services
         services.check_open()
         body = normalise_message(message, fields)
-        as_it_is = plain(body)
+        as_it_is = (len(body) == 2 and type(body.get("content")) is str) or plain(body)
         raw = to_json(body, "message", max_bytes=services.policies.limits.message_bytes, checked=as_it_is)
         tokenizer = services.tokenizer
         return NewMessage(

@@ -123,13 +123,22 @@ class ValkeyJournal:
     ) -> Acknowledged | Refusal:
         """Append to a list, all or nothing."""
         place = self._places.get(key) or self._place(key)
-        shard = place.shard
-        life = self._now(shard) or await self._life(shard)
+        shard, life = place.shard, place.life
+        if life is None or not life.simple or life.connects != life.client.connects:
+            life = self._now(shard) or await self._life(shard)
         # What is not durable yet must not be read: then the cache is told by whoever appends.
         cache = self.cache if mutation is not None and life.direct else None
         reply: Reply = None
         if life.simple and not epoch and len(entries) == 1 and entries[0].plain:
-            reply = await self._simply(place, life, cache, mutation, entries[0])
+            moment = -1 if cache is None else cache.lives.moment
+            if place.life is not life or place.mutation is not mutation or place.moment != moment:
+                self._prepare(place, life, cache, mutation, moment)
+            if place.left:
+                done = await self._append_one(place, life, entries[0])
+                if done is not None:
+                    return done
+                place.left = ""
+            reply = await self._said(life, place.begun, entries[0])
         if reply is None:
             told = _NO_CACHE if cache is None or mutation is None else cache.beside(mutation)
             arguments: list[bytes | str | int] = []
@@ -139,33 +148,25 @@ class ValkeyJournal:
         if type(reply) is not list:
             return _refused(reply)
         if (self._several or life.connects != life.client.connects) and (await self._life(shard)).run != life.run:
-            # It went to a server that was started anew, or to another one, with what was left, under a name of before.
-            raise JournalUnavailable("the journal was started anew meanwhile: it is not known whether it has this")
+            raise _started_anew()
+        under = reply[0].decode()
         if cache is not None and mutation is not None:
             cache.told_beside(mutation.key)
-            place.left = reply[2] == b"1"
+            if reply[2] and place.life is life:
+                self._prepare_one(place, under, cache, mutation)
         version, numbers = int(reply[1]), [*map(int, reply[3:])]
-        return Acknowledged(reply[0].decode(), numbers, abs(version), cache is not None, version > 0)
+        return Acknowledged(under, numbers, abs(version), cache is not None, version > 0)
 
-    async def _simply(
-        self, place: _Place, life: _Life, cache: ValkeyTier | None, mutation: Mutation | None, entry: NewEntry
-    ) -> Reply:
-        """Append one entry that has nothing special: most of what is appended, in as few steps as can be.
-
-        Returns:
-            The reply; None if it has to be done in the usual way, and nothing was done.
-        """
-        of = "" if cache is None or mutation is None else cache.life(mutation.key)
-        known = place.mutation is mutation or place.mutation == mutation
-        if not known or place.life is not life or place.of != of:
-            self._prepare(place, life, cache, mutation, of)
-        reply: Reply = None
-        if place.left:
-            reply = await self._said(life, place.one, entry)
-            place.left = reply is not None
-        if reply is None:
-            reply = await self._said(life, place.begun, entry)
-        return reply
+    async def _append_one(self, place: _Place, life: _Life, entry: NewEntry) -> Acknowledged | None:
+        """Append a plain entry to a list whose cached one was left behind: most of what is appended; None if it is not."""
+        epoch = place.left
+        reply = await self._said(life, place.one, entry)
+        if type(reply) is not bytes:
+            return None
+        if life.connects != life.client.connects and (await self._life(place.shard)).run != life.run:
+            raise _started_anew()
+        version, _, number = reply.partition(b" ")
+        return Acknowledged(epoch, (int(number),), int(version), True, True)
 
     async def _said(self, life: _Life, begun: bytes, entry: NewEntry) -> Reply:
         """Send a plain entry behind a command's other arguments; None if the server has lost the script."""
@@ -181,17 +182,22 @@ class ValkeyJournal:
         return reply
 
     def _prepare(
-        self, place: _Place, life: _Life, cache: ValkeyTier | None, mutation: Mutation | None, of: str
+        self, place: _Place, life: _Life, cache: ValkeyTier | None, mutation: Mutation | None, moment: int
     ) -> None:
         """Note what plain appends of a list are, but for their entries: the same for one as for the next."""
+        if place.life is life and place.moment == moment and place.mutation == mutation:
+            place.mutation = mutation
+            return
         told = _NO_CACHE if cache is None or mutation is None else cache.beside(mutation)
         place.begun = _without_entry(self._command(place, life, "", told, mutation, ["", "", ""]))
-        place.mutation, place.life, place.of, place.left = mutation, life, of, False
-        if cache is not None and mutation is not None:
-            keys = [*place.keys, mutation.key.key, mutation.key.lease]
-            place.one = _without_entry(
-                APPEND_ONE.command(keys, [life.run, *self._most, place.name, cache.left_by_this, "", ""])
-            )
+        place.mutation, place.life, place.moment, place.left = mutation, life, moment, ""
+
+    def _prepare_one(self, place: _Place, epoch: str, cache: ValkeyTier, mutation: Mutation) -> None:
+        """Note the same for as long as the cached list is left behind."""
+        assert place.life is not None
+        arguments: list[str | int] = [place.life.run, epoch, *self._most, place.name, cache.left_by_this, "", ""]
+        place.one = _without_entry(APPEND_ONE.command([*place.keys, mutation.key.key, mutation.key.lease], arguments))
+        place.left = epoch
 
     def _command(
         self,
@@ -487,10 +493,10 @@ class _Place:
         keys: The keys of an append.
         begun: What a plain append is before its entry, as it goes over the wire.
         one: The same where the cached list was left behind.
-        left: Whether it was, as far as is known.
+        left: The epoch under which it was, as far as is known; empty for none.
         mutation: How the cached list changes, as it says.
         life: The run of the server that it names.
-        of: The life of the tenant's entries that it names.
+        moment: When the lives of the cached entries were looked at, one of which it names; see `Lives`.
     """
 
     name: str
@@ -498,10 +504,10 @@ class _Place:
     keys: list[str]
     begun: bytes = b""
     one: bytes = b""
-    left: bool = False
+    left: str = ""
     mutation: Mutation | None = None
     life: _Life | None = None
-    of: str = ""
+    moment: int = -1
 
 
 class _Life(NamedTuple):
@@ -522,6 +528,11 @@ class _Life(NamedTuple):
     unsafe: str | None
     direct: bool
     simple: bool
+
+
+def _started_anew() -> JournalUnavailable:
+    """Return the error of an append that went to a server that was started anew, or to another one, with what was left."""
+    return JournalUnavailable("the journal was started anew meanwhile: it is not known whether it has this")
 
 
 def _without_entry(command: Command) -> bytes:

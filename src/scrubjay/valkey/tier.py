@@ -75,7 +75,8 @@ class ValkeyTier:
     ) -> None:
         self.client = client
         self.counters = CacheCounters() if counters is None else counters
-        self._lives = Lives(lives) if isinstance(lives, str) else lives
+        self.lives = Lives(lives) if isinstance(lives, str) else lives
+        """The lives under which entries are believed."""
         self._lines = lines
         self._own = "" if lines is None else lines.own
         self._shared = "" if lines is None else lines.shared
@@ -95,7 +96,7 @@ class ValkeyTier:
         groups = _grouped(reads)
         token = self._new_id()
         # As of now, not of the replies: what is loaded under a lease is marked with the life it was asked for under.
-        lives = [self._lives.of(group[0][1].key.tenant) for group in groups]
+        lives = [self.lives.of(group[0][1].key.tenant) for group in groups]
         commands = [
             self._read_command(group, life, token, (group[0][1].lease_ms or self._lease_ms) if lease else 0)
             for group, life in zip(groups, lives, strict=True)
@@ -133,7 +134,7 @@ class ValkeyTier:
         # Both in one step: a generation read before its value could be older than what the value was filled under.
         if type(reply) is list and reply[1] is not None and reply[0] is not None:
             raw = reply[1]
-            before = b"%b%b;" % (self._lives.prefix(key.tenant), reply[0])
+            before = b"%b%b;" % (self.lives.prefix(key.tenant), reply[0])
             if raw.startswith(before):
                 loaded = split(raw, len(before))
                 if loaded is not None:
@@ -159,7 +160,7 @@ class ValkeyTier:
             return [MissReason.UNAVAILABLE] * len(batch)
         found: list[Raw | MissReason] = [MissReason.OUTDATED] * len(batch)
         for part, reply in zip(prepared.parts, replies, strict=True):
-            take(part, self._lives.prefix(part.tenant), reply, found)
+            take(part, self.lives.prefix(part.tenant), reply, found)
         hits = self.counters.hits
         for kind, raw in zip(prepared.kinds, found, strict=True):
             if type(raw) is not MissReason:
@@ -178,7 +179,7 @@ class ValkeyTier:
 
     async def lease(self, key: HotKey, lease_ms: int = 0) -> Miss:
         """Ask for the right to fill a key, whatever is there."""
-        token, life = self._new_id(), self._lives.of(key.tenant)
+        token, life = self._new_id(), self.lives.of(key.tenant)
         command = LEASE.command([key.generation, key.lease], (token, lease_ms or self._lease_ms, GENERATION_MS))
         replies = await self._call([command], "lease")
         if replies and _on_its_way(replies[0]):
@@ -207,7 +208,7 @@ class ValkeyTier:
     async def put(self, key: HotKey, loaded: Loaded) -> bool:
         """Put one whole value, whatever is there; False if the server could not be told."""
         assert isinstance(loaded.payload, bytes)
-        marked = header_of(self._lives.of(key.tenant), "\n", loaded, loaded.count)
+        marked = header_of(self.lives.of(key.tenant), "\n", loaded, loaded.count)
         before, _, after = marked.partition(b"\n")
         line = notices.change(self._sender, loaded.version, key.key)
         arguments = (
@@ -264,7 +265,7 @@ class ValkeyTier:
             return False
         told = True
         for tenant in tenants:
-            told = told and await self.announce(tenant, self._lives.epochs.get(tenant, ""))
+            told = told and await self.announce(tenant, self.lives.epochs.get(tenant, ""))
         for start in range(0, max(len(keys), len(generations)), _RETOLD):
             end = start + _RETOLD
             told = told and await self.erase(keys[start:end], generations[start:end])
@@ -376,7 +377,7 @@ class ValkeyTier:
     def beside(self, mutation: Mutation) -> tuple[bytes | str | int, ...]:
         """Return the arguments by which a journal's script applies an append in its own step."""
         return (
-            self._lives.of(mutation.key.tenant), mutation.keep, mutation.ttl_ms, self._shared, self._own, self._sender,
+            self.lives.of(mutation.key.tenant), mutation.keep, mutation.ttl_ms, self._shared, self._own, self._sender,
             1 if mutation.later else 0,
         )  # fmt: skip
 
@@ -384,10 +385,6 @@ class ValkeyTier:
     def left_by_this(self) -> str:
         """What the header of a list begins with that this process has left behind."""
         return f"behind;{self._sender};"
-
-    def life(self, key: HotKey) -> str:
-        """Return the life under which a key's entries are believed now: the first of these arguments."""
-        return self._lives.of(key.tenant)
 
     def told_beside(self, key: HotKey) -> None:
         """Note that this was told."""
@@ -530,7 +527,7 @@ class ValkeyTier:
         return APPLY.command(
             [key.key, key.lease],
             (
-                self._lives.of(key.tenant), int(m.op), m.version, m.previous, m.keep, m.ttl_ms,
+                self.lives.of(key.tenant), int(m.op), m.version, m.previous, m.keep, m.ttl_ms,
                 self._shared, notices.change(self._sender, m.version, key.key) if self._shared else "",
                 1 if self._tracked(key) else 0, *items,
             ),
