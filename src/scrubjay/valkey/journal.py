@@ -8,8 +8,7 @@ trip, and nothing depends on the ids of a stream, which come again after a serve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from scrubjay.core.errors import CacheUnavailable, Closed, ConfigurationError, JournalUnavailable
 from scrubjay.core.keys import KeySpace
@@ -35,11 +34,9 @@ from scrubjay.valkey.commit import GroupCommit
 from scrubjay.valkey.info import facts
 from scrubjay.valkey.journal_check import unsafe
 from scrubjay.valkey.journal_keys import JournalKeys, key_of, name_of, pending_of
+from scrubjay.valkey.journal_place import APPEND, APPEND_ONE, Life, Place
 from scrubjay.valkey.tier import ValkeyTier
-from scrubjay.valkey.wire import pack
 
-APPEND: Final = Script.packaged("journal_append", "settle", "apply")
-APPEND_ONE: Final = Script.packaged("journal_append_one")
 OPEN: Final = Script.packaged("journal_open")
 SEAL: Final = Script.packaged("journal_seal")
 TAIL: Final = Script.packaged("journal_tail")
@@ -55,9 +52,6 @@ DEAD_S: Final = 10.0
 _UNIT: Final = 2**32
 """In one count of a shard: what is below it are bytes, what is above it are entries."""
 _MAX_PLACES: Final = 4_000
-_Told = tuple[bytes | str | int, ...]
-_NO_CACHE: Final[_Told] = ("", 0, 0, "", "", "", 0)
-_EMPTY: Final = b"$0\r\n\r\n"
 _SYNCING: Final = ("appendfsync", "no-appendfsync-on-rewrite")
 _MOVED: Final = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 
@@ -103,8 +97,8 @@ class ValkeyJournal:
         """Called when a server is another one than before, or the same one started anew."""
         self._replicas, self._timeout_ms = replicas, round(timeout_s * SECOND)
         self._commits: dict[ValkeyClient, GroupCommit] = {}
-        self._lives: dict[int, _Life] = {}
-        self._places: dict[JournalKey, _Place] = {}
+        self._lives: dict[int, Life] = {}
+        self._places: dict[JournalKey, Place] = {}
         self._several = isinstance(client, ClusterClient)
         self.cache: ValkeyTier | None = None
         """The cache, where it is on the same server: it is told of appends in the same step."""
@@ -132,7 +126,7 @@ class ValkeyJournal:
         if life.simple and not epoch and len(entries) == 1 and entries[0].plain:
             moment = -1 if cache is None else cache.lives.moment
             if place.life is not life or place.mutation is not mutation or place.moment != moment:
-                self._prepare(place, life, cache, mutation, moment)
+                place.prepare(life, cache, mutation, moment)
             if place.left:
                 done = await self._append_one(place, life, entries[0])
                 if done is not None:
@@ -140,11 +134,10 @@ class ValkeyJournal:
                 place.left = ""
             reply = await self._said(life, place.begun, entries[0])
         if reply is None:
-            told = _NO_CACHE if cache is None or mutation is None else cache.beside(mutation)
             arguments: list[bytes | str | int] = []
             for entry in entries:
                 arguments += _arguments(entry)
-            reply = await self._durably(shard, self._command(place, life, epoch, told, mutation, arguments))
+            reply = await self._durably(shard, place.command(life, cache, mutation, epoch, arguments))
         if type(reply) is not list:
             return _refused(reply)
         if (self._several or life.connects != life.client.connects) and (await self._life(shard)).run != life.run:
@@ -153,12 +146,12 @@ class ValkeyJournal:
         if cache is not None and mutation is not None:
             cache.told_beside(mutation.key)
             if reply[2] and place.life is life:
-                self._prepare_one(place, under, cache, mutation)
+                place.leave(under, cache, mutation)
         version, numbers = int(reply[1]), [*map(int, reply[3:])]
         return Acknowledged(under, numbers, abs(version), cache is not None, version > 0)
 
-    async def _append_one(self, place: _Place, life: _Life, entry: NewEntry) -> Acknowledged | None:
-        """Append a plain entry to a list whose cached one was left behind: most of what is appended; None if it is not."""
+    async def _append_one(self, place: Place, life: Life, entry: NewEntry) -> Acknowledged | None:
+        """Append a plain entry where the cached list was left behind, as with most appends; None if it is not now."""
         epoch = place.left
         reply = await self._said(life, place.one, entry)
         if type(reply) is not bytes:
@@ -168,7 +161,7 @@ class ValkeyJournal:
         version, _, number = reply.partition(b" ")
         return Acknowledged(epoch, (int(number),), int(version), True, True)
 
-    async def _said(self, life: _Life, begun: bytes, entry: NewEntry) -> Reply:
+    async def _said(self, life: Life, begun: bytes, entry: NewEntry) -> Reply:
         """Send a plain entry behind a command's other arguments; None if the server has lost the script."""
         before, after = entry.before, entry.after
         packed = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (begun, len(before), before, len(after), after)
@@ -180,38 +173,6 @@ class ValkeyJournal:
         except (CacheUnavailable, Closed) as error:
             raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
         return reply
-
-    def _prepare(
-        self, place: _Place, life: _Life, cache: ValkeyTier | None, mutation: Mutation | None, moment: int
-    ) -> None:
-        """Note what plain appends of a list are, but for their entries: the same for one as for the next."""
-        if place.life is life and place.moment == moment and place.mutation == mutation:
-            place.mutation = mutation
-            return
-        told = _NO_CACHE if cache is None or mutation is None else cache.beside(mutation)
-        place.begun = _without_entry(self._command(place, life, "", told, mutation, ["", "", ""]))
-        place.mutation, place.life, place.moment, place.left = mutation, life, moment, ""
-
-    def _prepare_one(self, place: _Place, epoch: str, cache: ValkeyTier, mutation: Mutation) -> None:
-        """Note the same for as long as the cached list is left behind."""
-        assert place.life is not None
-        arguments: list[str | int] = [place.life.run, epoch, *self._most, place.name, cache.left_by_this, "", ""]
-        place.one = _without_entry(APPEND_ONE.command([*place.keys, mutation.key.key, mutation.key.lease], arguments))
-        place.left = epoch
-
-    def _command(
-        self,
-        place: _Place,
-        life: _Life,
-        epoch: str,
-        told: _Told,
-        mutation: Mutation | None,
-        entries: Sequence[bytes | str | int],
-    ) -> Command:
-        keys = place.keys
-        if mutation is not None and told is not _NO_CACHE:
-            keys = [*keys, mutation.key.key, mutation.key.lease]
-        return APPEND.command(keys, [life.run, epoch, *self._most, place.name, *told, *entries])
 
     async def open(self, key: JournalKey, opened: Opened) -> Opening:
         """Take appends of a list from now on."""
@@ -313,14 +274,14 @@ class ValkeyJournal:
             if life.unsafe is not None:
                 raise ConfigurationError(f"{life.client.url} cannot hold the journal: {life.unsafe}")
 
-    def _now(self, shard: int) -> _Life | None:
+    def _now(self, shard: int) -> Life | None:
         """Return which run of the only server a shard is on, if that is known."""
         life = None if self._several else self._lives.get(shard)
         # What was unsafe may have been mended, and a replica be back: that is asked again.
         good = life is not None and life.unsafe is None and life.connects == life.client.connects
         return life if good else None
 
-    async def _life(self, shard: int) -> _Life:
+    async def _life(self, shard: int) -> Life:
         """Return which run of which server a shard is on.
 
         Raises:
@@ -354,7 +315,7 @@ class ValkeyJournal:
             raise JournalUnavailable(f"the journal does not answer: {error.message}") from error
         return life
 
-    def _life_of(self, client: ValkeyClient, info: dict[str, Any], config: Sequence[Reply], shards: Reply) -> _Life:
+    def _life_of(self, client: ValkeyClient, info: dict[str, Any], config: Sequence[Reply], shards: Reply) -> Life:
         # An access list may forbid the question: then nothing is known.
         said = {name: reply[1].decode() for name, reply in zip(_SYNCING, config, strict=True) if _is_pair(reply)}
         why = unsafe(info, self.durability, said)
@@ -364,9 +325,9 @@ class ValkeyJournal:
         # Where `fsync` is safe, the server answers nothing before it is on its disk.
         direct = self.durability != "replicated"
         simple = direct and why is None and not self._several
-        return _Life(client, client.connects, str(info["run_id"]), why, direct, simple)
+        return Life(client, client.connects, str(info["run_id"]), why, direct, simple)
 
-    def _place(self, key: JournalKey) -> _Place:
+    def _place(self, key: JournalKey) -> Place:
         name = name_of(key)
         shard = self._keys.shard(name)
         keys = [
@@ -374,7 +335,7 @@ class ValkeyJournal:
         ]  # fmt: skip
         if len(self._places) >= _MAX_PLACES:
             self._places.clear()
-        self._places[key] = place = _Place(name, shard, keys)
+        self._places[key] = place = Place(name, shard, keys, self._most)
         return place
 
     async def _sealed(self, key: JournalKey, epoch: str, what: str) -> int:
@@ -483,61 +444,9 @@ class ValkeyJournal:
         return await commit.run(command)
 
 
-@dataclass(slots=True)
-class _Place:
-    """Where a list is.
-
-    Attributes:
-        name: Its name.
-        shard: Its shard.
-        keys: The keys of an append.
-        begun: What a plain append is before its entry, as it goes over the wire.
-        one: The same where the cached list was left behind.
-        left: The epoch under which it was, as far as is known; empty for none.
-        mutation: How the cached list changes, as it says.
-        life: The run of the server that it names.
-        moment: When the lives of the cached entries were looked at, one of which it names; see `Lives`.
-    """
-
-    name: str
-    shard: int
-    keys: list[str]
-    begun: bytes = b""
-    one: bytes = b""
-    left: str = ""
-    mutation: Mutation | None = None
-    life: _Life | None = None
-    moment: int = -1
-
-
-class _Life(NamedTuple):
-    """A run of a server.
-
-    Attributes:
-        client: What leads there.
-        connects: By which connection of it.
-        run: The run's id.
-        unsafe: Why it cannot hold a journal; None if it can.
-        direct: Whether what it has answered is as durable as it has to be.
-        simple: Whether that is so, and it is the only server, and safe.
-    """
-
-    client: ValkeyClient
-    connects: int
-    run: str
-    unsafe: str | None
-    direct: bool
-    simple: bool
-
-
 def _started_anew() -> JournalUnavailable:
-    """Return the error of an append that went to a server that was started anew, or to another one, with what was left."""
+    """Return the error of an append that went to another run of the server, or to another one, with what was left."""
     return JournalUnavailable("the journal was started anew meanwhile: it is not known whether it has this")
-
-
-def _without_entry(command: Command) -> bytes:
-    """Return a command as it goes over the wire, but for its last two arguments, which are empty."""
-    return pack([command]).removesuffix(_EMPTY + _EMPTY)
 
 
 def _arguments(entry: NewEntry) -> tuple[bytes | str | int, ...]:
