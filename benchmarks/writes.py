@@ -2,18 +2,20 @@
 
     python -m benchmarks.writes [--quick] [--json] [--rounds N] [--loop uvloop|asyncio]
 
-A turn appends one message and reads the last twenty of a session of two hundred, as two awaited calls. The rivals
-write to a cache server alone, and lose what that loses; the floor is one pipeline of the same commands over a
-connection of the benchmark's own.
+A turn appends one message and reads the last twenty of a session of two hundred, as two awaited calls; `heard` is the
+same where another process listens to what changes. The rivals write to a cache server alone, and lose what that loses;
+the floor is one pipeline of the same commands over a connection of the benchmark's own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final
 
 from benchmarks.harness import PATIENCE_S, READERS, Area, Bench, Operation, main
@@ -23,6 +25,15 @@ from scrubjay.testing.servers import ValkeyServer
 
 DURABILITIES: Final = ("memory", "fsync")
 _OWN: Final = "scrubjay, {}"
+_LISTENS: Final = """
+import socket, sys
+line = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+line.sendall(b"SUBSCRIBE " + sys.argv[2].encode() + b"\\r\\n")
+line.recv(1024)
+print("!", end="", flush=True)
+while line.recv(65536):
+    pass
+"""
 
 
 async def measure(bench: Bench) -> None:
@@ -40,6 +51,9 @@ async def _turns(bench: Bench, stack: AsyncExitStack) -> None:
     for durability in DURABILITIES:
         jay = await _open(bench, stack, durability)
         own[_OWN.format(durability)] = await _turn(jay, bench)
+    heard = await _open(bench, stack, "memory", "heard")
+    stack.enter_context(_listener(bench.servers.valkey, "heard:changes"))
+    own[_OWN.format("heard")] = await _turn(heard, bench)
     through = await stack.enter_async_context(
         AsyncScrubjay.open(
             store=bench.servers.store_url("sqlite", "through"), prefix="through", **_settings(bench.servers.valkey)
@@ -57,7 +71,7 @@ async def _turns(bench: Bench, stack: AsyncExitStack) -> None:
     bench.metric("append_recent_vs_naive", found.ratio(mine, NAIVE))
     trips = await bench.trips(found, contenders)
     bench.metric("append_recent_round_trips", trips[mine])
-    for other in ("fsync", "through"):
+    for other in ("heard", "fsync", "through"):
         bench.metric(f"append_recent_vs_floor_{other}", found.ratio(_OWN.format(other), FLOOR))
         bench.metric(f"append_recent_us_{other}", found.us(_OWN.format(other)))
 
@@ -160,13 +174,26 @@ def _journal_server(bench: Bench, durability: str) -> ValkeyServer:
     return bench.servers.new_valkey(appendonly="yes", appendfsync="always")
 
 
-async def _open(bench: Bench, stack: AsyncExitStack, durability: str) -> AsyncScrubjay:
-    server = _journal_server(bench, durability)
-    store = bench.servers.store_url("sqlite", durability)
+async def _open(bench: Bench, stack: AsyncExitStack, durability: str, name: str = "") -> AsyncScrubjay:
+    server, name = _journal_server(bench, durability), name or durability
+    store = bench.servers.store_url("sqlite", name)
     # Applications of their own: what one changes the others need not hear.
     return await stack.enter_async_context(
-        AsyncScrubjay.open(store=store, prefix=f"behind-{durability}", **_settings(server, durability))
+        AsyncScrubjay.open(store=store, prefix=name, **_settings(server, durability))
     )
+
+
+@contextmanager
+def _listener(server: ValkeyServer, channel: str) -> Iterator[None]:
+    """Run another process that listens to a channel."""
+    arguments = [sys.executable, "-c", _LISTENS, str(server.port), channel]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 async def _turn(jay: AsyncScrubjay, bench: Bench) -> Operation:

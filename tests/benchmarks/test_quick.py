@@ -102,7 +102,7 @@ OF_WINDOWS = [
 TURN = "append_recent"
 WRITING = [
     *(f"{TURN}_{figure}" for figure in OF_EACH),
-    *(f"{TURN}_{figure}_{how}" for figure in ("vs_floor", "us") for how in ("fsync", "through")),
+    *(f"{TURN}_{figure}_{how}" for figure in ("vs_floor", "us") for how in ("heard", "fsync", "through")),
     "append_behind_vs_through",
     *(f"append_{how}_{figure}" for how in ("behind", "through") for figure in ("per_second", "cpu_us")),
 ]
