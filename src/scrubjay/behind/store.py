@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from typing import Any, Final, TypeVar
 
@@ -105,7 +106,7 @@ class JournalledStore:
     async def chat_append(self, scope: Scope, session: str, messages: Sequence[NewMessage]) -> Appended:
         """Append messages in order, each id once, after everything that the journal has of the chat."""
         key = JournalKey(scope, Kind.CHAT, session)
-        return await self._through(key, lambda: self.inner.chat_append(scope, session, messages))()
+        return await self._lists.alone(key, lambda: self.inner.chat_append(scope, session, messages))
 
     async def record(
         self, key: JournalKey, step: int | None, fields: Mapping[bytes, bytes], at_ms: int, mutation: Mutation
@@ -137,10 +138,8 @@ class JournalledStore:
     ) -> ToolWritten:
         """Record one tool output, after everything that the journal has of the session's."""
         key = JournalKey(scope, Kind.TOOL_INDEX, session)
-        return await self._through(key, lambda: self.inner.tool_put(scope, session, step, fields, again_ms=again_ms))()
-
-    def _through(self, key: JournalKey, write: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-        return lambda: self._lists.alone(key, write)
+        put = partial(self.inner.tool_put, scope, session, step, fields, again_ms=again_ms)
+        return await self._lists.alone(key, put)
 
     # --- reading
 
@@ -223,19 +222,19 @@ class JournalledStore:
         """Cut the oldest messages."""
         key = JournalKey(scope, Kind.CHAT, session)
         await self._drained(scope, session, Kind.CHAT)
-        return await self._through(key, lambda: self.inner.chat_prune(scope, session, keep, jobs))()
+        return await self._lists.alone(key, lambda: self.inner.chat_prune(scope, session, keep, jobs))
 
     async def chat_clear(self, scope: Scope, session: str) -> Cut:
         """Delete all messages."""
         key = JournalKey(scope, Kind.CHAT, session)
         await self._drained(scope, session, Kind.CHAT)
-        return await self._through(key, lambda: self.inner.chat_clear(scope, session))()
+        return await self._lists.alone(key, lambda: self.inner.chat_clear(scope, session))
 
     async def chat_pin(self, scope: Scope, session: str, seq: int, pinned: bool) -> Written | None:
         """Pin a message, or let it go."""
         key = JournalKey(scope, Kind.CHAT, session)
         await self._drained(scope, session, Kind.CHAT)
-        return await self._through(key, lambda: self.inner.chat_pin(scope, session, seq, pinned))()
+        return await self._lists.alone(key, lambda: self.inner.chat_pin(scope, session, seq, pinned))
 
     async def sweep(self, kind: str, before_ms: int, limit: int) -> int:
         """Delete some of what is older than a time; what is open in the journal is sealed for it."""
