@@ -294,8 +294,8 @@ class Lists:
         """Note that the journal does not know a list any more that was open there."""
         self.counts.lost_lists += 1
         log.error(
-            "the journal has lost what it knew of a session (%s): what it had acknowledged of it, and nobody had brought"
-            " to the store, would be lost with it", key.kind,
+            "the journal has lost what it knew of a session (%s): what it had acknowledged of it, and nobody had"
+            " brought to the store, would be lost with it", key.kind,
         )  # fmt: skip
 
     def old(self, epoch: str) -> bool:
