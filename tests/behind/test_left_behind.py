@@ -6,7 +6,9 @@ is held against what was appended, whatever is done in between, and by whom.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -22,6 +24,7 @@ from scrubjay.core.ports import (
     Miss,
     MissReason,
     Mutation,
+    NewEntry,
     Op,
     Opening,
     Read,
@@ -58,6 +61,8 @@ class LeftBehind(Beside):
 
     def __init__(self, server: ValkeyServer) -> None:
         super().__init__(server)
+        self.away = self.rig.make()
+        """The journal as one has it who knows no cache: a flusher by itself."""
         self.hot = self.key("s")
         self.all: list[bytes] = []
         self.epoch = 0
@@ -79,6 +84,11 @@ class LeftBehind(Beside):
         await self.read()
 
     @property
+    def growth(self) -> Mutation:
+        """How an append of the process that holds the list changes it."""
+        return Mutation(self.hot, Op.APPEND, keep=KEEP, ttl_ms=TTL_MS, later=True)
+
+    @property
     def version(self) -> int:
         return VERSION + len(self.all)
 
@@ -87,7 +97,7 @@ class LeftBehind(Beside):
         return f"e{self.epoch}"
 
     async def append(self, count: int = 1, *, by: int = 0, later: bool = True) -> None:
-        growth = Mutation(self.hot, Op.APPEND, keep=KEEP, ttl_ms=TTL_MS, later=later)
+        growth = replace(self.growth, later=later)
         done = await self.journals[by].append(CHAT, [entry() for _ in range(count)], mutation=growth)
         assert isinstance(done, Acknowledged)
         self.all += [b'[%d,"x"]' % number for number in done.numbers]
@@ -122,15 +132,16 @@ class LeftBehind(Beside):
         assert loaded.payload == self.all[len(self.all) - loaded.count :]
         assert not loaded.whole or loaded.count == len(self.all)
 
-    async def flush(self, most: int) -> None:
+    async def flush(self, most: int, *, away: bool = False) -> None:
         """Bring some of what is pending to the store, which is not here."""
-        (tail,) = await self.rig.journal.tails([CHAT], most)
+        journal = self.away if away else self.rig.journal
+        (tail,) = await journal.tails([CHAT], most)
         if tail.pending:
-            await self.rig.journal.done(CHAT, tail.epoch, tail.pending[min(most, len(tail.pending)) - 1].place)
+            await journal.done(CHAT, tail.epoch, tail.pending[min(most, len(tail.pending)) - 1].place)
 
-    async def reopen(self) -> None:
+    async def reopen(self, *, away: bool = False) -> None:
         """Seal the list after all of it has been flushed, and open it again."""
-        await self.flush(10_000)
+        await self.flush(10_000, away=away)
         assert await self.rig.journal.seal(CHAT, self.epoch_name)
         await self.rig.journal.release(CHAT, self.epoch_name)
         self.epoch += 1
@@ -151,8 +162,8 @@ class LeftBehind(Beside):
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, KEEP + 2)),
     st.tuples(st.just("append"), st.just(1)),
-    st.tuples(st.sampled_from(["without", "other", "flush"]), st.integers(1, KEEP + 2)),
-    st.tuples(st.sampled_from(["read", "told", "drop", "reopen", "lease", "expire"]), st.just(0)),
+    st.tuples(st.sampled_from(["without", "other", "flush", "flush away"]), st.integers(1, KEEP + 2)),
+    st.tuples(st.sampled_from(["read", "told", "drop", "reopen", "reopen away", "lease", "expire"]), st.just(0)),
 )
 
 
@@ -170,6 +181,8 @@ async def test_whoever_reads_finds_all_or_nothing(left: LeftBehind, steps: Seque
                 await left.append(count, by=1)
             case "flush":
                 await left.flush(count)
+            case "flush away":
+                await left.flush(count, away=True)
             case "read":
                 await left.read()
             case "told":
@@ -178,6 +191,8 @@ async def test_whoever_reads_finds_all_or_nothing(left: LeftBehind, steps: Seque
                 assert await left.tier.apply([Mutation(left.hot, Op.DROP)])
             case "reopen":
                 await left.reopen()
+            case "reopen away":
+                await left.reopen(away=True)
             case "lease":
                 await left.tier.lease(left.hot)
             case "expire":
@@ -248,17 +263,21 @@ async def test_others_are_told_again_once_one_of_them_has_read_it(left: LeftBehi
     assert await left.appended() == 1
 
 
-@pytest.mark.parametrize("what", ["what is known", "what is pending", "a part of it", "its items", "its header"])
+@pytest.mark.parametrize(
+    "what", ["what is known", "what is pending", "a part of it", "its place", "its items", "its header"]
+)
 async def test_what_cannot_be_settled_is_no_hit(left: LeftBehind, what: str) -> None:
     await left.append(2)
     await left.append(1)
-    keys = left.journals[0]._place(CHAT).keys  # what is known of it, what is pending
+    keys = left.rig.journal._places[CHAT].keys  # what is known of it, what is pending
     if what == "what is known":
         await left.raw("UNLINK", keys[0])
     elif what == "what is pending":
         await left.raw("UNLINK", keys[1])
     elif what == "a part of it":
         await left.raw("RPOP", keys[1])
+    elif what == "its place":
+        await left.raw("LSET", keys[1], 1, b"2 777 [2,1]")
     elif what == "its items":
         await left.raw("RPUSH", left.hot.key, "one more")
     else:
@@ -292,20 +311,105 @@ async def test_one_that_meets_a_new_server_is_not_acknowledged() -> None:
         await left.append()
         await left.append()
         journal, real = left.rig.journal, left.rig.journal._said
-        assert journal._place(CHAT).shard >= 0
+        one = journal._places[CHAT].one
 
-        async def late(*arguments: Any) -> Any:
+        async def late(life: Any, begun: bytes, new: NewEntry) -> Any:
+            assert begun == one
             journal._said = real  # type: ignore[method-assign]
             await left.rig.restart()
-            return await real(*arguments)
+            return await real(life, begun, new)
 
         journal._said = late  # type: ignore[method-assign]
         with pytest.raises(JournalUnavailable, match="started anew"):
             await left.append()
         assert (await left.rig.journal.tails([CHAT], 9))[0].pending[-1].version == VERSION + 3, "it was taken"
-        growth = Mutation(left.hot, Op.APPEND, keep=KEEP, ttl_ms=TTL_MS, later=True)
-        assert await journal.append(CHAT, [entry()], mutation=growth) is Refusal.RESTARTED
+        assert await journal.append(CHAT, [entry()], mutation=left.growth) is Refusal.RESTARTED
         await left.close()
+
+
+async def test_one_that_meets_a_sealed_list_is_refused(left: LeftBehind) -> None:
+    await left.append(2)
+    await left.append()
+    await left.flush(9, away=True)
+    assert await left.is_behind()
+    await left.away.seal(CHAT, left.epoch_name)
+    assert await left.rig.journal.append(CHAT, [entry()], mutation=left.growth) is Refusal.CLOSED
+    assert (await left.rig.journal.backlog()).entries == 0
+
+
+async def test_one_that_meets_another_epoch_says_so(left: LeftBehind) -> None:
+    """Who appends counts what it was given by epochs."""
+    await left.append(2)
+    await left.append()
+    await left.reopen(away=True)
+    assert await left.is_behind()
+    done = await left.rig.journal.append(CHAT, [entry()], mutation=left.growth)
+    assert isinstance(done, Acknowledged)
+    assert (done.epoch, done.version) == ("e2", left.version + 1)
+
+
+async def test_one_that_meets_a_list_of_another_run_says_so(left: LeftBehind) -> None:
+    await left.append(2)
+    await left.append()
+    await left.raw("HSET", left.rig.journal._places[CHAT].keys[0], "r", "another run")
+    assert await left.rig.journal.append(CHAT, [entry()], mutation=left.growth) is Refusal.RESTARTED
+
+
+async def test_what_was_loaded_before_an_append_fills_nothing_after_it(left: LeftBehind) -> None:
+    await left.append(2)
+    await left.append()
+    miss = await left.tier.lease(left.hot)
+    assert miss.lease is not None
+    old = Loaded(left.version, list(left.all), len(left.all), whole=True, ttl_ms=TTL_MS)
+    await left.append()
+    assert await left.other.fill([Fill.under(miss, left.hot, Shape.LIST, old)]) == [False]
+    assert await left.read()
+
+
+async def test_one_that_the_server_refuses_is_not_tried_in_another_way(left: LeftBehind) -> None:
+    """It may have been half done: a second try would take the same number and version."""
+    await left.append(2)
+    await left.append()
+    await left.flush(9, away=True)
+    journal = left.rig.journal
+    await left.raw("SET", journal._places[CHAT].keys[2], "no stream")
+    with pytest.raises(JournalUnavailable, match="refuses"):
+        await journal.append(CHAT, [entry()], mutation=left.growth)
+    (tail,) = await journal.tails([CHAT], 9)
+    assert [each.version for each in tail.pending] == [left.version + 1]
+
+
+async def test_another_that_is_appended_meanwhile_changes_nothing(left: LeftBehind) -> None:
+    """One that says nothing of the cache goes its own way: what the first is to tell the cache it tells."""
+    await left.append(2)
+    await left.append()
+    assert await left.read(), "it is left behind no more"
+    journal = left.rig.journal
+    first, second = await asyncio.gather(
+        journal.append(CHAT, [entry()], mutation=left.growth), journal.append(CHAT, [entry()])
+    )
+    assert isinstance(first, Acknowledged)
+    assert isinstance(second, Acknowledged)
+    assert (first.told, second.told, {first.version, second.version}) == (
+        True, False, {left.version + 1, left.version + 2},
+    )  # fmt: skip
+    left.all += [b'[%d,"x"]' % number for number in sorted([*first.numbers, *second.numbers])]
+    assert not await left.read(), "what was not told is to be told: till then it is not shown as if it were all"
+
+
+async def test_many_at_once_have_numbers_of_their_own(left: LeftBehind) -> None:
+    growths = [replace(left.growth, later=later) for later in (True, True, False)]
+
+    async def one(number: int) -> Acknowledged:
+        done = await left.rig.journal.append(CHAT, [entry()], mutation=growths[number % 3])
+        if number % 5 == 0:
+            await left.answer()
+        assert isinstance(done, Acknowledged)
+        return done
+
+    done = await asyncio.gather(*map(one, range(200)))
+    assert sorted(number for each in done for number in each.numbers) == list(range(1, 201))
+    assert sorted(each.version for each in done) == list(range(VERSION + 1, VERSION + 201))
 
 
 async def test_a_script_that_the_server_has_lost_is_sent_again(left: LeftBehind) -> None:
@@ -324,12 +428,11 @@ async def test_one_that_is_too_many_is_refused(left: LeftBehind) -> None:
     """By the limit of the journal, as in the usual way."""
     journal = left.rig.make(most_entries=3)
     journal.cache = left.tier
-    growth = Mutation(left.hot, Op.APPEND, keep=KEEP, ttl_ms=TTL_MS, later=True)
     assert await journal.open(CHAT, opened("e9", version=VERSION)) in {Opening.NEW, Opening.OPEN}
     for _ in range(3):
-        assert isinstance(await journal.append(CHAT, [entry()], mutation=growth), Acknowledged)
+        assert isinstance(await journal.append(CHAT, [entry()], mutation=left.growth), Acknowledged)
     assert await left.is_behind()
-    assert await journal.append(CHAT, [entry()], mutation=growth) is Refusal.FULL
+    assert await journal.append(CHAT, [entry()], mutation=left.growth) is Refusal.FULL
     assert (await journal.backlog()).entries == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -107,6 +108,22 @@ async def test_what_was_read_stays_as_it_was(open_behind: Open) -> None:
     assert [message["content"] for message in await chat.recent(50)] == [*"abcd"]
     assert read == before
     assert [len(each) for each in read] == [0, 1, 1, 1]
+
+
+async def test_what_is_held_is_what_others_read(open_behind: Open) -> None:
+    """What was given is written as JSON: no object of the caller's stays in memory."""
+
+    class Role(StrEnum):
+        USER = "user"
+
+    one = await open_behind()
+    await say(one, "a")
+    await shown(one)
+    await heard(one.jay)
+    await shown(one)
+    said = await chat_of(one).append({"role": Role.USER, "content": "b"})
+    held = (await chat_of(one).recent(1))[0]
+    assert [type(each["role"]) for each in (said, held)] == [str, str]
 
 
 @EACH_WAY

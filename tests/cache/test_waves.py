@@ -901,7 +901,7 @@ async def test_under_a_new_epoch_everything_is_loaded_anew(rig: Rig) -> None:
     wave = Wave([recalling(source) for source in three(rig)])
     await warm(rig, wave)
     rig.fill_store(version=1, size=3)
-    rig.tier.inner._lives.learn({"acme": "e2"})
+    rig.tier.inner.lives.learn({"acme": "e2"})
     rig.aside.learn({"acme": "e2"})
     for _ in range(3):
         assert await gives(rig, wave) == [[0, 1, 2], [0, 1, 2], {n: n for n in range(3)}]

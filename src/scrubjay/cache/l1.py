@@ -198,11 +198,11 @@ class L1:
         return True
 
     def holds(self, entry: Entry) -> bool:
-        """Return whether an entry is still held: nothing was heard of it since it was given out."""
+        """Return whether an entry is still held; an append of this process may have let it grow."""
         return self._entries.get(entry.key) is entry
 
     def grow(self, entry: Entry, value: Any, version: int, *, whole: bool, until: float, more: int) -> None:
-        """Let a list that is held show what was appended to it.
+        """Let a list show what was appended to it, which is still held.
 
         Args:
             entry: What is held.

@@ -243,7 +243,7 @@ class Chat:
         services = self._services
         services.check_open()
         body = normalise_message(message, fields)
-        as_it_is = (len(body) == 2 and type(body.get("content")) is str) or plain(body)
+        as_it_is = (len(body) == 2 and type(body.get("content")) is type(body["role"]) is str) or plain(body)
         raw = to_json(body, "message", max_bytes=services.policies.limits.message_bytes, checked=as_it_is)
         tokenizer = services.tokenizer
         return NewMessage(

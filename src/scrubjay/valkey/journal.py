@@ -122,17 +122,10 @@ class ValkeyJournal:
             life = self._now(shard) or await self._life(shard)
         # What is not durable yet must not be read: then the cache is told by whoever appends.
         cache = self.cache if mutation is not None and life.direct else None
-        reply: Reply = None
-        if life.simple and not epoch and len(entries) == 1 and entries[0].plain:
-            moment = -1 if cache is None else cache.lives.moment
-            if place.life is not life or place.mutation is not mutation or place.moment != moment:
-                place.prepare(life, cache, mutation, moment)
-            if place.left:
-                done = await self._append_one(place, life, entries[0])
-                if done is not None:
-                    return done
-                place.left = ""
-            reply = await self._said(life, place.begun, entries[0])
+        plain = life.simple and not epoch and len(entries) == 1 and entries[0].plain
+        reply = await self._plainly(place, life, cache, mutation, entries[0]) if plain else None
+        if isinstance(reply, Acknowledged):
+            return reply
         if reply is None:
             arguments: list[bytes | str | int] = []
             for entry in entries:
@@ -150,16 +143,33 @@ class ValkeyJournal:
         version, numbers = int(reply[1]), [*map(int, reply[3:])]
         return Acknowledged(under, numbers, abs(version), cache is not None, version > 0)
 
-    async def _append_one(self, place: Place, life: Life, entry: NewEntry) -> Acknowledged | None:
-        """Append a plain entry where the cached list was left behind, as with most appends; None if it is not now."""
-        epoch = place.left
-        reply = await self._said(life, place.one, entry)
-        if type(reply) is not bytes:
-            return None
-        if life.connects != life.client.connects and (await self._life(place.shard)).run != life.run:
-            raise _started_anew()
-        version, _, number = reply.partition(b" ")
-        return Acknowledged(epoch, (int(number),), int(version), True, True)
+    async def _plainly(
+        self, place: Place, life: Life, cache: ValkeyTier | None, mutation: Mutation | None, entry: NewEntry
+    ) -> Acknowledged | Reply:
+        """Append one entry that has nothing special, as most have not, in as few steps as can be.
+
+        Returns:
+            What was appended, where the cached list was left behind; else the usual reply; None if it has to be done in
+            the usual way: nothing was done.
+        """
+        moment = -1 if cache is None else cache.lives.moment
+        if place.life is not life or place.mutation is not mutation or place.moment != moment:
+            place.prepare(life, cache, mutation, moment)
+        # Others may prepare it for themselves while this one waits.
+        begun, one, left = place.begun, place.one, place.left
+        if left:
+            reply = await self._said(life, one, entry)
+            if type(reply) is bytes:
+                if life.connects != life.client.connects and (await self._life(place.shard)).run != life.run:
+                    raise _started_anew()
+                # Nobody has to be told, nor told again if another server takes over: with replicas none is left behind.
+                version, _, number = reply.partition(b" ")
+                return Acknowledged(left, (int(number),), int(version), True, True)
+            if reply is not None:
+                return reply
+            if place.one is one:
+                place.left = ""
+        return await self._said(life, begun, entry)
 
     async def _said(self, life: Life, begun: bytes, entry: NewEntry) -> Reply:
         """Send a plain entry behind a command's other arguments; None if the server has lost the script."""

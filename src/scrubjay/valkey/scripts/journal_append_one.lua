@@ -25,7 +25,8 @@ if before / 4294967296 >= tonumber(ARGV[3]) or before % 4294967296 >= tonumber(A
   redis.call('HINCRBY', KEYS[4], 'h', -more)
   return nil
 end
--- One word in the stream for all that is pending of a list.
-if redis.call('RPUSH', KEYS[2], entry) == 1 then redis.call('XADD', KEYS[3], '*', 'l', ARGV[5]) end
+local length = redis.call('RPUSH', KEYS[2], entry)
 redis.call('HSET', KEYS[1], 's', number .. ' ' .. version .. ' ' .. place)
+-- One word in the stream for all that is pending of a list.
+if length == 1 then redis.call('XADD', KEYS[3], '*', 'l', ARGV[5]) end
 return version .. ' ' .. number
