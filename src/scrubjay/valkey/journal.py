@@ -146,7 +146,7 @@ class ValkeyJournal:
     async def _plainly(
         self, place: Place, life: Life, cache: ValkeyTier | None, mutation: Mutation | None, entry: NewEntry
     ) -> Acknowledged | Reply:
-        """Append one entry that has nothing special, as most have not, in as few steps as can be.
+        """Append one entry that has nothing special, which is most of what is appended, in as few steps as can be.
 
         Returns:
             What was appended, where the cached list was left behind; else the usual reply; None if it has to be done in
