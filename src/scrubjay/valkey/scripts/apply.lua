@@ -42,9 +42,9 @@ end
 if op == DROP then return drop() end
 
 local is_list = op == APPEND or op == TRIM
-local header = redis.pcall(is_list and 'LINDEX' or 'HGET', key, is_list and 0 or '\000')
+local header
+if is_list then header = settle({ key }) else header = redis.pcall('HGET', key, '\000') end
 if type(header) ~= 'string' then return drop() end
-if string.sub(header, 1, 7) == 'behind;' then header = settle({ key }, { header }) or '' end
 local incarnation, generation, shown, key_id, count, whole = string.match(header, PATTERN)
 if not incarnation or incarnation ~= ARGV[1] then return drop() end
 if tonumber(shown) >= tonumber(version) then return unchanged(2) end

@@ -17,10 +17,7 @@ if place and (why == '' and place <= through or place == through) then
   local entries = redis.call('LRANGE', KEYS[2], 0, through - place)
   done = #entries
   -- What the cached list lacks must not go before it has it.
-  local header = KEYS[7] and redis.pcall('LINDEX', KEYS[7], 0)
-  if type(header) == 'string' and string.sub(header, 1, 7) == 'behind;' and not settle({ KEYS[7] }, { header }) then
-    redis.call('UNLINK', KEYS[7])
-  end
+  if KEYS[7] then settle({ KEYS[7] }) end
   for i = 1, done do bytes = bytes + #entries[i] end
   if why ~= '' then
     redis.call('RPUSH', KEYS[6], cjson.encode({ list = name, why = why }) .. '\n' .. first)

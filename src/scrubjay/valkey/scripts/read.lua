@@ -30,11 +30,7 @@ for i = 2, #KEYS, 2 do
     raw = redis.pcall('GET', key)
     if type(raw) == 'string' then header = raw end
   elseif shape == 'l' then
-    header = redis.pcall('LINDEX', key, 0)
-    if type(header) == 'string' and string.sub(header, 1, 7) == 'behind;' and not settle({ key }, { header }) then
-      redis.call('UNLINK', key)
-    end
-    header = nil
+    settle({ key })
     raw = redis.pcall('LRANGE', key, last > 0 and -1 - last or 0, -1)
     actual = #raw - 1
     if last > 0 and actual == last then
